@@ -1,0 +1,90 @@
+"""Every error the package raises on purpose.
+
+WsiError
+├── UsageError            the request itself is wrong → exit status 2
+│   ├── ConfigError       a flag or a TOML key
+│   └── CohortError       a cohort table, core map or split column
+├── SlideError            one slide cannot be used → exit status 1, the others go on
+│   ├── SlideOpenError
+│   ├── SlideReadError
+│   ├── MppError
+│   └── NoTissueError
+├── StainFitError
+├── StoreError            a tile or feature store
+│   ├── StoreCorruptError
+│   └── StoreMismatchError   written with other settings, or from another input
+├── EncoderError          unknown encoder, or weights that cannot be had
+├── LearnError            splits, training, evaluation, model bundles
+├── DownloadError
+└── WorkerDiedError       the process working on a slide was killed
+
+A message is one sentence or two: which file, what was found, what to do.
+"""
+
+
+class WsiError(Exception):
+    """Base of all errors below; the command line prints it without a traceback."""
+
+
+class UsageError(WsiError, ValueError):
+    """The request is wrong; nothing was started."""
+
+
+class ConfigError(UsageError):
+    """A flag or a TOML key is unknown, missing or has an impossible value."""
+
+
+class CohortError(UsageError):
+    """A cohort table or core map contradicts itself or the files on disk."""
+
+
+class SlideError(WsiError):
+    """One slide cannot be used."""
+
+
+class SlideOpenError(SlideError, OSError):
+    """The file is missing or no reader understands it."""
+
+
+class SlideReadError(SlideError, OSError):
+    """The slide opened, but its pixels cannot be decoded."""
+
+
+class MppError(SlideError, ValueError):
+    """The resolution is missing, implausible, or coarser than asked."""
+
+
+class NoTissueError(SlideError):
+    """Nothing on the slide passed the tissue and background rules."""
+
+
+class StainFitError(WsiError, ValueError):
+    """Stain vectors cannot be estimated from these pixels."""
+
+
+class StoreError(WsiError):
+    """A tile or feature store."""
+
+
+class StoreCorruptError(StoreError, OSError):
+    """The store is incomplete or damaged."""
+
+
+class StoreMismatchError(StoreError, ValueError):
+    """The store was written with other settings or from another input."""
+
+
+class EncoderError(WsiError, ValueError):
+    """The encoder is unknown or its weights cannot be had."""
+
+
+class LearnError(WsiError, ValueError):
+    """A split, a training run or a model bundle is unusable."""
+
+
+class DownloadError(WsiError, OSError):
+    """A file could not be fetched or verified."""
+
+
+class WorkerDiedError(SlideError):
+    """The process working on the slide was killed (codec crash, out of memory)."""
