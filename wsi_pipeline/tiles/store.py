@@ -1,0 +1,266 @@
+"""Tile stores: one per slide, Zarr v3 or HDF5, the same names in both.
+
+``tiles`` (N, tile_px, tile_px, 3) uint8, ``coords`` (N, 2) int64 level-0 (x, y) in canonical order,
+one (N,) float32 array per measure (``tissue_fraction``, ``background_fraction``, ``focus``,
+``pen_fraction``), and what is known about them as root attributes, ``complete`` last. A store is
+whole or absent: it is written beside its place and renamed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.atomic import remove_partials
+from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.types import Coords, RgbTiles
+
+SCHEMA: Final = "wsi_pipeline.tiles"
+SCHEMA_VERSION: Final = 1
+SUFFIXES: Final = {"zarr": ".zarr", "hdf5": ".h5"}
+
+Codec = Literal["auto", "zstd", "none", "jpeg"]
+Columns = Mapping[str, NDArray[np.float32]]
+
+
+class TileArray(ABC):
+    """Tiles on disk, read on demand: an (N, tile_px, tile_px, 3) uint8 array to index by row."""
+
+    shape: tuple[int, int, int, int]
+    dtype: Final = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | slice | NDArray[Any]) -> NDArray[np.uint8]:
+        """Return one tile for an int, (n, tile_px, tile_px, 3) for a slice or an index array."""
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step == 1:
+                return self._range(start, max(start, stop))
+            return self._gather(np.arange(start, stop, step))
+        indices = np.asarray(key)
+        if indices.dtype == np.bool_:
+            if indices.shape != (len(self),):
+                raise IndexError(f"mask of shape {indices.shape} for {len(self)} tiles")
+            indices = np.flatnonzero(indices)
+        if indices.size and not np.issubdtype(indices.dtype, np.integer):
+            raise IndexError(f"tiles are indexed by integers, not {indices.dtype}")
+        indices = indices.astype(np.int64)
+        if indices.size and not -len(self) <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"index {indices.min()}…{indices.max()} outside of {len(self)} tiles")
+        indices = np.where(indices < 0, indices + len(self), indices)
+        return self._gather(indices.reshape(1))[0] if indices.ndim == 0 else self._gather(indices)
+
+    @abstractmethod
+    def _range(self, start: int, stop: int) -> RgbTiles: ...
+
+    @abstractmethod
+    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileStore:
+    """An open, complete store; safe to read from several threads.
+
+    Attributes:
+        path: The ``.zarr`` folder or ``.h5`` file.
+        tiles: (N, tile_px, tile_px, 3) uint8, read on demand.
+        coords: (N, 2) int64, level-0 (x, y).
+        columns: Measure name to (N,) float32.
+        attributes: Everything else that was recorded.
+    """
+
+    path: Path
+    tiles: TileArray
+    coords: Coords
+    columns: Columns
+    attributes: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def batches(self, size: int = 256) -> Iterator[RgbTiles]:
+        """Yield all tiles in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.tiles[start : start + size]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_tiles, (self.path,)
+
+
+class Backend(Protocol):
+    """One format's writing half, at work on a temporary."""
+
+    def write(self, start: int, tiles: RgbTiles) -> None:
+        """Take ``tiles`` as rows ``start`` and on."""
+
+    def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
+        """Cut the tile array to ``len(coords)`` rows and write all the rest; completion last."""
+
+
+class TileWriter:
+    """Takes a slide's tiles in canonical order; the store appears with :meth:`commit` or never."""
+
+    def __init__(
+        self, path: Path, opening: AbstractContextManager[Backend], tile_px: int, capacity: int
+    ) -> None:
+        self.path = path
+        self._opening = opening
+        self._tile = (tile_px, tile_px, 3)
+        self._capacity = capacity
+        self._coords: list[Coords] = []
+        self._columns: list[Columns] = []
+        self._committed = False
+
+    def __enter__(self) -> Self:
+        self._backend = self._opening.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._committed:
+            return
+        given_up = error or _GivenUpError()
+        try:
+            self._opening.__exit__(type(given_up), given_up, trace)
+        except _GivenUpError:
+            return
+
+    def __len__(self) -> int:
+        return sum(map(len, self._coords))
+
+    def append(self, tiles: RgbTiles, coords: Coords, columns: Columns) -> None:
+        """Add tiles with their level-0 (x, y) and measures.
+
+        Args:
+            tiles: (n, tile_px, tile_px, 3) uint8; may be reused afterwards.
+            coords: (n, 2) int64, following those before in canonical order.
+            columns: Measure name to (n,) float32; the same names each time.
+
+        Raises:
+            StoreError: The shapes or names disagree, or the capacity is exceeded.
+        """
+        count, start = len(tiles), len(self)
+        shapes = {"tiles": tiles.shape, "coords": coords.shape}
+        shapes |= {name: column.shape for name, column in columns.items()}
+        asked = {"tiles": (count, *self._tile), "coords": (count, 2)}
+        asked |= dict.fromkeys(columns, (count,))
+        if shapes != asked or tiles.dtype != np.uint8:
+            raise StoreError(f"{self.path}: cannot append {shapes}, expected {asked}")
+        if self._columns and self._columns[0].keys() != columns.keys():
+            raise StoreError(
+                f"{self.path}: measures {sorted(columns)} after {sorted(self._columns[0])}"
+            )
+        if start + count > self._capacity:
+            raise StoreError(f"{self.path}: more than the {self._capacity} tiles announced")
+        if not count:
+            return
+        self._backend.write(start, tiles)
+        self._coords.append(np.array(coords, np.int64))
+        self._columns.append(
+            {name: np.array(column, np.float32) for name, column in columns.items()}
+        )
+
+    def commit(self, attributes: Mapping[str, Any]) -> None:
+        """Write ``attributes`` (JSON-ready) and put the store in its place.
+
+        Raises:
+            StoreError: No tile was appended.
+        """
+        if not self._coords:
+            raise StoreError(f"{self.path}: a store needs at least one tile")
+        coords = np.concatenate(self._coords)
+        names = self._columns[0]
+        columns = {name: np.concatenate([part[name] for part in self._columns]) for name in names}
+        marks = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "tile_px": self._tile[0]}
+        self._backend.finish(coords, columns, {**attributes, **marks})
+        self._opening.__exit__(None, None, None)
+        self._committed = True
+
+
+class _GivenUpError(Exception):
+    """Tells the temporary's context that nothing was committed."""
+
+
+def create_tiles(
+    path: Path, *, tile_px: int, capacity: int, codec: Codec = "auto"
+) -> TileWriter:
+    """Begin a store; use the result in a ``with`` and commit it.
+
+    Args:
+        path: Ends in ``.zarr`` or ``.h5``. What an earlier, killed writer left beside it is
+            removed, so the caller must be its only writer. A store there is replaced on commit.
+        tile_px: Side of a tile.
+        capacity: The most tiles that may come.
+        codec: ``zstd`` and ``none`` keep every bit; ``auto`` is zstd in Zarr and none in HDF5.
+
+    Raises:
+        StoreError: The suffix is unknown, or the format has no such codec.
+    """
+    remove_partials(path)
+    if _format(path) == "zarr":
+        from wsi_pipeline.tiles.zarr_store import writing_zarr
+
+        return TileWriter(path, writing_zarr(path, tile_px, capacity, codec), tile_px, capacity)
+    from wsi_pipeline.tiles.hdf5_store import writing_hdf5
+
+    return TileWriter(path, writing_hdf5(path, tile_px, capacity, codec), tile_px, capacity)
+
+
+def open_tiles(path: Path) -> TileStore:
+    """Open a store for reading.
+
+    Raises:
+        StoreError: There is none, or a newer version wrote it.
+        StoreCorruptError: It is incomplete or damaged.
+    """
+    if not path.exists():
+        raise StoreError(f"{path}: there is no such tile store; cut the slide first")
+    if _format(path) == "zarr":
+        from wsi_pipeline.tiles.zarr_store import open_zarr
+
+        store = open_zarr(path)
+    else:
+        from wsi_pipeline.tiles.hdf5_store import open_hdf5
+
+        store = open_hdf5(path)
+    lengths = {"tiles": len(store.tiles), "coords": len(store)}
+    lengths |= {name: len(column) for name, column in store.columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise StoreCorruptError(f"{path}: row counts differ: {lengths}; cut the slide again")
+    return store
+
+
+def check_marks(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Refuse a store that is not ours, not complete, or newer than we are.
+
+    Raises:
+        StoreError, StoreCorruptError: As said.
+    """
+    if attributes.get("schema") != SCHEMA:
+        raise StoreError(f"{path}: not a tile store (schema {attributes.get('schema')!r})")
+    if attributes.get("schema_version", 0) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema version {attributes['schema_version']} is newer than the "
+            f"{SCHEMA_VERSION} known here; update the package"
+        )
+    if attributes.get("complete") is not True:
+        raise StoreCorruptError(f"{path}: never completed; cut the slide again")
+
+
+def _format(path: Path) -> str:
+    for name, suffix in SUFFIXES.items():
+        if path.suffix == suffix:
+            return name
+    raise StoreError(f"{path}: a tile store ends in {' or '.join(SUFFIXES.values())}")

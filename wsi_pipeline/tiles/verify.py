@@ -1,0 +1,55 @@
+"""Is a tile store sound? Every tile is decoded, every array checked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.tiles.store import TileStore, open_tiles
+
+
+def verify_tiles(path: Path) -> list[str]:
+    """Return what is wrong with the store, one sentence each; nothing when it is sound."""
+    try:
+        store = open_tiles(path)
+    except StoreError as error:
+        return [str(error)]
+    return [*_missing(store), *_shapes(store), *_rows(store), *_pixels(store)]
+
+
+def _missing(store: TileStore) -> Iterator[str]:
+    if store.path.suffix != ".zarr":
+        return
+    from wsi_pipeline.tiles.zarr_store import missing_shards
+
+    for name in missing_shards(store.path, len(store)):
+        yield f"{store.path}: {name} is missing"
+
+
+def _shapes(store: TileStore) -> Iterator[str]:
+    side = store.attributes.get("tile_px")
+    if store.tiles.shape != (len(store), side, side, 3):
+        yield f"{store.path}: tiles have shape {store.tiles.shape}, tile_px is {side}"
+    if store.coords.shape != (len(store), 2) or store.coords.dtype != np.int64:
+        yield f"{store.path}: coords are {store.coords.shape} {store.coords.dtype}"
+    for name, column in store.columns.items():
+        if column.shape != (len(store),) or column.dtype != np.float32:
+            yield f"{store.path}: {name} is {column.shape} {column.dtype}"
+        elif not np.isfinite(column).all():
+            yield f"{store.path}: {name} has values that are not finite"
+
+
+def _rows(store: TileStore) -> Iterator[str]:
+    x, y = store.coords.T
+    later = (np.diff(y) > 0) | ((np.diff(y) == 0) & (np.diff(x) > 0))
+    if not later.all():
+        yield f"{store.path}: coords are not in canonical order at row {int(later.argmin()) + 1}"
+
+
+def _pixels(store: TileStore) -> Iterator[str]:
+    try:
+        for _ in store.batches():
+            pass
+    except StoreError as error:
+        yield str(error)
