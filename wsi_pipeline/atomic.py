@@ -1,0 +1,124 @@
+"""Files that are either whole or absent, locks that die with their owner."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.partial-xxxx
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is synced and takes ``path``'s place.
+
+    On an exception the temporary is removed and ``path`` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.name}{PARTIAL}", suffix=path.suffix, dir=path.parent
+    )
+    os.fchmod(handle, 0o666 & ~_umask())
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it takes ``path``'s place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
+    partial.chmod(0o777 & ~_umask())
+    try:
+        yield partial
+        for folder, _, names in os.walk(partial, topdown=False):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        replace_folder(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def replace_folder(partial: Path, path: Path) -> None:
+    """Put the folder ``partial`` at ``path``; an old one there is moved aside, then removed."""
+    old = partial.with_name(f"{partial.name}.old")
+    if path.exists():
+        os.replace(path, old)
+    os.replace(partial, path)
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what killed writers of ``path`` left behind; the caller holds ``path``'s lock."""
+    for left in path.parent.glob(f".{glob_escape(path.name)}{PARTIAL}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def glob_escape(name: str) -> str:
+    """Return ``name`` as a pattern that matches only itself."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON-ready ``values`` atomically, keys in order, one trailing newline."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically as UTF-8."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, "utf-8")
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the OS lock on ``path`` for the block; yield False if another process holds it.
+
+    The file stays behind empty; the lock itself is the kernel's and ends with the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

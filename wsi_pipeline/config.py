@@ -1,0 +1,101 @@
+"""Configurations: typed, frozen, the same from flags and from TOML.
+
+A stage's config says *what* is asked (it decides the result and is stored with every artifact) and
+*how* it is carried out (folders, workers, device: never part of an artifact's identity). The latter
+fields are marked with :data:`HOW`.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsi_pipeline.errors import ConfigError
+
+HOW: Final = "how"  # annotation of a field that does not change the result
+
+
+class StageConfig(BaseModel):
+    """What every stage can be told. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    workers: Annotated[int, HOW] = Field(
+        default=0, ge=0, description="Worker processes; 0 works in this process."
+    )
+    scheduler: Annotated[str | None, HOW] = Field(
+        default=None, description="Address of a running Dask scheduler, tcp://host:port."
+    )
+    dry_run: Annotated[bool, HOW] = Field(
+        default=False, description="Say what would be done, and write nothing."
+    )
+    overwrite: Annotated[bool, HOW] = Field(
+        default=False, description="Redo what was made with other settings or from another input."
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the resolved settings that decide the result, as JSON-ready data."""
+        how = {name for name, info in type(self).model_fields.items() if HOW in info.metadata}
+        return self.model_dump(mode="json", exclude=how)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], source: str) -> Self:
+        """Validate ``values``.
+
+        Raises:
+            ConfigError: One sentence a problem, naming ``source`` and the key.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(describe(error, source)) from None
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: It is missing or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such settings file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def describe(error: ValidationError, source: str) -> str:
+    """Say in one line per problem what is wrong with which key."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "settings"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{source}: unknown setting {key!r}; see --help for those that exist")
+        elif problem["type"] == "missing":
+            lines.append(f"{source}: {key!r} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+            lines.append(f"{source}: {key!r}: {message}{found}")
+    return "\n".join(lines)
+
+
+def digest(values: Any) -> str:
+    """Return a short, stable digest of JSON-ready ``values``; key order does not matter."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Name each setting in which ``asked`` departs from ``stored``: ``mpp: 0.5, asked 0.25``."""
+    keys = sorted(stored.keys() | asked.keys())
+    return [
+        f"{key}: {stored.get(key)!r}, asked {asked.get(key)!r}"
+        for key in keys
+        if stored.get(key) != asked.get(key)
+    ]
