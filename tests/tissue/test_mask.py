@@ -1,0 +1,207 @@
+"""Tissue masks on made images with a known answer, and on the real slides."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.tissue import TISSUE_METHODS, find_tissue
+from wsi_pipeline.tissue.methods import background_colour
+from wsi_pipeline.types import Mask, RgbImage
+
+EOSIN = (214, 140, 190)
+PALE = (230, 200, 222)
+RED_INK, GREEN_INK, BLUE_INK, BLACK_INK = (
+    (205, 20, 30),
+    (40, 160, 130),
+    (40, 100, 200),
+    (25, 22, 28),
+)
+
+
+def field(background: tuple[int, int, int] = (243, 243, 243), seed: int = 0) -> RgbImage:
+    noise = np.random.default_rng(seed).normal(0, 1.5, (300, 400, 3))
+    return np.clip(np.array(background) + noise, 0, 255).astype(np.uint8)
+
+
+def blob(rgb: RgbImage, colour: tuple[int, int, int], seed: int = 1) -> Mask:
+    """Paint an ellipse of textured tissue; returns where."""
+    where = np.zeros(rgb.shape[:2], np.uint8)
+    cv2.ellipse(where, (200, 150), (110, 70), 15, 0, 360, 1, cv2.FILLED)
+    texture = np.random.default_rng(seed).normal(0, 8, rgb.shape)
+    painted = np.clip(np.array(colour) + texture, 0, 255)
+    rgb[where > 0] = painted[where > 0].astype(np.uint8)
+    return where > 0
+
+
+def iou(a: Mask, b: Mask) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def overview(path: Path, um_per_px: float, mpp: float) -> RgbImage:
+    with openslide.OpenSlide(path) as slide:
+        downsample = um_per_px / mpp
+        level = slide.get_best_level_for_downsample(downsample)
+        rgba = slide.read_region((0, 0), level, slide.level_dimensions[level])
+        white = np.full((*rgba.size[::-1], 3), 255, np.float32)
+        pixels = np.asarray(rgba, np.float32)
+        alpha = pixels[..., 3:] / 255
+        rgb = (pixels[..., :3] * alpha + white * (1 - alpha)).astype(np.uint8)
+        size = tuple(round(side / downsample) for side in slide.dimensions)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("background", [(243, 243, 243), (255, 255, 255), (214, 212, 208)])
+@pytest.mark.parametrize("colour", [EOSIN, (90, 40, 120)])
+def test_tissue_is_found_on_any_glass(
+    background: tuple[int, int, int], colour: tuple[int, int, int]
+) -> None:
+    rgb = field(background)
+    truth = blob(rgb, colour)
+    assert iou(find_tissue(rgb).mask, truth) > 0.96
+
+
+def test_pale_tissue_touching_tissue_is_kept_and_alone_is_found_too() -> None:
+    rgb = field()
+    truth = blob(rgb, PALE)
+    assert iou(find_tissue(rgb).mask, truth) > 0.9
+    rgb[:, 200:][truth[:, 200:]] = EOSIN
+    assert iou(find_tissue(rgb).mask, truth) > 0.9
+
+
+def test_white_slide_has_no_tissue() -> None:
+    for rgb in (np.full((120, 90, 3), 255, np.uint8), field(), field((205, 205, 205))):
+        found = find_tissue(rgb)
+        assert not found.mask.any()
+        assert "no_tissue" in found.flags
+
+
+def test_slide_full_of_tissue_is_taken_whole() -> None:
+    texture = np.random.default_rng(3).normal(0, 10, (200, 200, 3))
+    rgb = np.clip(np.array(EOSIN) + texture, 0, 255).astype(np.uint8)
+    found = find_tissue(rgb)
+    assert found.mask.all()
+    assert set(found.flags) == {"all_tissue", "no_background"}
+
+
+def test_thresholds_are_stored_with_otsus_own_cut() -> None:
+    rgb = field()
+    blob(rgb, (90, 40, 120))
+    thresholds = find_tissue(rgb).thresholds
+    assert thresholds["density"] <= thresholds["density_otsu"]
+    assert {"saturation", "saturation_otsu"} <= set(thresholds)
+
+
+@pytest.mark.parametrize("patch", [(0, 0, 0), (128, 128, 128), (211, 211, 211), (255, 255, 255)])
+def test_unscanned_rectangles_are_not_tissue(patch: tuple[int, int, int]) -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    rgb[:, :60] = patch
+    rgb[:40, 300:] = patch
+    assert iou(find_tissue(rgb).mask, truth) > 0.96
+
+
+@pytest.mark.parametrize("ink", [RED_INK, GREEN_INK, BLUE_INK, BLACK_INK])
+def test_ink_beside_tissue_is_left_out(ink: tuple[int, int, int]) -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    stroke = np.zeros(truth.shape, np.uint8)
+    cv2.line(stroke, (20, 280), (380, 280), 1, 9)
+    rgb[stroke > 0] = ink
+    found = find_tissue(np.asarray(cv2.GaussianBlur(rgb, (0, 0), 1.5), dtype=np.uint8))
+    assert iou(found.mask, truth) > 0.95
+    assert "ink" in found.flags
+
+
+def test_dust_and_hairs_are_dropped_and_small_holes_filled() -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    cv2.circle(rgb, (200, 150), 6, (243, 243, 243), cv2.FILLED)
+    cv2.circle(rgb, (30, 30), 4, EOSIN, cv2.FILLED)
+    cv2.line(rgb, (20, 290), (390, 270), (120, 120, 120), 1)
+    assert iou(find_tissue(rgb).mask, truth) > 0.96
+    without_filling = find_tissue(rgb, max_hole_um2=0).mask
+    assert not without_filling[148:152, 198:202].any()
+
+
+def test_unknown_resolution_is_measured_in_pixels() -> None:
+    rgb = field()
+    blob(rgb, EOSIN)
+    assert np.array_equal(find_tissue(rgb, um_per_px=None).mask, find_tissue(rgb, 8.0).mask)
+
+
+def test_every_method_finds_plain_tissue_and_none_takes_all() -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    for method in TISSUE_METHODS:
+        found = find_tissue(rgb, method=method)
+        assert found.method == method
+        assert found.mask.all() if method == "none" else iou(found.mask, truth) > 0.95
+
+
+def test_grey_immunohistochemistry_is_found_by_density() -> None:
+    rgb = field()
+    truth = blob(rgb, (216, 217, 221))
+    assert iou(find_tissue(rgb, method="density").mask, truth) > 0.9
+
+
+def test_input_is_not_written_to_and_white_is_measured() -> None:
+    rgb = field((214, 212, 208))
+    blob(rgb, EOSIN)
+    before = rgb.copy()
+    find_tissue(rgb)
+    assert np.array_equal(rgb, before)
+    assert np.abs(background_colour(rgb)[0] - (214, 212, 208)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "magic"}, "otsu"),
+        ({"um_per_px": 0.0}, "um_per_px"),
+        ({"um_per_px": float("nan")}, "um_per_px"),
+        ({"min_area_um2": -1.0}, "min_area_um2"),
+    ],
+)
+def test_impossible_requests_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_tissue(field(), **arguments)  # type: ignore[arg-type]
+
+
+def test_greyscale_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="uint8"):
+        find_tissue(np.zeros((10, 10), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp", "low", "high", "pieces"),
+    [
+        ("CMU-1-Small-Region.svs", 0.499, 0.36, 0.44, (1, 3)),
+        ("TCGA-CR-7395-01A-01-TS1.svs", 0.5, 0.60, 0.69, (1, 3)),
+        ("liver_glycogen_HE.tif", 0.5, 0.22, 0.28, (1, 4)),
+        ("liver_glycogen_PAS.tif", 0.5, 0.23, 0.28, (1, 5)),
+        ("PDAC-tru-cut_HE3.svs", 0.263, 0.07, 0.11, (5, 16)),
+    ],
+)
+def test_real_slides(
+    data_dir: Path, name: str, mpp: float, low: float, high: float, pieces: tuple[int, int]
+) -> None:
+    found = find_tissue(overview(data_dir / "slides" / name, 8.0, mpp))
+    assert low < found.mask.mean() < high
+    count = cv2.connectedComponents(found.mask.astype(np.uint8))[0] - 1
+    assert pieces[0] <= count <= pieces[1]
+    assert found.flags == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["almost-white-1", "almost-white-ihc", "no-tissue", "no-tissue-line", "no-tissue-green-pen"],
+)
+def test_real_fields_without_tissue(data_dir: Path, name: str) -> None:
+    bgr = cv2.imread(str(data_dir / "pen" / f"{name}.png"))
+    assert bgr is not None
+    rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    assert find_tissue(rgb, um_per_px=None).mask.mean() < 0.002

@@ -1,0 +1,172 @@
+"""Ways of proposing tissue pixels on an overview, selectable by name.
+
+A method is a function of an `Appearance`; to add one, write it and name it in ``TISSUE_METHODS``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.types import Mask, RgbImage
+
+# An Otsu cut outside these bounds does not part tissue from glass: there is only one of the two.
+SATURATION_BOUNDS = (0.05, 0.15)
+DENSITY_BOUNDS = (0.03, 0.14)
+GREY_DENSITY_BOUNDS = (0.02, 0.14)
+FIXED_CUTS = {"saturation": 0.07, "density": 0.05}
+
+WEAK_RATIO = 0.5  # pale tissue reaches half the cuts, and touches tissue that reaches them
+SEED_SHARE = 0.1  # a piece in which fewer pixels reach the cuts is a bubble or a smear
+COLOUR_SHARE = 0.2  # stains absorb by colour; coverslip edges, dust and unscanned areas are grey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """What an overview looks like, measured once for every method.
+
+    Attributes:
+        saturation: (H, W) float32 in [0, 1], HSV, once glass has been made neutral.
+        density: (H, W) float32, mean optical density of the channels against glass, at most 1.
+        stain_like: (H, W) bool, neither grey nor green at whatever density.
+        ink: (H, W) bool, marker ink.
+        has_glass: Whether empty glass was seen; if not, white is taken as (255, 255, 255).
+    """
+
+    saturation: NDArray[np.float32]
+    density: NDArray[np.float32]
+    stain_like: Mask
+    ink: Mask
+    has_glass: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A method's answer: (H, W) bool, and the cuts it applied."""
+
+    mask: Mask
+    thresholds: Mapping[str, float]
+
+
+TissueMethod = Callable[[Appearance], Proposal]
+
+
+def appearance(rgb: RgbImage, ink: Mask) -> Appearance:
+    """Measure an overview, lightly smoothed against JPEG noise.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        ink: (H, W) bool.
+    """
+    white, has_glass = background_colour(rgb)
+    smooth = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 1.0), dtype=np.uint8)
+    levels = np.arange(256)[:, None] / np.maximum(white, 1)
+    balanced = cv2.LUT(smooth, np.round(np.minimum(levels, 1) * 255).astype(np.uint8)[None])
+    densities = -np.log10(np.clip(levels, 0.1, 1)).astype(np.float32) / 3
+    density = cv2.transform(cv2.LUT(smooth, densities[None]), np.ones((1, 3)))
+    hsv = np.asarray(cv2.cvtColor(balanced, cv2.COLOR_RGB2HSV_FULL))
+    return Appearance(
+        saturation=np.asarray(hsv[..., 1] / 255, dtype=np.float32),
+        density=np.asarray(density).astype(np.float32),
+        stain_like=_stain_like(np.asarray(balanced, dtype=np.uint8)),
+        ink=ink,
+        has_glass=has_glass,
+    )
+
+
+def background_colour(rgb: RgbImage) -> tuple[NDArray[np.float64], bool]:
+    """Colour of empty glass.
+
+    The commonest bright, nearly colourless value; pure white is passed over while anything else
+    qualifies, because scanners paint what they did not scan with it.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+
+    Returns:
+        (3,) float64, and whether at least 1 % of the image looked like glass (else plain white).
+    """
+    highest, lowest = rgb.max(axis=2), rgb.min(axis=2)
+    glass = (lowest >= 150) & (highest - lowest <= 0.08 * highest)
+    scanned = glass & (lowest < 254)
+    chosen = scanned if scanned.mean() >= 0.01 else glass
+    if chosen.mean() < 0.01:
+        return np.full(3, 255.0), False
+    counts = [np.bincount(rgb[..., c][chosen], minlength=256) for c in range(3)]
+    return np.array([np.argmax(c) for c in counts], dtype=np.float64), True
+
+
+def otsu_threshold(values: NDArray[np.float32]) -> float:
+    """Otsu's cut of values in [0, 1], in steps of 1/255; 0 where there are no values.
+
+    Source: Otsu, IEEE Trans. SMC 9, 1979.
+    """
+    if not values.size:
+        return 0.0
+    levels = np.round(values * 255).astype(np.uint8)
+    cut, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return float(cut) / 255
+
+
+def _otsu(view: Appearance) -> Proposal:
+    """Otsu on saturation and on density, with hysteresis for pale tissue."""
+    # Neither ink nor grey matter (unscanned rectangles) may pull the cuts away from the tissue.
+    judged = ~view.ink & (view.stain_like | (view.density <= DENSITY_BOUNDS[1]))
+    colour_otsu = otsu_threshold(view.saturation[judged])
+    density_otsu = otsu_threshold(view.density[judged])
+    colour = float(np.clip(colour_otsu, *SATURATION_BOUNDS))
+    density = float(np.clip(density_otsu, *DENSITY_BOUNDS))
+    if not view.has_glass:  # Otsu's method would split the tissue in two
+        colour, density = SATURATION_BOUNDS[0], DENSITY_BOUNDS[0]
+    seeds = (view.saturation > colour) & (view.density > density)
+    weak = (view.saturation > WEAK_RATIO * colour) & (view.density > WEAK_RATIO * density)
+    thresholds = {
+        "saturation": colour,
+        "saturation_otsu": colour_otsu,
+        "density": density,
+        "density_otsu": density_otsu,
+    }
+    return Proposal(mask=_hysteresis(seeds, weak & view.stain_like), thresholds=thresholds)
+
+
+def _hsv(view: Appearance) -> Proposal:
+    """Fixed cuts, for slides on which Otsu's method is misled."""
+    mask = (view.saturation > FIXED_CUTS["saturation"]) & view.stain_like
+    return Proposal(mask=mask & (view.density > FIXED_CUTS["density"]), thresholds=FIXED_CUTS)
+
+
+def _density(view: Appearance) -> Proposal:
+    """Otsu on density alone, for tissue without colour as in pale immunohistochemistry."""
+    cut = otsu_threshold(view.density[~view.ink])
+    used = float(np.clip(cut, *GREY_DENSITY_BOUNDS))
+    return Proposal(mask=view.density > used, thresholds={"density": used, "density_otsu": cut})
+
+
+def _everything(view: Appearance) -> Proposal:
+    return Proposal(mask=np.ones(view.density.shape, bool), thresholds={})
+
+
+TISSUE_METHODS: Mapping[str, TissueMethod] = MappingProxyType(
+    {"otsu": _otsu, "hsv": _hsv, "density": _density, "none": _everything}
+)
+
+
+def _stain_like(balanced: RgbImage) -> Mask:
+    red, green, blue = cv2.split(balanced)
+    highest = np.asarray(cv2.max(red, blue), dtype=np.float32)
+    lowest = np.asarray(cv2.min(cv2.min(red, green), blue), dtype=np.float32)
+    is_green = np.asarray(green) >= highest
+    return np.asarray((highest - lowest > COLOUR_SHARE * (255 - lowest)) & ~is_green, dtype=bool)
+
+
+def _hysteresis(seeds: Mask, weak: Mask) -> Mask:
+    """Pieces of ``weak`` of which at least ``SEED_SHARE`` are seeds."""
+    count, labels = cv2.connectedComponents(weak.astype(np.uint8), connectivity=8)
+    areas = np.bincount(labels.ravel(), minlength=count)
+    seeded = np.bincount(labels[seeds & weak], minlength=count)
+    keep = seeded >= np.maximum(SEED_SHARE * areas, 1)
+    keep[0] = False
+    return np.asarray(keep[labels], dtype=bool)

@@ -1,0 +1,73 @@
+"""Pictures in which a person checks the mask and the tiles."""
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.types import Mask, RgbImage
+
+OUTLINE = (16, 122, 87)
+KEPT = (36, 96, 214)
+FLAGGED = (226, 88, 20)
+
+
+def draw_overlay(
+    rgb: RgbImage,
+    mask: Mask,
+    tile_boxes: ArrayLike,
+    flagged: NDArray[np.bool_] | None = None,
+) -> RgbImage:
+    """Draw the tissue outline (green), kept tiles (thin blue) and flagged tiles (orange).
+
+    What is not tissue is faded a little, so that the eye goes to what will be used.
+
+    Args:
+        rgb: (H, W, 3) uint8 overview.
+        mask: (h, w) bool; resized to ``rgb`` when its size differs.
+        tile_boxes: (N, 4) x0, y0, x1, y1 in pixels of ``rgb``, fractions allowed.
+        flagged: (N,) bool, tiles kept but flagged; None for none.
+
+    Returns:
+        A new (H, W, 3) uint8.
+
+    Raises:
+        ConfigError: ``tile_boxes`` and ``flagged`` disagree, or are not (N, 4) and (N,).
+    """
+    boxes = np.asarray(tile_boxes, dtype=np.float64).reshape(-1, 4)
+    marks = np.zeros(len(boxes), bool) if flagged is None else np.asarray(flagged, dtype=bool)
+    if marks.shape != (len(boxes),):
+        raise ConfigError(f"{len(boxes)} tile boxes but flags of shape {marks.shape}.")
+    height, width = rgb.shape[:2]
+    shown = mask.astype(np.uint8)
+    if mask.shape != (height, width):
+        shown = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST))
+    canvas = _faded(rgb, shown.astype(bool))
+    thick = max(1, round(max(height, width) / 700))
+    canvas = _tiles(canvas, boxes[~marks], KEPT, 0.0)
+    canvas = _tiles(canvas, boxes[marks], FLAGGED, 0.28)
+    contours, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, OUTLINE, thick, cv2.LINE_AA)
+    return canvas
+
+
+def _faded(rgb: RgbImage, mask: Mask) -> RgbImage:
+    pale = cv2.addWeighted(rgb, 0.6, np.full_like(rgb, 255), 0.4, 0)
+    return np.where(mask[..., None], rgb, pale).astype(np.uint8)
+
+
+def _tiles(
+    rgb: RgbImage, boxes: NDArray[np.float64], colour: tuple[int, int, int], fill: float
+) -> RgbImage:
+    """Boxes with a light fill and a translucent edge; the edge is one pixel, drawn inside."""
+    filled, edged = rgb.copy(), rgb.copy()
+    for x0, y0, x1, y1 in np.round(boxes).astype(int):
+        corner = (max(x1 - 1, x0), max(y1 - 1, y0))
+        cv2.rectangle(filled, (x0, y0), corner, colour, cv2.FILLED)
+        cv2.rectangle(edged, (x0, y0), corner, colour, 1)
+    canvas = cv2.addWeighted(filled, fill, rgb, 1 - fill, 0) if fill else rgb
+    changed = (edged != rgb).any(axis=2)
+    side = float(np.median(boxes[:, 2] - boxes[:, 0])) if len(boxes) else 1.0
+    strength = (0.75 if fill else 0.45) * min(max(side / 16, 0.4), 1)  # no blue wall of tiny tiles
+    blended = cv2.addWeighted(edged, strength, canvas, 1 - strength, 0)
+    return np.where(changed[..., None], blended, canvas).astype(np.uint8)
