@@ -72,7 +72,8 @@ class _ZarrBackend:
         self._wait()
         tiles = cast("zarr.Array[Any]", self._group["tiles"])
         tiles.resize((len(coords), *tiles.shape[1:]))
-        for name, values in {"coords": coords, **columns}.items():
+        arrays: dict[str, NDArray[Any]] = {"coords": coords, **columns}
+        for name, values in arrays.items():
             self._group.create_array(name, data=values, chunks=values.shape, compressors=None)
         self._group.attrs.update(dict(attributes))
         self._group.attrs["complete"] = True
@@ -99,7 +100,7 @@ def open_zarr(path: Path) -> TileStore:
         attributes = dict(group.attrs)
         check_marks(path, attributes)
         arrays = {
-            name: np.asarray(cast("zarr.Array[Any]", array)[...])
+            name: np.asarray(array[...])
             for name, array in group.arrays()
             if name != "tiles"
         }
@@ -134,8 +135,7 @@ class _ZarrTiles(TileArray):
 def _tensorstore(array: Path, *, write: bool) -> ts.TensorStore:
     """Open one array of a Zarr folder."""
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array.absolute())}}
-    opened = ts.open(spec, open=True, read=True, write=write).result()
-    return cast("ts.TensorStore", opened)
+    return ts.open(spec, open=True, read=True, write=write).result()
 
 
 def missing_shards(path: Path, count: int) -> list[str]:

@@ -1,0 +1,211 @@
+"""Tiles' pixels, read in blocks that span many tiles.
+
+Tile rows are taken in bands. A band is read in blocks of about ``block_px``, each block once; its
+tiles are cut and reduced into one array, which is then given out in canonical order. Blocks without
+a wanted tile are not read. Decoding lets go of the interpreter, so the next band is read in a
+thread while the caller works on the present one.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.tiles.grid import Grid
+from wsi_pipeline.types import RgbImage, RgbTiles
+
+BLOCK_PX: Final = 2048
+BAND_BYTES: Final = 128 << 20  # finished tiles of one band; two bands are alive at a time
+GIVEN_OUT: Final = 256  # tiles given out at once, at most
+WHITE: Final = 255
+
+Indices = NDArray[np.int64]
+
+
+class PixelSource(Protocol):
+    """What is needed of a slide."""
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Consecutive wanted tiles.
+
+    Attributes:
+        indices: (n,) int64, ascending; a tile's index in its grid.
+        tiles: (n, tile_px, tile_px, 3) uint8 RGB at the target mpp.
+        read_s, resample_s: Seconds that these tiles took to read, and to cut and reduce.
+    """
+
+    indices: Indices
+    tiles: RgbTiles
+    read_s: float = 0.0
+    resample_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """A rectangle of tile places, bounds exclusive at the end."""
+
+    row: int
+    row_end: int
+    column: int
+    column_end: int
+
+
+def read_blocks(
+    slide: PixelSource,
+    grid: Grid,
+    wanted: NDArray[Any],
+    *,
+    block_px: int = BLOCK_PX,
+    prefetch: bool = True,
+) -> Iterator[Block]:
+    """Yield the wanted tiles in canonical order; the pixels do not depend on ``block_px``.
+
+    Args:
+        slide: Opened; only one thread reads it at a time.
+        grid: From :func:`plan_grid` for this slide.
+        wanted: (len(grid),) bool, or tile indices in any order.
+        block_px: About the side of what is read at once, pixels of the level read.
+        prefetch: Read the next band in a thread meanwhile.
+
+    Raises:
+        SlideReadError: The slide's pixels cannot be decoded.
+    """
+    bands = _bands(grid, _as_indices(wanted, len(grid)), block_px)
+
+    def read(band: Indices) -> Block:
+        return _read_band(slide, grid, band, block_px)
+
+    for block in _ahead(read, bands) if prefetch else map(read, bands):
+        yield from _portions(block)
+
+
+def _as_indices(wanted: NDArray[Any], count: int) -> Indices:
+    wanted = np.asarray(wanted)
+    if wanted.dtype == np.bool_:
+        if wanted.shape != (count,):
+            raise ValueError(f"wanted has shape {wanted.shape}, the grid has {count} tiles")
+        return np.flatnonzero(wanted).astype(np.int64)
+    indices = np.unique(wanted.astype(np.int64))
+    if len(indices) and not (0 <= indices[0] and indices[-1] < count):
+        raise ValueError(f"wanted reaches beyond the grid's {count} tiles")
+    return indices
+
+
+def _bands(grid: Grid, indices: Indices, block_px: int) -> list[Indices]:
+    """Cut the wanted tiles into bands of whole tile rows that fit the block and the memory."""
+    if not len(indices):
+        return []
+    rows = indices // grid.columns
+    per_row = np.bincount(rows)
+    most = max(1, BAND_BYTES // (3 * grid.tile_px**2))
+    tall = _tiles_along(grid, block_px)
+    starts = [int(rows[0])]
+    held = 0
+    for row in range(starts[0], len(per_row)):
+        held += int(per_row[row])
+        if row > starts[-1] and (held > most or row - starts[-1] >= tall):
+            starts.append(row)
+            held = int(per_row[row])
+    bands = np.split(indices, np.searchsorted(rows, starts[1:]))
+    return [band for band in bands if len(band)]
+
+
+def _tiles_along(grid: Grid, block_px: int) -> int:
+    """Return how many tiles fit side by side in ``block_px``; at least one."""
+    return max(1, (block_px - grid.tile_px_level) // grid.stride_px_level + 1)
+
+
+def _read_band(slide: PixelSource, grid: Grid, band: Indices, block_px: int) -> Block:
+    tiles = np.empty((len(band), grid.tile_px, grid.tile_px, 3), np.uint8)
+    read_s = resample_s = 0.0
+    rows, columns = np.divmod(band, grid.columns)
+    for window in _windows(rows, columns, _tiles_along(grid, block_px)):
+        inside = np.flatnonzero((columns >= window.column) & (columns < window.column_end))
+        start = time.perf_counter()
+        pixels = _read_window(slide, grid, window)
+        between = time.perf_counter()
+        places = (rows[inside] - window.row, columns[inside] - window.column)
+        _cut(pixels, grid, np.stack(places, axis=-1), inside, tiles)
+        read_s += between - start
+        resample_s += time.perf_counter() - between
+    return Block(indices=band, tiles=tiles, read_s=read_s, resample_s=resample_s)
+
+
+def _windows(rows: Indices, columns: Indices, wide: int) -> list[_Window]:
+    """Cover a band's tiles: runs of neighbouring columns, at most ``wide``, trimmed in height."""
+    used = np.unique(columns)
+    windows: list[_Window] = []
+    first = 0
+    for i in range(1, len(used) + 1):
+        if i < len(used) and used[i] == used[i - 1] + 1 and used[i] - used[first] < wide:
+            continue
+        column, column_end = int(used[first]), int(used[i - 1]) + 1
+        own = rows[(columns >= column) & (columns < column_end)]
+        top, bottom = int(own.min()), int(own.max()) + 1
+        windows.append(_Window(row=top, row_end=bottom, column=column, column_end=column_end))
+        first = i
+    return windows
+
+
+def _read_window(slide: PixelSource, grid: Grid, window: _Window) -> RgbImage:
+    """Read the window's pixels; what lies outside the grid's area is white."""
+    side, stride, area = grid.tile_px_level, grid.stride_px_level, grid.area_level
+    x, y = area.x + window.column * stride, area.y + window.row * stride
+    width = (window.column_end - window.column - 1) * stride + side
+    height = (window.row_end - window.row - 1) * stride + side
+    seen_width = min(width, area.x + area.width - x)
+    seen_height = min(height, area.y + area.height - y)
+    pixels = slide.read(grid.level, x, y, seen_width, seen_height)
+    if (seen_width, seen_height) == (width, height):
+        return pixels
+    padded = np.full((height, width, 3), WHITE, np.uint8)
+    padded[:seen_height, :seen_width] = pixels
+    return padded
+
+
+def _cut(pixels: RgbImage, grid: Grid, places: Indices, slots: Indices, out: RgbTiles) -> None:
+    """Write the tiles at ``places`` (row, column) of the window into ``out[slots]``."""
+    side, stride, tile_px = grid.tile_px_level, grid.stride_px_level, grid.tile_px
+    for (row, column), slot in zip(places.tolist(), slots.tolist(), strict=True):
+        y, x = row * stride, column * stride
+        tile = pixels[y : y + side, x : x + side]
+        if side == tile_px:
+            out[slot] = tile
+        else:
+            cv2.resize(tile, (tile_px, tile_px), dst=out[slot], interpolation=cv2.INTER_AREA)
+
+
+def _portions(block: Block) -> Iterator[Block]:
+    """Give a band out in parts small enough for the caller's float arithmetic."""
+    count = len(block.indices)
+    for start in range(0, count, GIVEN_OUT):
+        part = slice(start, min(start + GIVEN_OUT, count))
+        share = (part.stop - part.start) / count
+        yield Block(
+            indices=block.indices[part],
+            tiles=block.tiles[part],
+            read_s=block.read_s * share,
+            resample_s=block.resample_s * share,
+        )
+
+
+def _ahead(read: Callable[[Indices], Block], bands: Sequence[Indices]) -> Iterator[Block]:
+    """Map ``read`` over ``bands``, one ahead of the caller in a thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-blocks") as pool:
+        coming: deque[Future[Block]] = deque()
+        for band in bands:
+            coming.append(pool.submit(read, band))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
