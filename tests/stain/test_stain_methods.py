@@ -1,0 +1,73 @@
+"""Methods by name, and what they leave in a tile store's attributes."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from wsi_pipeline.errors import ConfigError, StainFitError
+from wsi_pipeline.stain import STAIN_METHODS, fit_stain, restore_stain, sample_pixels
+
+
+@pytest.fixture(scope="module")
+def tiles(data_dir: Path) -> np.ndarray:
+    paths = sorted((data_dir / "liver_tiles").glob("*/*.jpg"))[:6]
+    return np.stack([cv2.imread(str(path))[..., ::-1] for path in paths])
+
+
+@pytest.mark.parametrize("method", ["macenko", "none", "reinhard"])
+def test_stored_transform_does_the_same(tiles: np.ndarray, method: str) -> None:
+    fitted = fit_stain(method, sample_pixels(tiles))
+    assert fitted.method == method
+    assert fitted.flags == ()
+    stored = json.loads(json.dumps(fitted.to_attributes()))
+    restored = restore_stain(stored)
+    mapped = fitted.apply(tiles)
+    assert (restored.apply(tiles) == mapped).all()
+    assert restored.to_attributes() == stored
+    out = np.zeros_like(tiles)
+    assert fitted.apply(tiles, out=out) is out
+    assert (out == mapped).all()
+    assert (mapped == tiles).all() == (method == "none")
+
+
+def test_reinhard_reaches_its_statistics_and_keeps_white(tiles: np.ndarray) -> None:
+    from wsi_pipeline.stain.reinhard import LAB_REFERENCE, lab_statistics
+
+    mapped = fit_stain("reinhard", sample_pixels(tiles)).apply(tiles)
+    tissue = (tiles < 219).any(axis=-1)
+    reached, before = lab_statistics(mapped[tissue]), lab_statistics(tiles[tissue])
+    assert np.abs(reached.mean - LAB_REFERENCE.mean).max() < 3.0
+    assert np.abs(before.mean - LAB_REFERENCE.mean).max() > 6.0
+    white = np.full((1, 4, 4, 3), 255, np.uint8)
+    assert (fit_stain("reinhard", sample_pixels(tiles)).apply(white) == 255).all()
+
+
+@pytest.mark.parametrize("method", sorted(STAIN_METHODS))
+def test_pixels_that_cannot_be_fitted_leave_tiles_alone(method: str) -> None:
+    if method == "vahadane":
+        pytest.importorskip("staintools", reason="staintools is not installed")
+    white = np.full((3000, 3), 250, np.uint8)
+    fitted = fit_stain(method, white)
+    assert bool(fitted.flags) == (method != "none")
+    tile = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+    assert (fitted.apply(tile) == tile).all()
+    assert restore_stain(fitted.to_attributes()).flags == fitted.flags
+
+
+def test_unknown_names_are_refused(tiles: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="macenko, none, reinhard, vahadane"):
+        fit_stain("makenko", sample_pixels(tiles))
+    with pytest.raises(StainFitError, match="unknown method"):
+        restore_stain({"method": "x", "flags": [], "source": None})
+    with pytest.raises(StainFitError, match="source"):
+        restore_stain({"method": "macenko", "flags": []})
+
+
+def test_missing_staintools_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "staintools.stain_extraction.vahadane_stain_extractor", None)
+    with pytest.raises(ConfigError, match=r"wsi-pipeline\[staintools\]"):
+        fit_stain("vahadane", np.full((3000, 3), 120, np.uint8))

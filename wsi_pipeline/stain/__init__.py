@@ -1,0 +1,32 @@
+"""Stain normalisation: fit on a slide, apply to tiles in NumPy or (``stain.torch``) on any device.
+
+``torch_normalise`` lives in :mod:`wsi_pipeline.stain.torch`, so that this import stays light.
+"""
+
+from wsi_pipeline.stain.apply import normalise
+from wsi_pipeline.stain.macenko import StainFit, fit_macenko
+from wsi_pipeline.stain.methods import (
+    STAIN_METHODS,
+    StainMatrixTransform,
+    StainTransform,
+    fit_stain,
+    restore_stain,
+)
+from wsi_pipeline.stain.sample import PixelSampler, sample_pixels
+from wsi_pipeline.stain.stains import REFERENCE, Stains, density_map
+
+__all__ = [
+    "REFERENCE",
+    "STAIN_METHODS",
+    "PixelSampler",
+    "StainFit",
+    "StainMatrixTransform",
+    "StainTransform",
+    "Stains",
+    "density_map",
+    "fit_macenko",
+    "fit_stain",
+    "normalise",
+    "restore_stain",
+    "sample_pixels",
+]
