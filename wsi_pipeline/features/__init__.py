@@ -1,0 +1,39 @@
+"""Features: encoders by name, batches that never let the device wait, and the stores on disk.
+
+Importing this package does not import torch; loading an encoder does.
+"""
+
+from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
+from wsi_pipeline.features.encoders import (
+    DEFAULT,
+    build_encoder,
+    encoder_tag,
+    load_encoder,
+    register_encoder,
+)
+from wsi_pipeline.features.store import (
+    FeatureBag,
+    FeatureMeta,
+    find_features,
+    read_attributes,
+    read_features,
+    write_features,
+)
+from wsi_pipeline.features.verify import verify_features
+
+__all__ = [
+    "DEFAULT",
+    "EncoderModel",
+    "FeatureBag",
+    "FeatureMeta",
+    "Preprocess",
+    "build_encoder",
+    "encoder_tag",
+    "find_features",
+    "load_encoder",
+    "read_attributes",
+    "read_features",
+    "register_encoder",
+    "verify_features",
+    "write_features",
+]

@@ -1,0 +1,228 @@
+"""The encoder at work: uint8 tiles in, float32 features out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from wsi_pipeline.errors import EncoderError
+from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
+from wsi_pipeline.types import RgbTiles
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_SIZES: Final = {"cpu": 16, "mps": 64, "cuda": 256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how a network runs; ``batch_size`` None chooses by device."""
+
+    device: torch.device
+    precision: Precision = "fp32"
+    batch_size: int | None = None
+    compile_model: bool = False
+
+
+class Pending:
+    """Features under way on the device; :meth:`result` waits for them."""
+
+    def __init__(self, parts: list[torch.Tensor]) -> None:
+        self._parts = parts
+
+    def result(self) -> NDArray[np.float32]:
+        """Return the (B, D) features; the tiles' memory may be reused from here on."""
+        parts = [part.float().cpu().numpy() for part in self._parts]
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+
+class Encoder:
+    """A frozen network that turns tiles into features.
+
+    Tiles are always fed in batches of ``batch_size``, the last one filled up with blanks: kernels
+    differ in the last bit between batch sizes, and so a tile's feature depends neither on its
+    neighbours nor on where a run was interrupted.
+
+    Attributes:
+        name: As asked for, ``densenet121``.
+        tag: Name and weights, ``densenet121.ra_in1k``; another tag is another encoder.
+        dim: Length D of a feature.
+        preprocess: What the weights expect of their input.
+        provenance: Weights' source, precision and versions, JSON-ready.
+        device: Where it runs.
+        precision: Of the convolutions and products; features are float32 in any case.
+        batch_size: Tiles fed at once; halves when memory runs out, and stays so.
+    """
+
+    def __init__(self, name: str, built: EncoderModel, runtime: Runtime) -> None:
+        self.name = name
+        self.tag = built.tag
+        self.preprocess = built.preprocess
+        self.device = runtime.device
+        self.precision = runtime.precision
+        self.batch_size = runtime.batch_size or BATCH_SIZES[runtime.device.type]
+        self._model = built.model.to(runtime.device)
+        self._scale, self._shift = _scaling(built.preprocess, runtime.device)
+        self.dim = self._measure_dim()
+        self.provenance = built.provenance | {
+            "encoder": name,
+            "encoder_tag": built.tag,
+            "preprocess": built.preprocess.as_dict(),
+            "precision": runtime.precision,
+            "torch": torch.__version__,
+        }
+        if runtime.compile_model:
+            self._model.compile(dynamic=False)
+
+    def encode(self, tiles: RgbTiles | torch.Tensor) -> NDArray[np.float32]:
+        """Encode tiles.
+
+        Args:
+            tiles: (B, H, W, 3) uint8 RGB, any B.
+
+        Returns:
+            (B, D) float32.
+
+        Raises:
+            EncoderError: A single tile does not fit into the device's memory.
+        """
+        return self.submit(tiles).result()
+
+    def submit(self, tiles: RgbTiles | torch.Tensor) -> Pending:
+        """Start encoding; on a GPU this returns while the device still works.
+
+        The tiles must stay as they are until :meth:`Pending.result` has returned.
+        """
+        batch = torch.as_tensor(tiles)
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+            raise EncoderError(
+                f"{self.tag}: tiles must be (B, H, W, 3) uint8, not {tuple(batch.shape)} "
+                f"{str(batch.dtype).removeprefix('torch.')}"
+            )
+        parts: list[torch.Tensor] = []
+        start = 0
+        while start < len(batch):
+            chunk = batch[start : start + self.batch_size]
+            try:
+                parts.append(self._run(chunk))
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
+                continue
+            start += len(chunk)
+        if not parts:
+            parts.append(torch.empty((0, self.dim), dtype=torch.float32))
+        return Pending(parts)
+
+    def _run(self, tiles: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), self._numerics():
+            pixels = tiles.to(self.device, non_blocking=True)
+            if len(pixels) < self.batch_size:
+                blanks = pixels.new_zeros((self.batch_size - len(pixels), *pixels.shape[1:]))
+                pixels = torch.cat([pixels, blanks])
+            features: torch.Tensor = self._model(self._prepare(pixels))
+            if features.ndim != 2:
+                raise EncoderError(
+                    f"{self.tag}: the network returns {tuple(features.shape)} for a batch; "
+                    "an encoder must return pooled features (B, D)"
+                )
+            return features[: len(tiles)].float()
+
+    def _prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 on the device → normalised (B, 3, h, w) float32, channels last."""
+        planes = pixels.permute(0, 3, 1, 2).float()  # a view of (B, H, W, 3) is channels-last
+        size = self.preprocess.input_px
+        if size is not None and planes.shape[-2:] != (size, size):
+            planes = functional.interpolate(
+                planes, (size, size), mode=self.preprocess.interpolation, antialias=True
+            ).clamp_(0, 255)
+        return planes.mul_(self._scale).add_(self._shift)
+
+    @contextmanager
+    def _numerics(self) -> Iterator[None]:
+        """Half precision where asked, true float32 otherwise, and always the same kernels."""
+        with ExitStack() as stack:
+            if self.device.type == "cuda":
+                exact = self.precision == "fp32"
+                stack.enter_context(
+                    torch.backends.cudnn.flags(
+                        enabled=True, benchmark=False, deterministic=True, allow_tf32=not exact
+                    )
+                )
+            if self.precision != "fp32":
+                stack.enter_context(torch.autocast(self.device.type, DTYPES[self.precision]))
+            yield
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        if self.batch_size == 1:
+            raise EncoderError(
+                f"{self.tag}: one tile does not fit into the memory of {self.device}; free some, "
+                "or use --device cpu"
+            ) from error
+        self.batch_size //= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _measure_dim(self) -> int:
+        size = self.preprocess.input_px or 256
+        with torch.inference_mode():
+            blank = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=self.device)
+            return int(self._model(self._prepare(blank)).shape[-1])
+
+
+def _scaling(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return factor and summand that take grey levels 0–255 to the network's input."""
+    mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device)
+    std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)
+    return (1 / (255 * std)).reshape(1, 3, 1, 1), (-mean / std).reshape(1, 3, 1, 1)
+
+
+def choose_device(asked: str) -> torch.device:
+    """Resolve ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        EncoderError: The device is unknown or not there.
+    """
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if asked == "auto":
+        return torch.device(next(name for name, there in available.items() if there()))
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in available:
+        raise EncoderError(f"--device {asked}: unknown; use auto, cpu, cuda, cuda:N or mps")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not available[device.type]() or (device.index or 0) >= count:
+        raise EncoderError(f"--device {asked}: not available to this torch; use auto or cpu")
+    return device
+
+
+def choose_precision(asked: str, device: torch.device) -> Precision:
+    """Resolve ``auto``: bfloat16 on a GPU that has it, float16 on one that has not, else float32.
+
+    Raises:
+        EncoderError: Half precision is asked for where there is no GPU.
+    """
+    if asked == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if asked == "fp32":
+        return "fp32"
+    if asked not in ("bf16", "fp16"):
+        raise EncoderError(f"--precision {asked}: unknown; use auto, fp32, bf16 or fp16")
+    if device.type == "cpu":
+        raise EncoderError(
+            f"--precision {asked}: half precision is for GPUs and slower than fp32 on a CPU; "
+            "use auto or fp32"
+        )
+    return "bf16" if asked == "bf16" else "fp16"

