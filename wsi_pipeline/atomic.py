@@ -30,7 +30,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -59,8 +59,8 @@ def replace_folder(partial: Path, path: Path) -> None:
     """Put the folder ``partial`` at ``path``; an old one there is moved aside, then removed."""
     old = partial.with_name(f"{partial.name}.old")
     if path.exists():
-        os.replace(path, old)
-    os.replace(partial, path)
+        path.replace(old)
+    partial.replace(path)
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 

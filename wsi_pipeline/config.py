@@ -36,6 +36,11 @@ class StageConfig(BaseModel):
         default=False, description="Redo what was made with other settings or from another input."
     )
 
+    @property
+    def log_folder(self) -> Path | None:
+        """Where the verb's log goes; stages with a run folder say ``<run>/logs``."""
+        return None
+
     def identity(self) -> dict[str, Any]:
         """Return the resolved settings that decide the result, as JSON-ready data."""
         how = {name for name, info in type(self).model_fields.items() if HOW in info.metadata}

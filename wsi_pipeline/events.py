@@ -51,6 +51,7 @@ class SlideFailed(Event):
 
     slide_id: str
     error: str
+    traceback: str = ""  # of an error nobody foresaw; goes to the log
 
 
 @dataclass(frozen=True, kw_only=True)

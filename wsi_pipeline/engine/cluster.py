@@ -1,0 +1,112 @@
+"""The Dask executor: a cluster of our own for ``--workers``, or a scheduler that is running."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+
+from wsi_pipeline.engine.mapping import Died, Fate, SlideTask, Work, attempt
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import SlideFailed, SlideStarted
+
+OURS: Final = {
+    # Threads may be running by now: a forked worker could inherit a held lock.
+    "distributed.worker.multiprocessing-method": "spawn",
+    # A slide that kills its worker is judged by map_slides, not sent from worker to worker.
+    "distributed.scheduler.allowed-failures": 0,
+    # One slide a worker: a crash takes no neighbour along.
+    "distributed.scheduler.worker-saturation": 1.0,
+    # A worker near its memory limit is full of pixels, which cannot be spilled.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+}
+
+
+class OnDask:
+    """Slides on the workers of a Dask cluster; as many under way as there are threads."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]:
+        waiting = iter(tasks)
+        owner: dict[Future, SlideTask] = {}
+        under_way = as_completed()
+        for task in waiting:
+            yield SlideStarted(slide_id=task.slide_id)
+            owner[self._submit(work, task, under_way)] = task
+            if len(owner) >= self._slots():
+                break
+        while owner:
+            future = next(under_way)
+            task = owner.pop(future)
+            yield _fate(future, task)
+            for following in waiting:
+                yield SlideStarted(slide_id=following.slide_id)
+                owner[self._submit(work, following, under_way)] = following
+                break
+
+    def _submit(self, work: Work, task: SlideTask, under_way: as_completed) -> Future:
+        future = self._client.submit(attempt, work, task, pure=False)
+        under_way.add(future)
+        return future
+
+    def _slots(self) -> int:
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
+
+
+@contextmanager
+def dask_executor(workers: int, scheduler: str | None) -> Iterator[OnDask]:
+    """Yield an executor on ``scheduler``, or on ``workers`` processes started for the purpose.
+
+    Raises:
+        ConfigError: The scheduler does not answer or has no workers.
+    """
+    if scheduler is not None:
+        with _connect(scheduler) as client:
+            yield OnDask(client)
+        return
+    with (
+        dask.config.set(OURS),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,  # a death is told as that slide's fate, once
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield OnDask(client)
+
+
+@contextmanager
+def _connect(scheduler: str) -> Iterator[Client]:
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); "
+            "start one with `dask scheduler` and workers with `dask worker tcp://…`"
+        ) from None
+    with client:
+        if not client.nthreads():
+            raise ConfigError(
+                f"--scheduler {scheduler}: it has no workers; start some with `dask worker {scheduler}`"  # noqa: E501
+            )
+        yield client
+
+
+def _fate(future: Future, task: SlideTask) -> Fate:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Died(slide_id=task.slide_id)
+    if error is not None:  # the result did not come back: not unpicklable work, a broken worker
+        return SlideFailed(slide_id=task.slide_id, error=f"its worker failed: {error}")
+    fate: Fate = future.result()
+    return fate

@@ -1,0 +1,140 @@
+"""Map one function over slides and report each slide's fate as events.
+
+A slide that raises costs itself. A slide another process holds is tried again at the end. A slide
+whose worker process dies is tried once more, alone, so that a neighbour's crash cannot take it
+along; if it dies again it is reported.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from wsi_pipeline.atomic import try_lock
+from wsi_pipeline.config import StageConfig
+from wsi_pipeline.errors import WsiError
+from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, SlideStarted
+
+POLL_SECONDS: Final = 0.5
+
+Work = Callable[[Any], SlideDone | SlideSkipped]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideTask:
+    """One slide's work order: ``payload`` is what the function gets and must pickle."""
+
+    slide_id: str
+    lock: Path
+    payload: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Busy:
+    """Another process is working on the slide."""
+
+    slide_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Died:
+    """The worker process that had the slide is gone."""
+
+    slide_id: str
+
+
+Fate = SlideDone | SlideSkipped | SlideFailed | Busy | Died
+
+
+class Executor(Protocol):
+    """Where the work is done. ``run`` yields ``SlideStarted`` and one fate for each task."""
+
+    def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]: ...
+
+
+class InProcess:
+    """One slide after the other, here."""
+
+    def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]:
+        for task in tasks:
+            yield SlideStarted(slide_id=task.slide_id)
+            yield attempt(work, task)
+
+
+def map_slides(
+    work: Work,
+    tasks: Sequence[SlideTask],
+    config: StageConfig,
+) -> Iterator[Event]:
+    """Apply ``work`` to every task's payload and yield what became of each slide.
+
+    Args:
+        work: A function that can be pickled; returns ``SlideDone`` or ``SlideSkipped``, raises a
+            ``WsiError`` when the slide cannot be done.
+        tasks: One a slide.
+        config: Says where: ``workers`` processes, or a running ``scheduler``, or here.
+    """
+    with _executor(config) as executor:
+        waiting = list(tasks)
+        died: set[str] = set()
+        while waiting:
+            again: list[SlideTask] = []
+            by_id = {task.slide_id: task for task in waiting}
+            alone = [task for task in waiting if task.slide_id in died]
+            together = [task for task in waiting if task.slide_id not in died]
+            for batch in (together, *([task] for task in alone)):
+                for fate in executor.run(work, batch):
+                    if isinstance(fate, Busy):
+                        again.append(by_id[fate.slide_id])
+                    elif isinstance(fate, Died) and fate.slide_id not in died:
+                        died.add(fate.slide_id)
+                        again.append(by_id[fate.slide_id])
+                    elif isinstance(fate, Died):
+                        yield _buried(fate)
+                    else:
+                        yield fate
+            if again and len(again) == len(waiting):
+                time.sleep(POLL_SECONDS)  # every one of them is in another process's hands
+            waiting = again
+
+
+def attempt(work: Work, task: SlideTask) -> Fate:
+    """Do one slide under its lock and turn whatever happens into plain data."""
+    started = time.monotonic()
+    try:
+        with try_lock(task.lock) as held:
+            if not held:
+                return Busy(slide_id=task.slide_id)
+            return work(task.payload)
+    except WsiError as error:
+        return SlideFailed(slide_id=task.slide_id, error=str(error))
+    except Exception as error:  # noqa: BLE001 - a bug in one slide must not end the night's batch
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return SlideFailed(
+            slide_id=task.slide_id,
+            error=f"unexpected {type(error).__name__}: {error} "
+            f"({Path(where.filename).name}:{where.lineno}, after "
+            f"{time.monotonic() - started:.0f} s); please report it",
+            traceback=traceback.format_exc(),
+        )
+
+
+def _buried(fate: Died) -> SlideFailed:
+    return SlideFailed(
+        slide_id=fate.slide_id,
+        error="its worker process was killed twice (a crashing codec, or out of memory); "
+        "try it with fewer --workers, or another --reader",
+    )
+
+
+def _executor(config: StageConfig) -> AbstractContextManager[Executor]:
+    from contextlib import nullcontext
+
+    if config.scheduler is None and config.workers == 0:
+        return nullcontext(InProcess())
+    from wsi_pipeline.engine.cluster import dask_executor
+
+    return dask_executor(config.workers, config.scheduler)
