@@ -1,0 +1,50 @@
+"""Files are whole or absent, also when the writer is killed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsi_pipeline.atomic import atomic_file, atomic_folder, remove_partials, write_json
+
+KILLED = """
+import os, sys, pathlib
+from wsi_pipeline import atomic
+with getattr(atomic, sys.argv[2])(pathlib.Path(sys.argv[1])) as partial:
+    (partial / "x" if partial.is_dir() else partial).write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="disk"), atomic_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError("disk")
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("writer", ["atomic_file", "atomic_folder"])
+def test_a_killed_writer_leaves_nothing_visible(tmp_path: Path, writer: str) -> None:
+    path = tmp_path / "a[1].zarr"
+    code = subprocess.run([sys.executable, "-c", KILLED, str(path), writer], check=False)
+    assert code.returncode == -9
+    assert not path.exists()
+    left = list(tmp_path.iterdir())
+    assert len(left) == 1
+    assert left[0].name.startswith(".")
+    remove_partials(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    for names in (("a", "b"), ("c",)):
+        with atomic_folder(path) as partial:
+            for name in names:
+                (partial / name).write_text(name)
+    assert [file.name for file in path.iterdir()] == ["c"]
+    assert list(tmp_path.iterdir()) == [path]

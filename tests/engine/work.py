@@ -1,0 +1,29 @@
+"""Work that a worker process can import: it succeeds, raises or dies as its payload says."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.events import SlideDone, SlideSkipped
+
+
+def act(payload: tuple[str, str, str]) -> SlideDone | SlideSkipped:
+    slide_id, what, folder = payload
+    with Path(folder, slide_id).open("a") as file:
+        file.write("x")
+    match what:
+        case "raise":
+            raise SlideOpenError(f"{slide_id}.svs: not a slide")
+        case "bug":
+            raise ZeroDivisionError("nobody foresaw this")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die once" if Path(folder, slide_id).stat().st_size == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "skip":
+            return SlideSkipped(slide_id=slide_id, reason="no tissue")
+        case "slow":
+            time.sleep(1)
+    return SlideDone(slide_id=slide_id, counts={"tiles kept": 3})

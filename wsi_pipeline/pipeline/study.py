@@ -1,0 +1,111 @@
+"""A whole study from one TOML file: its stages in their order, each resumable.
+
+The file has a table a stage (``[download]``, ``[tile]``, ``[extract]``, ``[train]``, ``[predict]``,
+``[report]``); those present are run. ``[study]`` holds what several of them share, for instance the
+run folder; a stage takes from it the settings it knows.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.config import HOW, StageConfig, load_toml
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
+from wsi_pipeline.pipeline import STAGES, Stage, stage
+
+SHARED = "study"
+
+
+class RunConfig(StageConfig):
+    """Run every stage of a study file, one after the other; what is finished is not redone."""
+
+    study: CliPositionalArg[Path] = Field(description="Study file, for instance stages/liver.toml.")
+    only: Annotated[list[str], HOW] = Field(
+        default=[], description="Run these stages alone; may be given several times."
+    )
+
+
+def read_study(path: Path) -> list[tuple[Stage, StageConfig]]:
+    """Read and validate a study file.
+
+    Returns:
+        The stages it names, in the order they run, each with its config.
+
+    Raises:
+        ConfigError: It names no stage, an unknown one, or an unknown or impossible setting.
+    """
+    tables = load_toml(path)
+    unknown = [name for name in tables if name not in (SHARED, *STAGES)]
+    if unknown:
+        raise ConfigError(
+            f"{path}: unknown table {', '.join(f'[{name}]' for name in unknown)}; "
+            f"known are {', '.join(f'[{name}]' for name in (SHARED, *STAGES))}"
+        )
+    shared: dict[str, Any] = tables.get(SHARED, {})
+    plan = []
+    used: set[str] = set()
+    for name in STAGES:
+        if name not in tables:
+            continue
+        found = stage(name)
+        known = {
+            key: value for key, value in shared.items() if key in found.config_class.model_fields
+        }
+        used |= known.keys()
+        values = known | tables[name]
+        plan.append((found, found.config_class.from_mapping(values, f"{path} [{name}]")))
+    if not plan:
+        raise ConfigError(
+            f"{path}: names no stage; give at least one of "
+            f"{', '.join(f'[{name}]' for name in STAGES)}"
+        )
+    if shared.keys() - used:
+        raise ConfigError(
+            f"{path} [{SHARED}]: no stage of this study knows "
+            f"{', '.join(map(repr, sorted(shared.keys() - used)))}"
+        )
+    return plan
+
+
+def run(config: RunConfig) -> Iterator[Event]:
+    """Run the study's stages; stop after a stage that left nothing to go on with.
+
+    A stage in which single slides failed does not stop the study: those slides are reported, and
+    the exit status says so.
+    """
+    plan = read_study(config.study)
+    names = [found.name for found, _ in plan]
+    if missing := [name for name in config.only if name not in names]:
+        raise ConfigError(f"--only {', '.join(missing)}: {config.study} has {', '.join(names)}")
+    how = _how(config)
+    for found, stage_config in plan:
+        if config.only and found.name not in config.only:
+            continue
+        yield from run_stage(found, stage_config.model_copy(update=how))
+
+
+def run_stage(found: Stage, config: StageConfig) -> Iterator[Event]:
+    """Run one stage and say when every slide of it failed."""
+    started, failed = 0, 0
+    for event in found.run(config):
+        if isinstance(event, StageStarted) and event.unit == "slides":
+            started = event.total
+        failed += isinstance(event, SlideFailed)
+        yield event
+    if started and failed == started:
+        yield Note(text=f"{found.name}: none of {started} slides could be used")
+
+
+def _how(config: RunConfig) -> dict[str, Any]:
+    """Return the execution settings given to ``run`` that every stage takes over."""
+    given = {
+        "workers": config.workers,
+        "scheduler": config.scheduler,
+        "dry_run": config.dry_run,
+        "overwrite": config.overwrite,
+    }
+    return {key: value for key, value in given.items() if value}
