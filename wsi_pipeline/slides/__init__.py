@@ -1,0 +1,22 @@
+"""Slides: open any of them behind one protocol, and know their scale and identity."""
+
+from wsi_pipeline.slides.digest import slide_digest
+from wsi_pipeline.slides.find import find_slides
+from wsi_pipeline.slides.mpp import ResolvedMpp, resolve_mpp
+from wsi_pipeline.slides.open import READERS, open_slide
+from wsi_pipeline.slides.overview import LowImage, read_low, reduce_area
+from wsi_pipeline.slides.protocol import Slide, SlideInfo
+
+__all__ = [
+    "READERS",
+    "LowImage",
+    "ResolvedMpp",
+    "Slide",
+    "SlideInfo",
+    "find_slides",
+    "open_slide",
+    "read_low",
+    "reduce_area",
+    "resolve_mpp",
+    "slide_digest",
+]

@@ -1,0 +1,130 @@
+"""DICOM files: which of them are slides, and which belong together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import JPEGBaseline8Bit
+
+from wsi_pipeline.errors import SlideOpenError
+
+_TAGS = ["Modality", "SeriesInstanceUID"]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file carries the DICOM signature behind its 128-byte preamble."""
+    try:
+        with path.open("rb") as file:
+            file.seek(128)
+            return file.read(4) == b"DICM"
+    except OSError:
+        return False
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The DICOM files directly in a folder, by name; hidden files are skipped."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.is_file() and is_dicom(path)
+    ]
+
+
+def group_series(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the series they belong to; one whose header is unreadable is its own series."""
+    series: dict[str, list[Path]] = {}
+    for path in paths:
+        header = _header(path)
+        uid = str(header.get("SeriesInstanceUID", path.name)) if header else path.name
+        series.setdefault(uid, []).append(path)
+    return series
+
+
+def slide_file(path: Path) -> Path:
+    """The file that OpenSlide opens: the path itself, or for a folder its DICOM slide's first.
+
+    Raises:
+        SlideOpenError: The folder holds no DICOM slide, or several; the file is DICOM, but
+            another kind of image.
+    """
+    if not path.is_dir():
+        if is_dicom(path):
+            _refuse_other_modality(path, path)
+        return path
+    files = dicom_files(path)
+    if not files:
+        raise SlideOpenError(
+            f"{path}: this folder holds no DICOM files; name a slide file, or a folder with one"
+            " DICOM slide."
+        )
+    series = group_series(files)
+    if len(series) > 1:
+        raise SlideOpenError(
+            f"{path}: this folder holds {len(series)} DICOM series; name one file of the slide"
+            f" you mean, for example {next(iter(series.values()))[0].name}."
+        )
+    _refuse_other_modality(files[0], path)
+    return files[0]
+
+
+def holds_mislabelled_ycbcr(path: Path) -> bool:
+    """Whether frames that the DICOM header calls RGB are YCbCr by their own JPEG header.
+
+    Some writers label every frame RGB. A JFIF marker promises YCbCr, and a decoder that
+    believes the DICOM header instead shows a red slide.
+    """
+    if not is_dicom(path):
+        return False
+    try:
+        header = pydicom.dcmread(path, defer_size=1024)
+        if header.get("PhotometricInterpretation") != "RGB":
+            return False
+        if header.file_meta.TransferSyntaxUID != JPEGBaseline8Bit:
+            return False
+        frame = next(generate_frames(header.PixelData, number_of_frames=header.NumberOfFrames))
+    except (InvalidDicomError, OSError, ValueError, AttributeError, StopIteration):
+        return False
+    return frame[6:10] == b"JFIF" and b"Adobe" not in frame[:1024]
+
+
+def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert (h, w, 3 or 4) YCbCr to RGB in place with libjpeg's integer arithmetic; alpha stays.
+
+    Source: JFIF 1.02, fixed point of 16 bits as in libjpeg.
+    """
+    luma = pixels[..., 0].astype(np.int16)
+    cb, cr = pixels[..., 1], pixels[..., 2]
+    green = luma + ((_CB_GREEN[cb] + _CR_GREEN[cr]) >> 16).astype(np.int16)
+    red, blue = luma + _CR_RED[cr], luma + _CB_BLUE[cb]
+    for channel, value in enumerate((red, green, blue)):
+        np.clip(value, 0, 255, out=value)
+        pixels[..., channel] = value
+    return pixels
+
+
+_CHROMA = np.arange(256, dtype=np.int32) - 128
+_CR_RED = ((91881 * _CHROMA + 32768) >> 16).astype(np.int16)
+_CB_BLUE = ((116130 * _CHROMA + 32768) >> 16).astype(np.int16)
+_CB_GREEN = -22554 * _CHROMA + 32768
+_CR_GREEN = -46802 * _CHROMA
+
+
+def _refuse_other_modality(file: Path, named: Path) -> None:
+    header = _header(file)
+    modality = str(header.get("Modality", "")) if header else ""
+    if modality != "SM":
+        raise SlideOpenError(
+            f"{named}: this is DICOM of modality {modality or 'unknown'}, not slide microscopy"
+            " (SM); leave it out."
+        )
+
+
+def _header(path: Path) -> pydicom.Dataset | None:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except (InvalidDicomError, OSError, ValueError, EOFError):
+        return None

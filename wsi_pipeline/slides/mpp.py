@@ -1,0 +1,153 @@
+"""The physical size of a pixel: found in the metadata, or given by the user, never guessed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from wsi_pipeline.errors import MppError
+from wsi_pipeline.slides.protocol import SlideInfo
+
+PLAUSIBLE = (0.05, 10.0)  # µm/px a slide scanner can have; 10 µm/px is 2540 dpi
+MAX_ANISOTROPY = 0.05  # relative difference of x and y
+MAX_SLIDE_MM = 200.0  # twice the largest glass in use, the 100 mm whole-mount slide
+MAX_POWER_RATIO = 5.0  # mpp × objective power is near 10; a unit off by 10× is not
+REMEDY = "give it in the mpp column of the cohort table or with --mpp-override"
+_TIFF_UNIT_UM = {"inch": 25400.0, "centimeter": 10000.0, "millimeter": 1000.0, "micrometer": 1.0}
+_DICOM_SPACING = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[{}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundMpp:
+    """A resolution as the metadata has it, unchecked."""
+
+    x: float
+    y: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedMpp:
+    """A checked resolution: micrometres per level-0 pixel, and where it comes from."""
+
+    mpp: float
+    source: str
+
+
+def resolve_mpp(info: SlideInfo, override: float | None = None) -> ResolvedMpp:
+    """Decide a slide's resolution.
+
+    Args:
+        info: The slide's metadata.
+        override: Micrometres per level-0 pixel; it wins over the metadata.
+
+    Raises:
+        MppError: It is missing, outside 0.05 to 10 µm/px, differs by more than 5 % between x
+            and y, or contradicts the objective power or the size of a glass slide.
+    """
+    if override is not None:
+        _check_range(info.path, override, "the value given for it")
+        return ResolvedMpp(mpp=override, source="override")
+    if info.mpp_x is None or info.mpp_y is None or info.mpp_source is None:
+        raise MppError(_missing(info))
+    where = f"its {info.mpp_source}"
+    _check_range(info.path, info.mpp_x, where)
+    _check_range(info.path, info.mpp_y, where)
+    if abs(info.mpp_x - info.mpp_y) > MAX_ANISOTROPY * min(info.mpp_x, info.mpp_y):
+        raise MppError(
+            f"{info.path}: {where} says {info.mpp_x:.4g} µm/px across but {info.mpp_y:.4g} down,"
+            f" and pixels should be square; {REMEDY}."
+        )
+    mpp = (info.mpp_x + info.mpp_y) / 2
+    _check_consistency(info, mpp, where)
+    return ResolvedMpp(mpp=mpp, source=info.mpp_source)
+
+
+def find_mpp(properties: Mapping[str, str]) -> FoundMpp | None:
+    """Look through the fields where formats put the resolution, the most specific first.
+
+    TIFF tags that amount to less than 2540 dpi describe a screen or a print (72, 96, 300 dpi
+    are what editors write) and count as absent.
+    """
+    return next(_candidates(properties), None)
+
+
+def _candidates(properties: Mapping[str, str]) -> Iterator[FoundMpp]:
+    # For a generic TIFF OpenSlide derives its value from the tags, which are looked at last.
+    if properties.get("openslide.vendor") != "generic-tiff":
+        yield from _pair(properties, "openslide.mpp-x", "openslide.mpp-y")
+    # Without MPP in its metadata TiffSlide, too, falls back on the tags.
+    if "tiff.XResolution" not in properties:
+        yield from _pair(properties, "tiffslide.mpp-x", "tiffslide.mpp-y")
+    yield from _pair(properties, "aperio.MPP", "aperio.MPP")
+    yield from _pair(properties, "ome.PhysicalSizeX", "ome.PhysicalSizeY")
+    yield from _pair(properties, _DICOM_SPACING.format(1), _DICOM_SPACING.format(0), 1000.0)
+    tags = tiff_tag_mpp(properties)
+    if tags is not None and max(tags.x, tags.y) <= PLAUSIBLE[1]:
+        yield tags
+
+
+def tiff_tag_mpp(properties: Mapping[str, str]) -> FoundMpp | None:
+    """µm/px by the TIFF resolution tags, whatever they mean; None without a unit."""
+    unit = _TIFF_UNIT_UM.get(properties.get("tiff.ResolutionUnit", "").lower())
+    x = number(properties.get("tiff.XResolution"))
+    y = number(properties.get("tiff.YResolution"))
+    if unit is None or x is None or y is None:
+        return None
+    source = f"tiff.XResolution ({x:g} px per {properties['tiff.ResolutionUnit'].lower()})"
+    return FoundMpp(x=unit / x, y=unit / y, source=source)
+
+
+def number(text: str | None) -> float | None:
+    """A finite positive number written in a metadata field, else None."""
+    try:
+        value = float((text or "").strip().replace(",", "."))
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
+def _pair(
+    properties: Mapping[str, str], name_x: str, name_y: str, factor: float = 1.0
+) -> Iterator[FoundMpp]:
+    x, y = number(properties.get(name_x)), number(properties.get(name_y))
+    if x is not None and y is not None:
+        yield FoundMpp(x=x * factor, y=y * factor, source=name_x)
+
+
+def _check_range(path: str, mpp: float, where: str) -> None:
+    if not PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1]:
+        raise MppError(
+            f"{path}: {where} says {mpp:.4g} µm/px, which no slide scanner has"
+            f" (0.05 to 10 are possible); {REMEDY}."
+        )
+
+
+def _check_consistency(info: SlideInfo, mpp: float, where: str) -> None:
+    if info.objective_power is not None:
+        ratio = mpp * info.objective_power / 10
+        if not 1 / MAX_POWER_RATIO <= ratio <= MAX_POWER_RATIO:
+            raise MppError(
+                f"{info.path}: {where} says {mpp:.4g} µm/px, but its objective of"
+                f" {info.objective_power:g}x suggests about {10 / info.objective_power:.2g}, so the"
+                f" unit is probably wrong; {REMEDY}."
+            )
+    longest_mm = max(info.bounds.width, info.bounds.height) * mpp / 1000
+    if longest_mm > MAX_SLIDE_MM:
+        raise MppError(
+            f"{info.path}: {where} says {mpp:.4g} µm/px, which makes the scan {longest_mm:.0f} mm"
+            f" long, more than any glass slide; {REMEDY}."
+        )
+
+
+def _missing(info: SlideInfo) -> str:
+    hint = ""
+    tags = tiff_tag_mpp(info.properties)
+    if tags is not None:
+        hint = f" (its TIFF tags say {25400 / tags.x:.0f} dpi, which is a print size)"
+    advice = REMEDY
+    if info.objective_power is not None:
+        suggestion = f"{10 / info.objective_power:.2g}"
+        advice += (
+            f" (its objective of {info.objective_power:g}x suggests about {suggestion} µm/px:"
+            " check it with the scanner's owner)"
+        )
+    return f"{info.path}: the file does not say its resolution{hint}; {advice}."

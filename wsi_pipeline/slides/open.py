@@ -1,0 +1,86 @@
+"""Open any slide with the reader that suits it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from wsi_pipeline.errors import ConfigError, SlideOpenError
+from wsi_pipeline.slides.digest import is_url
+from wsi_pipeline.slides.protocol import Slide
+
+READERS = ("auto", "openslide", "tiffslide", "image")
+_PICTURES = {".png", ".jpg", ".jpeg"}
+_TIFFS = {".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif"}
+
+
+def open_slide(path: str | Path, reader: str = "auto") -> Slide:
+    """Open a slide.
+
+    Args:
+        path: A slide file, a folder with one DICOM slide, or a URL that fsspec understands.
+        reader: ``auto`` takes TiffSlide for URLs, the flat-picture reader for PNG and JPEG,
+            OpenSlide for everything else, and for a TIFF that OpenSlide refuses TiffSlide,
+            then the flat-picture reader. Any other of ``READERS`` is taken as it is.
+
+    Raises:
+        SlideOpenError: It is missing, not a slide, or broken.
+        ConfigError: There is no such reader.
+    """
+    if reader not in READERS:
+        raise ConfigError(f"reader {reader!r} is unknown; choose one of {', '.join(READERS)}.")
+    if not is_url(path):
+        _check_file(Path(path))
+    elif reader not in ("auto", "tiffslide"):
+        raise ConfigError(f"{path}: only the tiffslide reader opens URLs, not {reader!r}.")
+    if reader != "auto":
+        return _open_with(reader, path)
+    if is_url(path):
+        return _open_with("tiffslide", path)
+    suffix = Path(path).suffix.lower()
+    if suffix in _PICTURES:
+        return _open_with("image", path)
+    try:
+        return _open_with("openslide", path)
+    except SlideOpenError as refusal:
+        if suffix not in _TIFFS:
+            raise
+        return _open_other_tiff(path, refusal)
+
+
+def _open_other_tiff(path: str | Path, refusal: SlideOpenError) -> Slide:
+    for reader in ("tiffslide", "image"):
+        try:
+            return _open_with(reader, path)
+        except SlideOpenError:
+            continue
+    raise refusal
+
+
+def _open_with(reader: str, path: str | Path) -> Slide:
+    return _opener(reader)(path)
+
+
+def _opener(reader: str) -> Callable[[str | Path], Slide]:
+    # Imported when used: TiffSlide alone brings zarr and takes half a second.
+    match reader:
+        case "openslide":
+            from wsi_pipeline.slides.openslide_reader import OpenSlideReader
+
+            return OpenSlideReader
+        case "tiffslide":
+            from wsi_pipeline.slides.tiffslide_reader import TiffSlideReader
+
+            return TiffSlideReader
+        case _:
+            from wsi_pipeline.slides.image_reader import ImageReader
+
+            return ImageReader
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise SlideOpenError(f"{path}: there is no such file; check the path.")
+        if path.is_file() and path.stat().st_size == 0:
+            raise SlideOpenError(f"{path}: the file is empty; fetch it again.")
+    except PermissionError as error:
+        raise SlideOpenError(f"{path}: it may not be read; check its permissions.") from error

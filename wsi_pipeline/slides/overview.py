@@ -1,0 +1,142 @@
+"""One small picture of a slide, made from the coarsest suitable level in bounded memory."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from wsi_pipeline.slides.protocol import Slide
+from wsi_pipeline.types import Region, RgbImage
+
+BLOCK_PX = 2048  # side of the blocks read at a time; 17 MB as RGBA
+UNSCALED_MAX_PX = 2048  # longest side of an overview when the resolution is unknown
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowImage:
+    """An overview of a slide or of a region of it.
+
+    Attributes:
+        rgb: (h, w, 3) uint8.
+        downsample: Level-0 pixels per overview pixel, exact.
+        origin: Level-0 (x, y) of the overview's top-left corner.
+    """
+
+    rgb: RgbImage
+    downsample: float
+    origin: tuple[float, float]
+
+
+def read_low(
+    slide: Slide,
+    mpp: float | None,
+    target_um_per_px: float = 8.0,
+    region: Region | None = None,
+) -> LowImage:
+    """Read an overview of about the resolution asked for.
+
+    The coarsest level that is still at least as fine is reduced by a whole number with area
+    averaging, so the picture's scale is exact and does not depend on how it was read. Memory
+    is bounded by the overview and one block, even when the slide has level 0 only.
+
+    Args:
+        slide: An open slide.
+        mpp: Level-0 micrometres per pixel; None when unknown, then the overview has at most
+            2048 px on its longest side.
+        target_um_per_px: Resolution wanted, micrometres per pixel.
+        region: Level-0 rectangle; the scanned part of the slide by default.
+
+    Raises:
+        SlideReadError: The pixels cannot be decoded.
+    """
+    region = region or slide.info.bounds
+    if mpp is None:
+        target = max(1.0, max(region.width, region.height) / UNSCALED_MAX_PX)
+    else:
+        target = max(1.0, target_um_per_px / mpp)
+    level, factor = choose_level(slide.info.level_downsamples, target)
+    downsample = slide.info.level_downsamples[level]
+    x, y = round(region.x / downsample), round(region.y / downsample)
+    width = max(1, round(region.width / downsample))
+    height = max(1, round(region.height / downsample))
+    level_width, level_height = slide.info.level_dimensions[level]
+    # Rounding must not add a white column that the slide does not have.
+    if region.x + region.width <= slide.info.level_dimensions[0][0]:
+        width = max(1, min(width, level_width - x))
+    if region.y + region.height <= slide.info.level_dimensions[0][1]:
+        height = max(1, min(height, level_height - y))
+    return LowImage(
+        rgb=_read_reduced(slide, level, (x, y, width, height), factor),
+        downsample=downsample * factor,
+        origin=(x * downsample, y * downsample),
+    )
+
+
+def choose_level(level_downsamples: tuple[float, ...], target: float) -> tuple[int, int]:
+    """The coarsest level not coarser than ``target`` (2 % tolerance), and what is left to reduce.
+
+    Returns:
+        (level, whole factor ≥ 1) with ``level_downsamples[level] * factor`` near ``target``.
+    """
+    fits = [level for level, ds in enumerate(level_downsamples) if ds <= target * 1.02]
+    level = max(fits, key=lambda k: level_downsamples[k], default=0)
+    return level, max(1, round(target / level_downsamples[level]))
+
+
+def shrink_to(slide: Slide, max_px: int) -> RgbImage:
+    """The scanned part with its longest side at most ``max_px``, (h, w, 3) uint8."""
+    bounds = slide.info.bounds
+    longest = max(bounds.width, bounds.height)
+    # mpp 1 makes the target a plain downsample; floor the factor so that only shrinking is left.
+    low = read_low(slide, 1.0, max(1.0, longest / max_px / 2))
+    scale = max_px / max(low.rgb.shape[:2])
+    if scale >= 1:
+        return low.rgb
+    size = tuple(max(1, min(max_px, round(side * scale))) for side in low.rgb.shape[1::-1])
+    shrunk: RgbImage = cv2.resize(low.rgb, size, interpolation=cv2.INTER_AREA)
+    return shrunk
+
+
+def _read_reduced(
+    slide: Slide, level: int, rectangle: tuple[int, int, int, int], factor: int
+) -> RgbImage:
+    x, y, width, height = rectangle
+    side = max(1, BLOCK_PX // factor)  # of a block, in overview pixels
+    low = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, low.shape[0], side):
+        for left in range(0, low.shape[1], side):
+            block = slide.read(
+                level,
+                x + left * factor,
+                y + top * factor,
+                min(side * factor, width - left * factor),
+                min(side * factor, height - top * factor),
+            )
+            reduced = reduce_area(block, factor)
+            low[top : top + reduced.shape[0], left : left + reduced.shape[1]] = reduced
+    return low
+
+
+def reduce_area(rgb: RgbImage, factor: int) -> RgbImage:
+    """Average ``factor`` × ``factor`` pixels into one.
+
+    A last row or column that is not full averages the pixels it has: (h, w, 3) becomes
+    (ceil(h / factor), ceil(w / factor), 3).
+    """
+    if factor == 1:
+        return rgb
+    height, width = rgb.shape[:2]
+    low = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top, bottom in _full_and_rest(height, factor):
+        for left, right in _full_and_rest(width, factor):
+            size = (-(-(right - left) // factor), -(-(bottom - top) // factor))
+            row, column = top // factor, left // factor
+            low[row : row + size[1], column : column + size[0]] = cv2.resize(
+                rgb[top:bottom, left:right], size, interpolation=cv2.INTER_AREA
+            )
+    return low
+
+
+def _full_and_rest(length: int, factor: int) -> list[tuple[int, int]]:
+    full = length - length % factor
+    return [span for span in ((0, full), (full, length)) if span[1] > span[0]]

@@ -1,0 +1,106 @@
+"""The part of reading that all readers share: clipping, white outside, plain errors."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideReadError
+from wsi_pipeline.slides.overview import shrink_to
+from wsi_pipeline.slides.protocol import SlideInfo
+from wsi_pipeline.types import RgbImage
+
+
+class SlideReader(ABC):
+    """Base of the readers; a subclass delivers rectangles that lie inside a level.
+
+    ``decode_errors`` names what the library raises when pixels cannot be decoded.
+    """
+
+    info: SlideInfo
+    decode_errors: tuple[type[Exception], ...] = ()
+
+    @abstractmethod
+    def read_inside(self, level: int, x: int, y: int, width: int, height: int, /) -> RgbImage:
+        """Like ``read`` for a non-empty rectangle inside the level."""
+
+    @abstractmethod
+    def read_associated(self, name: str, /) -> RgbImage:
+        """Like ``associated_image`` for a name in ``info.associated``."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
+        """Pixels of one level, see ``Slide.read``."""
+        if not 0 <= level < len(self.info.level_dimensions):
+            raise SlideReadError(
+                f"{self.info.path}: level {level} was asked for, but the slide has levels"
+                f" 0 to {len(self.info.level_dimensions) - 1}."
+            )
+        level_width, level_height = self.info.level_dimensions[level]
+        left, right = max(x, 0), min(x + width, level_width)
+        top, bottom = max(y, 0), min(y + height, level_height)
+        if left >= right or top >= bottom:
+            return np.full((max(height, 0), max(width, 0), 3), 255, np.uint8)
+        try:
+            inside = self.read_inside(level, left, top, right - left, bottom - top)
+        except self.decode_errors as error:
+            raise SlideReadError(
+                f"{self.info.path}: level {level} cannot be decoded near x={left}, y={top}"
+                f" ({reason(error)}); the file is damaged, so fetch it again or leave it out."
+            ) from error
+        if inside.shape[:2] == (height, width):
+            return inside
+        canvas = np.full((height, width, 3), 255, np.uint8)
+        canvas[top - y : bottom - y, left - x : right - x] = inside
+        return canvas
+
+    def associated_image(self, name: str) -> RgbImage:
+        """An extra image, see ``Slide.associated_image``."""
+        if name not in self.info.associated:
+            held = ", ".join(self.info.associated) or "none"
+            raise SlideReadError(
+                f"{self.info.path}: there is no associated image {name!r} (it has: {held})."
+            )
+        try:
+            return self.read_associated(name)
+        except self.decode_errors as error:
+            raise SlideReadError(
+                f"{self.info.path}: the {name} image cannot be decoded ({reason(error)});"
+                " the file is damaged, so fetch it again or leave it out."
+            ) from error
+
+    def thumbnail(self, max_px: int) -> RgbImage:
+        """A small picture of the scanned part, see ``Slide.thumbnail``."""
+        return shrink_to(self, max_px)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def reason(error: Exception) -> str:
+    """A library's message on one line, without its final stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def flatten(pixels: NDArray[Any]) -> RgbImage:
+    """Composite (h, w, 4) uint8 RGBA, alpha not premultiplied, on white → (h, w, 3)."""
+    rgb: RgbImage = cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
+    alpha = pixels[..., 3]
+    if alpha.min() == 255:
+        return rgb
+    weight = alpha[..., None].astype(np.uint16)
+    blended = (rgb * weight + 255 * (255 - weight) + 127) // 255
+    return blended.astype(np.uint8)

@@ -1,0 +1,119 @@
+"""Slides through TiffSlide: URLs (fsspec), and TIFF flavours that OpenSlide lacks."""
+
+import re
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import tiffslide
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.slides.mpp import find_mpp, number
+from wsi_pipeline.slides.protocol import SlideInfo
+from wsi_pipeline.slides.reader import SlideReader, flatten, reason
+from wsi_pipeline.types import Region, RgbImage
+
+_OME_UNIT_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+
+class TiffSlideReader(SlideReader):
+    """A slide opened with TiffSlide; reads take turns, as it gains nothing from threads."""
+
+    # Whatever a codec or a remote file system raises; all of it means unreadable pixels.
+    decode_errors = (Exception,)
+
+    def __init__(self, path: str | Path) -> None:
+        self._lock = Lock()
+        try:
+            self._slide = tiffslide.TiffSlide(str(path))
+        except Exception as error:
+            raise SlideOpenError(
+                f"{path}: TiffSlide cannot open it ({reason(error)});"
+                " check the address and that it is a tiled TIFF."
+            ) from error
+        try:
+            self.info = _describe(str(path), self._slide)
+            self._refuse_other_pixels()
+        except SlideOpenError:
+            self._slide.close()
+            raise
+        except Exception as error:
+            self._slide.close()
+            raise SlideOpenError(
+                f"{path}: TiffSlide opens it, but cannot use it ({reason(error)});"
+                " convert it to a pyramidal RGB TIFF."
+            ) from error
+
+    def read_inside(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
+        with self._lock:
+            pixels = self._region(level, (x, y), (width, height))
+        if pixels.shape[2] == 1:
+            return np.repeat(pixels, 3, axis=2)
+        if pixels.shape[2] == 4:
+            return flatten(np.ascontiguousarray(pixels))
+        return np.ascontiguousarray(pixels)
+
+    def read_associated(self, name: str) -> RgbImage:
+        with self._lock:
+            return np.array(self._slide.associated_images[name].convert("RGB"))
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _region(
+        self, level: int, corner: tuple[int, int], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        (x, y), (width, height) = corner, size
+        group = self._slide.zarr_group
+        array = group[str(level)] if hasattr(group, "keys") else group
+        axes = self._slide.properties["tiffslide.series-axes"]
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        if axes == "CYX":
+            return np.moveaxis(np.asarray(array[:, rows, columns]), 0, 2)
+        pixels = np.asarray(array[rows, columns])
+        return pixels[..., None] if axes == "YX" else pixels
+
+    def _refuse_other_pixels(self) -> None:
+        pixels = self._region(len(self.info.level_dimensions) - 1, (0, 0), (1, 1))
+        if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3, 4):
+            raise SlideOpenError(
+                f"{self.info.path}: its pixels are {pixels.shape[2]} × {pixels.dtype}, not 8-bit"
+                " colour; convert it to 8-bit RGB first."
+            )
+
+
+def _describe(path: str, slide: tiffslide.TiffSlide) -> SlideInfo:
+    properties = {key: str(value) for key, value in slide.properties.items() if value is not None}
+    properties.update(_ome_properties(slide))
+    vendor = properties.get("tiffslide.vendor", "generic-tiff")
+    found = find_mpp(properties)
+    width, height = slide.dimensions
+    return SlideInfo(
+        path=path,
+        reader="tiffslide",
+        reader_version=tiffslide.__version__,
+        vendor=vendor,
+        level_dimensions=slide.level_dimensions,
+        level_downsamples=slide.level_downsamples,
+        mpp_x=found.x if found else None,
+        mpp_y=found.y if found else None,
+        mpp_source=found.source if found else None,
+        objective_power=number(properties.get("tiffslide.objective-power")),
+        bounds=Region(x=0, y=0, width=width, height=height),
+        properties=properties,
+        associated=tuple(sorted(slide.associated_images)),
+    )
+
+
+def _ome_properties(slide: tiffslide.TiffSlide) -> dict[str, str]:
+    """PhysicalSizeX/Y of the first image of an OME-TIFF, converted to micrometres."""
+    element = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", slide.ts_tifffile.ome_metadata or "")
+    pixels = dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)", element.group())) if element else {}
+    found: dict[str, str] = {}
+    for axis in "XY":
+        size = number(pixels.get(f"PhysicalSize{axis}"))
+        unit = _OME_UNIT_UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if size is not None and unit is not None:
+            found[f"ome.PhysicalSize{axis}"] = str(size * unit)
+    return found
