@@ -1,0 +1,35 @@
+# The two commands of the README, `make demo` and `make test`, set up what they need themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.installed
+
+# staintools is the reference in the parity tests. It asks for spams, which has no wheel; spams-bin
+# provides the module, so staintools goes in without its own list of dependencies.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[dev,demo]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--constraint constraints.txt staintools spams-bin
+	touch $@
+
+demo: setup
+	$(BIN)/python -m wsi_pipeline.demo demo
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+clean:
+	rm -rf $(VENV) demo build dist
