@@ -1,0 +1,92 @@
+"""Bags of tile features, read from the feature folder one slide at a time."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.features import read_features
+from wsi_pipeline.learn.splits import SplitSlide
+from wsi_pipeline.types import Coords
+
+CACHE_BYTES: Final = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bag:
+    """The tiles of one slide: ``features`` (N, D) float32, ``coords`` (N, 2) level-0 px, N ≥ 1."""
+
+    slide_id: str
+    features: NDArray[np.float32]
+    coords: Coords
+    attributes: dict[str, Any]
+
+
+class FeatureFolder:
+    """``features/<encoder>/`` as seen by one purpose: it opens the slides it was given, no other.
+
+    Bags are kept in memory up to ``cache_bytes``, so that a cohort that fits is read once.
+    """
+
+    def __init__(
+        self, folder: Path, slides: Iterable[SplitSlide], cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.folder = folder
+        self._allowed = frozenset(slide.slide_id for slide in slides)
+        self._room = cache_bytes
+        self._kept: dict[str, Bag] = {}
+        self._digests: dict[str, str] = {}
+
+    def path(self, slide_id: str) -> Path:
+        return self.folder / f"{slide_id}.h5"
+
+    def missing(self) -> list[str]:
+        """Return the ids of slides without a feature file."""
+        return sorted(name for name in self._allowed if not self.path(name).exists())
+
+    def bag(self, slide_id: str) -> Bag:
+        """Read one slide's bag.
+
+        Raises:
+            LearnError: The slide is not this folder's business, the bag is empty, or a feature
+                is not finite.
+            StoreError: There is no readable file.
+        """
+        if slide_id in self._kept:
+            return self._kept[slide_id]
+        if slide_id not in self._allowed:
+            raise LearnError(f"slide {slide_id!r} is not among those this step may read")
+        path = self.path(slide_id)
+        stored = read_features(path)
+        features = np.ascontiguousarray(stored.features, dtype=np.float32)
+        if not len(features):
+            raise LearnError(f"{path}: the bag is empty; leave the slide out of the cohort table")
+        if not np.isfinite(features).all():
+            raise LearnError(f"{path}: features are not all finite; extract them anew")
+        bag = Bag(
+            slide_id=slide_id,
+            features=features,
+            coords=stored.coords,
+            attributes=dict(stored.attributes),
+        )
+        self._digests[slide_id] = hashlib.blake2b(features.tobytes(), digest_size=16).hexdigest()
+        if features.nbytes <= self._room:
+            self._room -= features.nbytes
+            self._kept[slide_id] = bag
+        return bag
+
+    def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return at most ``count`` tiles of a slide, (n, D), in their order, drawn with ``rng``."""
+        features = self.bag(slide_id).features
+        if len(features) <= count:
+            return features
+        return features[np.sort(rng.choice(len(features), count, replace=False, shuffle=False))]
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each bag read so far, by slide."""
+        return dict(sorted(self._digests.items()))

@@ -1,0 +1,107 @@
+"""95 % intervals that know how many patients stand behind a figure.
+
+Patients are resampled, with all their slides and tiles; slides of one patient are not independent
+cases. Intervals are percentiles of the resampled values, or bias-corrected and accelerated (BCa).
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 14.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from wsi_pipeline.learn.metrics import Array, Counts, measure
+
+Method = Literal["percentile", "bca"]
+ENDS: Final = np.array([0.025, 0.975])  # of the 95 % interval
+CHUNK: Final = 250  # resamples at a time, which bounds memory
+LEAST_DEFINED: Final = 0.5  # of the resamples; else there is no interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value with its interval; None where undefined.
+
+    ``low`` and ``high`` are None with fewer than two patients, or where the measure was undefined
+    in more than half of the resamples (a class so rare that most of them miss it).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def estimate(
+    counts: Counts,
+    classes: Sequence[str],
+    *,
+    resamples: int = 1000,
+    method: Method = "percentile",
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return every measure of :func:`measure` with its patient-bootstrap interval.
+
+    Args:
+        counts: Cases added up by patient.
+        classes: Names of the classes.
+        resamples: How often patients are drawn, with replacement, as many as there are.
+        method: ``percentile`` or ``bca``.
+        seed: Same seed, same intervals.
+    """
+    values = {
+        name: v[0] for name, v in measure(counts, np.ones((1, counts.patients)), classes).items()
+    }
+    if counts.patients < 2:
+        return {
+            name: Estimate(value=_or_none(v), low=None, high=None) for name, v in values.items()
+        }
+    drawn = _resampled(counts, classes, resamples, seed)
+    left_out = measure(counts, 1 - np.eye(counts.patients), classes) if method == "bca" else None
+    estimates = {}
+    for name, value in values.items():
+        defined = drawn[name][~np.isnan(drawn[name])]
+        low = high = None
+        if np.isfinite(value) and len(defined) >= LEAST_DEFINED * resamples:
+            ends = ENDS
+            if left_out is not None:
+                ends = _bca_ends(ends, float(value), defined, left_out[name])
+            low, high = (float(end) for end in np.quantile(defined, ends))
+        estimates[name] = Estimate(value=_or_none(value), low=low, high=high)
+    return estimates
+
+
+def _resampled(
+    counts: Counts, classes: Sequence[str], resamples: int, seed: int
+) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    uniform = np.full(counts.patients, 1 / counts.patients)
+    parts = []
+    for start in range(0, resamples, CHUNK):
+        taken = rng.multinomial(counts.patients, uniform, size=min(CHUNK, resamples - start))
+        parts.append(measure(counts, taken.astype(np.float64), classes))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _bca_ends(
+    ends: NDArray[np.float64], value: float, drawn: Array, left_out: Array
+) -> NDArray[np.float64]:
+    """Move the percentiles for bias and skewness; ``left_out`` (P,) are the jackknife values."""
+    # Ties (discrete measures) count half, so that a symmetric distribution has no bias.
+    share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    if not 0 < share < 1:
+        return ends
+    bias = norm.ppf(share)
+    away = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
+    spread = (away**2).sum() ** 1.5
+    acceleration = (away**3).sum() / (6 * spread) if spread > 0 else 0.0
+    normal = bias + norm.ppf(ends)
+    moved: NDArray[np.float64] = norm.cdf(bias + normal / (1 - acceleration * normal))
+    return moved
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,205 @@
+"""A trained model as a folder: everything needed to use it, judge it and make it again.
+
+``model.safetensors`` (weights), ``config.json`` (:class:`BundleConfig`), ``splits.csv``,
+``metrics.json``, ``predictions.csv``, ``history.csv``. The folder appears whole or not at all.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wsi_pipeline.atomic import atomic_folder, write_json, write_text
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.learn.aggregators import Aggregator, create_aggregator
+from wsi_pipeline.learn.external import FrozenModels, weights_digest
+from wsi_pipeline.learn.heads import TileHead, create_head
+from wsi_pipeline.learn.spec import ModelSpec
+from wsi_pipeline.learn.splits import Splits, write_splits
+
+SCHEMA_VERSION: Final = 1
+TILE: Final = "tile"  # the tile classifier's name among the models of a bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    """``config.json``: what the model expects and where it comes from.
+
+    ``features`` holds the settings its features were made with (encoder, weights, mpp, tile size,
+    stain): new slides must be prepared the same way. ``digests`` has those of the split, the
+    weights, the training settings and each slide's features.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    encoder: str
+    width: int
+    tile_classifier: ModelSpec
+    aggregators: dict[str, ModelSpec]
+    primary: str
+    seed: int
+    features: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained tile classifier and its aggregators, ready for use."""
+
+    config: BundleConfig
+    tile_classifier: TileHead
+    aggregators: dict[str, Aggregator]
+
+    @property
+    def primary(self) -> Aggregator:
+        """The aggregator that speaks for the slide."""
+        return self.aggregators[self.config.primary]
+
+    def models(self) -> dict[str, nn.Module]:
+        """Return all models by name, the tile classifier as ``tile``."""
+        return {TILE: self.tile_classifier, **self.aggregators}
+
+
+def save_bundle(
+    folder: Path,
+    bundle: Bundle,
+    frozen: FrozenModels,
+    splits: Splits,
+    *,
+    metrics: Mapping[str, Any],
+    tables: Mapping[str, str],
+) -> None:
+    """Write ``folder``, replacing one that is there.
+
+    Args:
+        folder: The bundle's own folder.
+        bundle: What is saved.
+        frozen: The models as they were frozen, before the external cohort was read.
+        splits: Written as ``splits.csv``.
+        metrics: JSON-ready, written as ``metrics.json``.
+        tables: Further files, name → text (``predictions.csv``, ``history.csv``).
+
+    Raises:
+        LearnError: The models changed after they were frozen.
+    """
+    frozen.check()
+    if weights_digest(bundle.models()) != frozen.digest:
+        raise LearnError(f"{folder}: the models to be saved are not those that were frozen")
+    weights = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, model in bundle.models().items()
+        for key, value in model.state_dict().items()
+    }
+    with atomic_folder(folder) as partial:
+        save_file(weights, partial / "model.safetensors")
+        write_json(partial / "config.json", asdict(bundle.config))
+        write_splits(partial / "splits.csv", splits)
+        write_json(partial / "metrics.json", metrics)
+        for name, text in tables.items():
+            write_text(partial / name, text)
+
+
+def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
+    """Read a bundle; its models are in evaluation mode and take no gradients.
+
+    Raises:
+        LearnError: A file is missing or damaged, the schema is another, or the weights are not
+            those that ``config.json`` describes.
+    """
+    config = read_bundle_config(folder)
+    path = folder / "model.safetensors"
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LearnError(f"{path}: unreadable weights ({error}); train the model again") from None
+    sizes = config.width, len(config.classes)
+    bundle = Bundle(
+        config=config,
+        tile_classifier=create_head(config.tile_classifier, *sizes),
+        aggregators={
+            name: create_aggregator(spec, *sizes) for name, spec in config.aggregators.items()
+        },
+    )
+    for name, model in bundle.models().items():
+        prefix = f"{name}."
+        own = {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
+        try:
+            model.load_state_dict(own)
+        except RuntimeError as error:
+            raise LearnError(f"{path}: the weights do not fit config.json: {error}") from None
+    expected = config.digests.get("weights")
+    if expected != weights_digest(bundle.models()):
+        raise LearnError(f"{path}: the weights are not those that config.json was written for")
+    for model in bundle.models().values():
+        model.to(device).eval().requires_grad_(False)
+    return bundle
+
+
+def read_bundle_config(folder: Path) -> BundleConfig:
+    """Read ``config.json`` alone.
+
+    Raises:
+        LearnError: It is missing, is not ours, or is of another schema version.
+    """
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        raise LearnError(f"{folder}: not a model bundle (no readable config.json)") from None
+    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+        raise LearnError(
+            f"{path}: schema version {SCHEMA_VERSION} expected; train the model with this version"
+        )
+    names = {item.name for item in fields(BundleConfig)}
+    if set(values) != names:
+        raise LearnError(f"{path}: keys {', '.join(sorted(set(values) ^ names))} are off")
+    try:
+        values["classes"] = tuple(values["classes"])
+        values["tile_classifier"] = ModelSpec(**values["tile_classifier"])
+        values["aggregators"] = {
+            name: ModelSpec(**spec) for name, spec in values["aggregators"].items()
+        }
+    except (TypeError, AttributeError) as error:
+        raise LearnError(f"{path}: a model is described wrongly: {error}") from None
+    return BundleConfig(**values)
+
+
+def require_same_features(
+    config: BundleConfig, encoder: str, features: Mapping[str, Any], ignore: Sequence[str] = ()
+) -> None:
+    """Refuse features that were made another way than those the model was trained on.
+
+    Args:
+        config: The bundle's.
+        encoder: Tag of the encoder the new features come from.
+        features: The settings they were made with; numbers may differ by 2 %.
+        ignore: Settings that may differ.
+
+    Raises:
+        LearnError: It names each setting, the model's value and the value found.
+    """
+    wrong = [] if encoder == config.encoder else [f"encoder {config.encoder!r}, found {encoder!r}"]
+    for name, expected in config.features.items():
+        found = features.get(name)
+        if name not in ignore and not _same(expected, found):
+            wrong.append(f"{name} {expected!r}, found {found!r}")
+    if wrong:
+        raise LearnError(
+            f"model {config.name!r} was trained on other features: {'; '.join(wrong)}. "
+            "Tile and extract these slides with the model's settings"
+        )
+
+
+def _same(expected: Any, found: Any) -> bool:
+    numbers = (int, float)
+    if isinstance(expected, numbers) and isinstance(found, numbers):
+        return abs(expected - found) <= 0.02 * abs(expected)
+    return bool(expected == found)

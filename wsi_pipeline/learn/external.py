@@ -1,0 +1,96 @@
+"""The external cohort: sealed while models are made, opened once when they are frozen."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.learn.splits import Splits, SplitSlide
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class SealedCohort:
+    """Slides that nothing may look at yet; only how many there are can be asked."""
+
+    def __init__(self, name: str, slides: Iterable[SplitSlide]) -> None:
+        self.name = name
+        self._slides = tuple(replace(slide, split="external") for slide in slides)
+        self._opened = False
+
+    def __len__(self) -> int:
+        return len(self._slides)
+
+    def open(self, frozen: "FrozenModels") -> Splits:
+        """Hand out the slides, once, against frozen models.
+
+        Raises:
+            LearnError: They were handed out before, or the models changed since they were frozen.
+        """
+        frozen.check()
+        if self._opened:
+            raise LearnError(
+                f"the external cohort {self.name!r} was opened before; it is read once"
+            )
+        self._opened = True
+        return self._slides
+
+
+class FrozenModels:
+    """Models whose weights will not change any more, with the digest that shows it."""
+
+    def __init__(self, models: "Mapping[str, nn.Module]") -> None:
+        self.models = dict(models)
+        for model in self.models.values():
+            model.eval().requires_grad_(False)
+        self.digest = weights_digest(self.models)
+
+    def check(self) -> None:
+        """Refuse models that were changed after they were frozen.
+
+        Raises:
+            LearnError: The weights differ from those frozen.
+        """
+        if weights_digest(self.models) != self.digest:
+            raise LearnError("the models were changed after they were frozen; train them anew")
+
+
+def seal_external(
+    slides: Iterable[SplitSlide], name: str | None
+) -> tuple[Splits, SealedCohort | None]:
+    """Set apart the slides of cohort ``name``, and those whose split is ``external``.
+
+    Returns:
+        The internal slides, and the sealed external ones (None if there are none).
+
+    Raises:
+        LearnError: No slide is of cohort ``name``, or a patient is on both sides.
+    """
+    slides = tuple(slides)
+    outside = tuple(s for s in slides if s.cohort == name or s.split == "external")
+    if name is not None and not any(slide.cohort == name for slide in outside):
+        found = sorted({slide.cohort for slide in slides if slide.cohort})
+        raise LearnError(
+            f"no labelled slide is of the external cohort {name!r}; the cohort column has "
+            f"{', '.join(found) or 'nothing'}"
+        )
+    inside = tuple(s for s in slides if not (s.cohort == name or s.split == "external"))
+    shared = sorted({s.patient_id for s in inside} & {s.patient_id for s in outside})
+    if shared:
+        raise LearnError(
+            f"{', '.join(shared)}: in the external cohort and among the training slides; "
+            "a patient must be on one side"
+        )
+    return inside, SealedCohort(name or "external", outside) if outside else None
+
+
+def weights_digest(models: "Mapping[str, nn.Module]") -> str:
+    """Return the digest of every parameter and buffer, names included."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(models):
+        for key, value in sorted(models[name].state_dict().items()):
+            digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

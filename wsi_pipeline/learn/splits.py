@@ -1,0 +1,233 @@
+"""Who is trained on, who decides when to stop, who is tested on: always whole patients."""
+
+import csv
+import hashlib
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.learn.stratify import stratify
+
+INTERNAL: Final = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSlide:
+    """A labelled slide and the part it is in: ``train``, ``val``, ``test`` or ``external``."""
+
+    slide_id: str
+    patient_id: str
+    label: str
+    cohort: str
+    split: str
+
+
+Splits = tuple[SplitSlide, ...]
+
+
+def labelled(slides: Iterable[CohortSlide]) -> Splits:
+    """Return the slides that have a label, each with the ``split`` its table gives, or none.
+
+    Raises:
+        LearnError: A labelled slide names no patient.
+    """
+    kept = []
+    for slide in slides:
+        if slide.label is None:
+            continue
+        if slide.patient_id is None:
+            raise LearnError(
+                f"slide {slide.slide_id!r} has a label but no patient_id; splits are by patient, "
+                "so fill the column in (the slide_id, if each slide is a patient of its own)"
+            )
+        kept.append(
+            SplitSlide(
+                slide_id=slide.slide_id,
+                patient_id=slide.patient_id,
+                label=slide.label,
+                cohort=slide.cohort or "",
+                split=slide.split or "",
+            )
+        )
+    return tuple(kept)
+
+
+def split_patients(
+    slides: Sequence[SplitSlide],
+    *,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> Splits:
+    """Split at random, by patient, each class spread over the parts.
+
+    A patient with slides of several labels counts for each of them and stays whole.
+
+    Args:
+        slides: Labelled slides; their ``split`` is ignored.
+        test_fraction: Share of all patients.
+        val_fraction: Share of the patients that are not tested on; used for early stopping,
+            model choice and calibration.
+        seed: The same seed gives the same split, whatever the order of ``slides``.
+
+    Returns:
+        The slides in their order, each with its ``split``.
+
+    Raises:
+        LearnError: A class has fewer than three patients, or there is only one class.
+    """
+    _check(slides)
+    rest = 1 - test_fraction
+    fractions = {
+        "train": rest * (1 - val_fraction),
+        "val": rest * val_fraction,
+        "test": test_fraction,
+    }
+    return _assigned(slides, stratify(_labels_of(slides), fractions, seed))
+
+
+def fold_patients(
+    slides: Sequence[SplitSlide], *, folds: int, val_fraction: float = 0.2, seed: int = 0
+) -> list[Splits]:
+    """Return ``folds`` splits; each patient is in ``test`` exactly once.
+
+    Each fold's validation patients come out of its own training part, so the patients tested on
+    never stop or choose a model.
+
+    Raises:
+        LearnError: A class has fewer patients than folds, or fewer than three.
+    """
+    if folds < 2:
+        raise LearnError(f"{folds} folds asked for; cross-validation needs at least 2")
+    _check(slides)
+    labels_of = _labels_of(slides)
+    names = [f"fold {index + 1}" for index in range(folds)]
+    fold_of = stratify(labels_of, dict.fromkeys(names, 1 / folds), seed)
+    splits = []
+    for index, name in enumerate(names):
+        rest = {patient: labels_of[patient] for patient in labels_of if fold_of[patient] != name}
+        part_of = stratify(rest, {"train": 1 - val_fraction, "val": val_fraction}, seed + index)
+        splits.append(_assigned(slides, dict.fromkeys(labels_of, "test") | part_of))
+    return splits
+
+
+def honour_splits(
+    slides: Sequence[SplitSlide], *, val_fraction: float = 0.2, seed: int = 0
+) -> Splits:
+    """Take the splits that the cohort table gives; without ``val``, draw it from ``train``.
+
+    Raises:
+        LearnError: A slide has no split or an unknown one, a patient is in two parts, or a class
+            that is tested on is not trained on.
+    """
+    _check(slides)
+    wrong = [slide for slide in slides if slide.split not in INTERNAL]
+    if wrong:
+        raise LearnError(
+            f"slide {wrong[0].slide_id!r} has the split {wrong[0].split!r}; where the cohort table "
+            f"gives splits, each labelled slide needs one of {', '.join(INTERNAL)}"
+        )
+    assert_no_patient_overlap(slides)
+    splits = tuple(slides)
+    if not any(slide.split == "val" for slide in splits):
+        train = [slide for slide in splits if slide.split == "train"]
+        part_of = stratify(
+            _labels_of(train), {"train": 1 - val_fraction, "val": val_fraction}, seed
+        )
+        splits = _assigned(splits, {s.patient_id: "test" for s in splits} | part_of)
+    untrained = _classes(splits) - _classes(slide for slide in splits if slide.split == "train")
+    if untrained:
+        raise LearnError(
+            f"the split column leaves no training slide of {', '.join(sorted(untrained))}; "
+            "move patients of it to train, or drop the class"
+        )
+    return splits
+
+
+def assert_no_patient_overlap(slides: Iterable[SplitSlide]) -> None:
+    """Refuse splits that share a patient.
+
+    Raises:
+        LearnError: It names the patients and the parts they are in.
+    """
+    parts: dict[str, set[str]] = defaultdict(set)
+    for slide in slides:
+        parts[slide.patient_id].add(slide.split)
+    shared = {patient: sorted(found) for patient, found in parts.items() if len(found) > 1}
+    if shared:
+        named = "; ".join(f"{patient} in {' and '.join(shared[patient])}" for patient in shared)
+        raise LearnError(
+            f"{len(shared)} patient{'s' * (len(shared) > 1)} in more than one split: {named}; "
+            "all slides of a patient must be in one"
+        )
+
+
+def splits_digest(slides: Iterable[SplitSlide]) -> str:
+    """Return the digest of who is where; the order of the slides does not matter."""
+    text = _csv(sorted(slides, key=lambda slide: slide.slide_id))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_splits(path: Path, slides: Iterable[SplitSlide]) -> None:
+    """Write ``slide_id, patient_id, label, cohort, split``, one row a slide."""
+    write_text(path, _csv(slides))
+
+
+def read_splits(path: Path) -> Splits:
+    """Read what :func:`write_splits` wrote.
+
+    Raises:
+        LearnError: The file is missing or has other columns.
+    """
+    names = [field.name for field in fields(SplitSlide)]
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError):
+        raise LearnError(f"{path}: there is no readable table of splits") from None
+    if reader.fieldnames != names:
+        raise LearnError(f"{path}: expected the columns {', '.join(names)}")
+    return tuple(SplitSlide(**row) for row in reader)
+
+
+def _csv(slides: Iterable[SplitSlide]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(SplitSlide)]
+    writer.writerow(names)
+    writer.writerows([getattr(slide, name) for name in names] for slide in slides)
+    return text.getvalue()
+
+
+def _check(slides: Sequence[SplitSlide]) -> None:
+    ids = [slide.slide_id for slide in slides]
+    twice = [slide_id for slide_id, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise LearnError(f"slide_id {twice[0]!r} stands twice; a slide is in one split")
+    classes = sorted(_classes(slides))
+    if len(classes) < 2:
+        raise LearnError(
+            f"{len(slides)} labelled slides with {len(classes)} label"
+            f"{'s' * (len(classes) != 1)} ({', '.join(classes) or 'none'}); a classifier needs "
+            "at least two"
+        )
+
+
+def _classes(slides: Iterable[SplitSlide]) -> set[str]:
+    return {slide.label for slide in slides}
+
+
+def _labels_of(slides: Iterable[SplitSlide]) -> dict[str, frozenset[str]]:
+    labels: dict[str, set[str]] = defaultdict(set)
+    for slide in slides:
+        labels[slide.patient_id].add(slide.label)
+    return {patient: frozenset(found) for patient, found in labels.items()}
+
+
+def _assigned(slides: Iterable[SplitSlide], part_of: dict[str, str]) -> Splits:
+    return tuple(replace(slide, split=part_of[slide.patient_id]) for slide in slides)
