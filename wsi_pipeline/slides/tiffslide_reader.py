@@ -1,6 +1,7 @@
 """Slides through TiffSlide: URLs (fsspec), and TIFF flavours that OpenSlide lacks."""
 
 import re
+import struct
 from pathlib import Path
 from threading import Lock
 
@@ -14,20 +15,30 @@ from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import SlideReader, flatten, reason
 from wsi_pipeline.types import Region, RgbImage
 
+# What TIFF parsing, codecs and file systems are known to raise on files they cannot use.
+LIBRARY_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,  # codecs derive theirs from it
+    ImportError,  # the file system of a URL is not installed
+    struct.error,
+)
 _OME_UNIT_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
 class TiffSlideReader(SlideReader):
     """A slide opened with TiffSlide; reads take turns, as it gains nothing from threads."""
 
-    # Whatever a codec or a remote file system raises; all of it means unreadable pixels.
-    decode_errors = (Exception,)
+    decode_errors = LIBRARY_ERRORS
 
     def __init__(self, path: str | Path) -> None:
         self._lock = Lock()
         try:
             self._slide = tiffslide.TiffSlide(str(path))
-        except Exception as error:
+        except LIBRARY_ERRORS as error:
             raise SlideOpenError(
                 f"{path}: TiffSlide cannot open it ({reason(error)});"
                 " check the address and that it is a tiled TIFF."
@@ -38,7 +49,7 @@ class TiffSlideReader(SlideReader):
         except SlideOpenError:
             self._slide.close()
             raise
-        except Exception as error:
+        except LIBRARY_ERRORS as error:
             self._slide.close()
             raise SlideOpenError(
                 f"{path}: TiffSlide opens it, but cannot use it ({reason(error)});"
