@@ -1,6 +1,4 @@
-"""A slide's layout in tiles: in bounds, unique, complete, in order; and figures worked out by hand."""
-
-from pathlib import Path
+"""A slide's layout in tiles: in bounds, unique, complete, in order; and figures worked by hand."""
 
 import numpy as np
 import pytest
@@ -17,13 +15,14 @@ def info_of(*sizes: tuple[int, int]) -> SlideInfo:
     """A slide of these levels; downsamples as OpenSlide has them, the mean of both axes."""
     width, height = sizes[0]
     return SlideInfo(
-        path=Path("slide.svs"),
+        path="slide.svs",
         reader="test",
         reader_version="1",
         vendor="test",
         level_dimensions=sizes,
         level_downsamples=tuple((width / w + height / h) / 2 for w, h in sizes),
-        mpp=None,
+        mpp_x=None,
+        mpp_y=None,
         mpp_source=None,
         objective_power=None,
         bounds=Region(x=0, y=0, width=width, height=height),

@@ -1,6 +1,26 @@
 """Tiles: where they lie on a slide, how they are cut, and the stores that keep them."""
 
+from wsi_pipeline.tiles.blocks import Block, read_blocks
+from wsi_pipeline.tiles.cut import CutResult, cut_slide
+from wsi_pipeline.tiles.grid import Grid, plan_grid
+from wsi_pipeline.tiles.plan import SlidePlan, plan_slide
+from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.store import TileStore, TileWriter, create_tiles, open_tiles
 from wsi_pipeline.tiles.verify import verify_tiles
 
-__all__ = ["TileStore", "TileWriter", "create_tiles", "open_tiles", "verify_tiles"]
+__all__ = [
+    "Block",
+    "CutResult",
+    "CutSettings",
+    "Grid",
+    "SlidePlan",
+    "TileStore",
+    "TileWriter",
+    "create_tiles",
+    "cut_slide",
+    "open_tiles",
+    "plan_grid",
+    "plan_slide",
+    "read_blocks",
+    "verify_tiles",
+]

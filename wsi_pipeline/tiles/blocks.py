@@ -96,7 +96,7 @@ def _as_indices(wanted: NDArray[Any], count: int) -> Indices:
             raise ValueError(f"wanted has shape {wanted.shape}, the grid has {count} tiles")
         return np.flatnonzero(wanted).astype(np.int64)
     indices = np.unique(wanted.astype(np.int64))
-    if len(indices) and not (0 <= indices[0] and indices[-1] < count):
+    if len(indices) and (indices[0] < 0 or indices[-1] >= count):
         raise ValueError(f"wanted reaches beyond the grid's {count} tiles")
     return indices
 

@@ -64,9 +64,10 @@ class Grid:
         """Return (n, 2) int64: top-left (x, y) of the tiles in pixels of the level read."""
         if indices is None:
             indices = np.arange(len(self))
-        rows, columns = np.divmod(np.asarray(indices, np.int64), max(self.columns, 1))
-        origin = np.array([self.area_level.x, self.area_level.y], np.int64)
-        return np.stack([columns, rows], axis=-1) * self.stride_px_level + origin
+        rows, columns = np.divmod(indices.astype(np.int64), max(self.columns, 1))
+        x = self.area_level.x + columns * self.stride_px_level
+        y = self.area_level.y + rows * self.stride_px_level
+        return np.asarray(np.stack([x, y], axis=-1), dtype=np.int64)
 
     def coords(self, indices: NDArray[np.integer[Any]] | None = None) -> Coords:
         """Return (n, 2) int64: top-left (x, y) of the tiles in level-0 pixels."""
@@ -142,7 +143,7 @@ def _level_and_side(
 
 
 def coarsest_level(downsamples: Sequence[float], downsample: float) -> int:
-    """Return the level of the largest downsample that does not exceed ``downsample`` by over 2 %."""
+    """Return the level of the largest downsample up to ``downsample``, 2 % tolerated."""
     fitting = [
         level
         for level, ratio in enumerate(downsamples)

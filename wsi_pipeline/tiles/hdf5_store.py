@@ -42,11 +42,13 @@ def writing_hdf5(path: Path, tile_px: int, capacity: int, codec: Codec) -> Itera
 class _Hdf5Backend:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
+        self._rows = 0
 
-    def write(self, start: int, tiles: RgbTiles) -> None:
+    def write(self, tiles: RgbTiles) -> None:
         dataset = self._file["tiles"]
-        for row, tile in enumerate(np.ascontiguousarray(tiles), start):
-            dataset.id.write_direct_chunk((row, 0, 0, 0), tile)
+        for tile in np.ascontiguousarray(tiles):
+            dataset.id.write_direct_chunk((self._rows, 0, 0, 0), tile)
+            self._rows += 1
 
     def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
         self._file["tiles"].resize(len(coords), axis=0)

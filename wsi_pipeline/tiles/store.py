@@ -98,8 +98,8 @@ class TileStore:
 class Backend(Protocol):
     """One format's writing half, at work on a temporary."""
 
-    def write(self, start: int, tiles: RgbTiles) -> None:
-        """Take ``tiles`` as rows ``start`` and on."""
+    def write(self, tiles: RgbTiles) -> None:
+        """Take ``tiles`` as the next rows."""
 
     def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
         """Cut the tile array to ``len(coords)`` rows and write all the rest; completion last."""
@@ -151,7 +151,7 @@ class TileWriter:
         Raises:
             StoreError: The shapes or names disagree, or the capacity is exceeded.
         """
-        count, start = len(tiles), len(self)
+        count = len(tiles)
         shapes = {"tiles": tiles.shape, "coords": coords.shape}
         shapes |= {name: column.shape for name, column in columns.items()}
         asked = {"tiles": (count, *self._tile), "coords": (count, 2)}
@@ -162,11 +162,11 @@ class TileWriter:
             raise StoreError(
                 f"{self.path}: measures {sorted(columns)} after {sorted(self._columns[0])}"
             )
-        if start + count > self._capacity:
+        if len(self) + count > self._capacity:
             raise StoreError(f"{self.path}: more than the {self._capacity} tiles announced")
         if not count:
             return
-        self._backend.write(start, tiles)
+        self._backend.write(tiles)
         self._coords.append(np.array(coords, np.int64))
         self._columns.append(
             {name: np.array(column, np.float32) for name, column in columns.items()}

@@ -57,7 +57,7 @@ class _ZarrBackend:
         self._filled = 0
         self._pending: ts.WriteFutures | None = None
 
-    def write(self, start: int, tiles: RgbTiles) -> None:
+    def write(self, tiles: RgbTiles) -> None:
         taken = 0
         while taken < len(tiles):
             part = tiles[taken : taken + SHARD - self._filled]

@@ -1,0 +1,112 @@
+"""The whole of one slide, streamed: tissue, grid, stain, tiles, store, thumbnail."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import NoTissueError
+from wsi_pipeline.slides import open_slide
+from wsi_pipeline.tiles.plan import plan_slide
+from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
+from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles.store import TileWriter, create_tiles
+from wsi_pipeline.tiles.stream import Finished, Tally, finish_tiles, fit_slide
+from wsi_pipeline.types import Coords
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutResult:
+    """What became of one slide.
+
+    Attributes:
+        counts: Tiles by fate: ``candidates``, ``kept``, ``rejected_tissue``,
+            ``rejected_background``, ``flagged_pen``, ``flagged_blurred`` …
+        flags: Of the slide.
+        seconds: By phase: ``open``, ``plan``, ``read`` and ``resample`` (in a thread), ``wait``
+            (for that thread), ``fit``, ``normalise``, ``judge``, ``write``, ``thumbnail``.
+    """
+
+    counts: Mapping[str, int]
+    flags: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+def cut_slide(
+    path: Path,
+    store: Path,
+    settings: CutSettings,
+    *,
+    reader: str = "auto",
+    thumbnail: Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> CutResult:
+    """Cut a slide into normalised tiles and keep those that pass the rules.
+
+    The store is whole or absent; the caller is its only writer.
+
+    Args:
+        path: The slide.
+        store: Where the tiles go; ``.zarr`` or ``.h5``.
+        settings: What is asked.
+        reader: Name of the slide reader.
+        thumbnail: Where the JPEG with the overlay goes; None writes none.
+        provenance: Root attributes that the caller adds (slide digest, resolved config …).
+
+    Raises:
+        SlideError: The slide cannot be opened or read, has no usable resolution, or no tissue.
+        StoreError: The format has no such codec.
+        ConfigError: A method is unknown, or sizes contradict each other.
+    """
+    tally = Tally()
+    with tally.clock("open"):
+        slide = open_slide(path, reader)
+    with slide:
+        with tally.clock("plan"):
+            plan = plan_slide(slide, settings)
+        fit = fit_slide(slide, plan, settings, tally)
+        capacity = int(plan.wanted.sum())
+        with create_tiles(
+            store, tile_px=settings.tile_px, capacity=capacity, codec=settings.codec
+        ) as writer:
+            parts = finish_tiles(slide, plan, fit, settings, tally)
+            coords, flagged = _append_all(writer, parts, tally)
+            if not len(coords):
+                raise NoTissueError(
+                    f"{path}: of {capacity} tiles with tissue none passed ({_fates(tally)}); "
+                    f"look at the slide, then loosen the rule that rejects them"
+                )
+            if thumbnail is not None:
+                with tally.clock("thumbnail"):
+                    write_thumbnail(thumbnail, plan, coords, flagged)
+            with tally.clock("write"):
+                about = describe_slide(slide) | describe_tiles(plan, fit, settings, tally)
+                writer.commit(about | dict(provenance or {}))
+    return CutResult(
+        counts=dict(tally.counts), flags=slide_flags(plan, fit, tally), seconds=dict(tally.seconds)
+    )
+
+
+def _append_all(
+    writer: TileWriter, parts: Iterator[Finished], tally: Tally
+) -> tuple[Coords, NDArray[np.bool_]]:
+    """Write every finished tile; return where they are and which are flagged."""
+    coords, flagged = [np.empty((0, 2), np.int64)], [np.empty(0, np.bool_)]
+    for part in parts:
+        with tally.clock("write"):
+            writer.append(part.tiles, part.coords, part.columns)
+        coords.append(part.coords)
+        flagged.append(part.flagged)
+    return np.concatenate(coords), np.concatenate(flagged)
+
+
+def _fates(tally: Tally) -> str:
+    """Name the rejections that happened after reading."""
+    return ", ".join(
+        f"{count} for {name.removeprefix('rejected_')}"
+        for name, count in tally.counts.items()
+        if count and name.startswith("rejected_") and name != "rejected_tissue"
+    )

@@ -1,0 +1,147 @@
+"""Which tiles of a slide are worth reading: resolution, overview, tissue, grid."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import MppError, NoTissueError
+from wsi_pipeline.slides import LowImage, Slide, read_low, reduce_area, resolve_mpp
+from wsi_pipeline.tiles.grid import Grid, coarsest_level, plan_grid
+from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
+from wsi_pipeline.tissue import Tissue, find_tissue, tissue_fractions
+from wsi_pipeline.tissue.methods import background_colour
+from wsi_pipeline.types import Mask, Region
+
+PICTURE_PX: Final = 900  # least length of the thumbnail's longest side, where the slide has it
+UNKNOWN_PX: Final = 2048  # the same for a slide without resolution, on which tissue is looked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePlan:
+    """A slide before its tiles are read.
+
+    Attributes:
+        mpp: Level-0 resolution, µm/px; None where unknown.
+        mpp_source: Where it came from.
+        picture: The region asked for, or the scanned part, at 8 µm/px or finer: for people.
+        tissue: On an overview of the same area at about 8 µm/px.
+        tissue_downsample: Level-0 pixels per pixel of the tissue mask.
+        glass: (3,) uint8, colour of empty glass.
+        grid: All tile places.
+        tissue_fraction: (len(grid),) float32.
+        wanted: (len(grid),) bool; places with enough tissue.
+    """
+
+    mpp: float | None
+    mpp_source: str
+    picture: LowImage
+    tissue: Tissue
+    tissue_downsample: float
+    glass: NDArray[np.uint8]
+    grid: Grid
+    tissue_fraction: NDArray[np.float32]
+    wanted: NDArray[np.bool_]
+
+    def tissue_in(self, indices: NDArray[np.integer[Any]]) -> Mask:
+        """Return (n, tile_px, tile_px) bool: the tissue mask at the tiles' resolution."""
+        offset = (np.arange(self.grid.tile_px) + 0.5) * self.grid.tile_px_level0 / self.grid.tile_px
+        start = self.grid.coords(indices) - np.array(self.picture.origin)
+        places = (start[:, :, None] + offset) / self.tissue_downsample  # (n, 2, tile_px)
+        height, width = self.tissue.mask.shape
+        columns = np.clip(places[:, 0].astype(np.int64), 0, width - 1)
+        rows = np.clip(places[:, 1].astype(np.int64), 0, height - 1)
+        return np.asarray(self.tissue.mask[rows[:, :, None], columns[:, None, :]], dtype=np.bool_)
+
+
+def plan_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
+    """Find the tissue and lay out the tiles.
+
+    Raises:
+        MppError: The resolution is missing, implausible, or coarser than asked.
+        NoTissueError: No tile place has enough tissue.
+        SlideReadError: The overview cannot be decoded.
+    """
+    info = slide.info
+    mpp, source = _native_mpp(slide, settings)
+    grid = plan_grid(
+        info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
+        edge=settings.edge, region=settings.region, allow_coarser=settings.allow_coarser,
+    )  # fmt: skip
+    if not len(grid):
+        area = grid.area_level
+        raise NoTissueError(
+            f"{info.path}: {area.width}×{area.height} px are less than one tile of "
+            f"{grid.tile_px_level}; pad the edges, or ask for a finer mpp"
+        )
+    picture = _read_picture(slide, mpp, settings.region or info.bounds)
+    overview = _overview(picture, mpp)
+    tissue = _tissue(overview, mpp, settings)
+    fraction = tissue_fractions(
+        tissue.mask, grid.coords(), grid.tile_px_level0, overview.downsample, overview.origin
+    )
+    wanted = (fraction >= settings.min_tissue_fraction) & (fraction > 0)
+    if not wanted.any():
+        raise NoTissueError(
+            f"{info.path}: of {len(grid)} tile places none has {settings.min_tissue_fraction:.0%} "
+            f"tissue (method {settings.tissue_method}); look at the slide, then try another "
+            f"method or a lower share"
+        )
+    return SlidePlan(
+        mpp=mpp, mpp_source=source, picture=picture, tissue=tissue,
+        tissue_downsample=overview.downsample,
+        glass=np.rint(background_colour(overview.rgb)[0]).astype(np.uint8),
+        grid=grid, tissue_fraction=fraction, wanted=wanted,
+    )  # fmt: skip
+
+
+def _native_mpp(slide: Slide, settings: CutSettings) -> tuple[float | None, str]:
+    try:
+        resolved = resolve_mpp(slide.info, settings.mpp_override)
+    except MppError:
+        if settings.allow_unknown_mpp and slide.info.mpp is None:
+            return None, "unknown"
+        raise
+    return resolved.mpp, resolved.source
+
+
+def _read_picture(slide: Slide, mpp: float | None, area: Region) -> LowImage:
+    """Read ``area`` once, fine enough for people and for finding tissue."""
+    longest = max(area.width, area.height)
+    if mpp is None:
+        target = max(1.0, longest / UNKNOWN_PX)
+    else:
+        target = max(1.0, min(OVERVIEW_MPP / mpp, longest / PICTURE_PX))
+    downsamples = slide.info.level_downsamples
+    base = downsamples[coarsest_level(downsamples, target)]
+    return read_low(slide, 1.0, base * max(1, int(target / base)), area)
+
+
+def _overview(picture: LowImage, mpp: float | None) -> LowImage:
+    """Reduce the picture to about 8 µm/px."""
+    if mpp is None:
+        return picture
+    factor = max(1, round(OVERVIEW_MPP / (mpp * picture.downsample)))
+    return LowImage(
+        rgb=reduce_area(picture.rgb, factor),
+        downsample=picture.downsample * factor,
+        origin=picture.origin,
+    )
+
+
+def _tissue(overview: LowImage, mpp: float | None, settings: CutSettings) -> Tissue:
+    um_per_px = None if mpp is None else mpp * overview.downsample
+    tissue = find_tissue(overview.rgb, um_per_px, settings.tissue_method)
+    if settings.region is None or not settings.circular:
+        return tissue
+    return replace(tissue, mask=tissue.mask & inscribed_ellipse(tissue.mask.shape))
+
+
+def inscribed_ellipse(shape: tuple[int, ...]) -> Mask:
+    """Return (H, W) bool: the ellipse that touches all four sides."""
+    height, width = shape
+    y = (np.arange(height) + 0.5) / height * 2 - 1
+    x = (np.arange(width) + 0.5) / width * 2 - 1
+    return np.asarray(x**2 + y[:, None] ** 2 <= 1, dtype=np.bool_)
+

@@ -1,0 +1,101 @@
+"""What a tile store says about itself, and the picture in which a person checks it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline import __version__
+from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.slides import Slide
+from wsi_pipeline.tiles.plan import SlidePlan
+from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles.stream import SlideFit, Tally
+from wsi_pipeline.tissue import draw_overlay
+from wsi_pipeline.types import Coords
+
+THUMBNAIL_PX: Final = 1600  # longest side, at most
+JPEG_QUALITY: Final = 88
+SHARE_THAT_FLAGS: Final = 0.1  # of a slide's tiles: so many flagged ones flag the slide
+
+
+def describe_slide(slide: Slide) -> dict[str, Any]:
+    """Return attributes that name the input and what read it."""
+    info = slide.info
+    width, height = info.level_dimensions[0]
+    return {
+        "package_version": __version__,
+        "slide": info.path.rstrip("/").rsplit("/", 1)[-1],
+        "reader": info.reader,
+        "reader_version": info.reader_version,
+        "vendor": info.vendor,
+        "objective_power": info.objective_power,
+        "level0_width": width,
+        "level0_height": height,
+        "bounds_level0": asdict(info.bounds),
+    }
+
+
+def describe_tiles(
+    plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
+) -> dict[str, Any]:
+    """Return attributes that say where the tiles lie, what was done to them and to the others."""
+    grid, tissue = plan.grid, plan.tissue
+    return {
+        "mpp_requested": settings.mpp,
+        "mpp_native": plan.mpp,
+        "mpp_source": plan.mpp_source,
+        "mpp_effective": grid.effective_mpp,
+        "level": grid.level,
+        "level_downsample": grid.downsample,
+        "tile_px_level": grid.tile_px_level,
+        "tile_px_level0": grid.tile_px_level0,
+        "overlap_px": settings.overlap_px,
+        "columns": grid.columns,
+        "rows": grid.rows,
+        "region_level0": None if settings.region is None else asdict(settings.region),
+        "tissue": {
+            "method": tissue.method,
+            "thresholds": dict(tissue.thresholds),
+            "flags": list(tissue.flags),
+            "downsample": plan.tissue_downsample,
+        },
+        "stain": fit.stain.to_attributes(),
+        "background_level": fit.background_level,
+        "focus_floor": fit.focus_floor,
+        "dropped_flags": list(fit.drop),
+        "counts": dict(sorted(tally.counts.items())),
+        "flags": list(slide_flags(plan, fit, tally)),
+    }
+
+
+def slide_flags(plan: SlidePlan, fit: SlideFit, tally: Tally) -> tuple[str, ...]:
+    """Return what a person should know of the slide: of its tissue, grid, stain and tiles."""
+    stain = tuple(f"stain_{flag}" for flag in fit.stain.flags)
+    marks = tuple(
+        name
+        for name in ("pen", "blurred")
+        if tally.counts[f"flagged_{name}"] > SHARE_THAT_FLAGS * tally.counts["kept"]
+    )
+    return (*plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks)
+
+
+def write_thumbnail(
+    path: Path, plan: SlidePlan, coords: Coords, flagged: NDArray[np.bool_]
+) -> None:
+    """Write a JPEG of the area with tissue outline, kept and flagged tiles."""
+    picture = plan.picture
+    start = (coords - np.array(picture.origin)) / picture.downsample
+    side = plan.grid.tile_px_level0 / picture.downsample
+    boxes = np.concatenate([start, start + side], axis=1)
+    drawn = draw_overlay(picture.rgb, plan.tissue.mask, boxes, flagged)
+    scale = THUMBNAIL_PX / max(drawn.shape[:2])
+    if scale < 1:
+        size = (round(drawn.shape[1] * scale), round(drawn.shape[0] * scale))
+        drawn = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    with atomic_file(path) as partial:
+        cv2.imwrite(str(partial), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)
