@@ -7,6 +7,7 @@ CPU-only torch its library cannot be loaded, the operators are missing and the i
 enough. Where the library loads, nothing is declared: a second declaration would be an error.
 """
 
+import importlib
 import importlib.util
 import sys
 from functools import cache
@@ -30,9 +31,7 @@ def import_timm() -> ModuleType:
     """
     if "torchvision" not in sys.modules:
         _declare_missing_operators()
-    import timm
-
-    return timm
+    return importlib.import_module("timm")
 
 
 @cache  # keeps the library object alive: its declarations vanish with it

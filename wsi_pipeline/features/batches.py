@@ -1,0 +1,192 @@
+"""Batches that cross slide boundaries, filled ahead by a thread so that the device never waits.
+
+A few buffers go round: the reader fills a free one with the tiles of one slide after the other, the
+consumer encodes them and gives the buffer back. Memory is those buffers, however large the slides
+are. A slide whose source fails is reported and left out; the others go on.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import torch
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.types import RgbTiles
+
+RING: Final = 4  # one being encoded, one on its way to the device, two filled ahead
+
+
+class TileSource(Protocol):
+    """A slide's tiles in canonical order."""
+
+    @property
+    def slide_id(self) -> str: ...
+
+    def read(self) -> Iterator[RgbTiles]:
+        """Yield (n, tile_px, tile_px, 3) uint8, any n; runs in the reader's thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Rows ``start`` to ``stop`` of a batch belong to ``slide_id``."""
+
+    slide_id: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Nothing more comes of ``slide_id``; ``error`` says why, if before its end."""
+
+    slide_id: str
+    error: Exception | None
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Tiles of one or several slides.
+
+    Attributes:
+        buffer: (batch_size, tile_px, tile_px, 3) uint8, page-locked where asked.
+        count: How many rows are filled; may be 0 for the endings alone.
+        segments: Whose rows they are, in order.
+        endings: The slides that end with this batch or ended with the one before.
+    """
+
+    buffer: torch.Tensor
+    count: int = 0
+    segments: list[Segment] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+    @property
+    def tiles(self) -> torch.Tensor:
+        """(count, tile_px, tile_px, 3) uint8; valid until the batch is released."""
+        return self.buffer[: self.count]
+
+    def take(self, slide_id: str, tiles: RgbTiles) -> RgbTiles:
+        """Copy as many tiles as fit, and return the rest."""
+        room = tiles[: len(self.buffer) - self.count]
+        stop = self.count + len(room)
+        self.buffer[self.count : stop].numpy()[...] = room
+        self.segments.append(Segment(slide_id=slide_id, start=self.count, stop=stop))
+        self.count = stop
+        return tiles[len(room) :]
+
+
+class BatchStream:
+    """Iterate over it inside a ``with``, and give every batch back with :meth:`release`.
+
+    Attributes:
+        read_s: Seconds that the reader spent in the sources.
+        wait_s: Seconds that the consumer waited: if many, reading is what limits.
+    """
+
+    def __init__(
+        self, sources: Iterable[TileSource], shape: tuple[int, int], *, pin: bool = False
+    ) -> None:
+        """Prepare ``RING`` buffers for ``shape`` = (batch_size, tile_px); nothing is read yet."""
+        self.read_s = 0.0
+        self.wait_s = 0.0
+        batch_size, tile_px = shape
+        self._tile = (tile_px, tile_px, 3)
+        self._sources = sources
+        self._free: queue.SimpleQueue[torch.Tensor | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
+        for _ in range(RING):
+            self._free.put(
+                torch.empty((batch_size, *self._tile), dtype=torch.uint8, pin_memory=pin)
+            )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tile-reader", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._free.put(None)  # wakes a reader that waits for a buffer
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            batch = self._ready.get()
+            self.wait_s += time.perf_counter() - start
+            if batch is None:
+                return
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+
+    def release(self, batch: Batch) -> None:
+        """Give the batch's buffer back to the reader; its tiles are overwritten from now on."""
+        self._free.put(batch.buffer)
+
+    def _run(self) -> None:
+        try:
+            self._fill()
+            self._ready.put(None)
+        except _StoppedError:
+            return
+        except BaseException as error:  # noqa: BLE001  handed over: the consumer raises it
+            self._ready.put(error)
+
+    def _fill(self) -> None:
+        batch = self._new_batch()
+        for source in self._sources:
+            failed = None
+            for tiles in self._read(source):
+                if isinstance(tiles, Exception):
+                    failed = tiles
+                    break
+                rest = tiles
+                while len(rest):
+                    rest = batch.take(source.slide_id, rest)
+                    if batch.count == len(batch.buffer):
+                        self._ready.put(batch)
+                        batch = self._new_batch()
+            batch.endings.append(Ending(slide_id=source.slide_id, error=failed))
+        self._ready.put(batch)
+
+    def _new_batch(self) -> Batch:
+        buffer = self._free.get()
+        if buffer is None or self._stop.is_set():
+            raise _StoppedError
+        return Batch(buffer=buffer)
+
+    def _read(self, source: TileSource) -> Iterator[RgbTiles | Exception]:
+        """Yield the source's tiles, then its error if it raised one."""
+        chunks = source.read()
+        while not self._stop.is_set():
+            start = time.perf_counter()
+            try:
+                tiles = next(chunks, None)
+                if tiles is not None and tiles.shape[1:] != self._tile:
+                    raise StoreError(
+                        f"{source.slide_id}: its tiles are {tiles.shape[1:]}, those of the slides "
+                        f"before {self._tile}; extract slides of one tile size at a time"
+                    )
+            except Exception as error:  # noqa: BLE001  it costs this slide, not the run
+                yield error
+                return
+            finally:
+                self.read_s += time.perf_counter() - start
+            if tiles is None:
+                return
+            yield tiles
+
+
+class _StoppedError(Exception):
+    """The consumer has left."""

@@ -1,0 +1,139 @@
+"""Where an encoder's tiles come from: the tile store, or the slide itself without one.
+
+Both give the same tiles in the same order, as the slide is cut by the same code.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from wsi_pipeline.config import digest
+from wsi_pipeline.errors import NoTissueError, StoreError
+from wsi_pipeline.features.store import FeatureMeta
+from wsi_pipeline.tiles import TileStore, open_tiles
+from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.types import Coords, RgbTiles
+
+READ_TILES: Final = 64  # tiles read from a store at once
+
+
+class StoreTiles:
+    """The tiles of a tile store.
+
+    Attributes:
+        slide_id: The slide.
+        coords: (N, 2) int64 level-0 (x, y); known once :meth:`read` has begun.
+        attributes: Those of the store; likewise.
+    """
+
+    def __init__(self, slide_id: str, path: Path) -> None:
+        self.slide_id = slide_id
+        self.coords: Coords = np.empty((0, 2), np.int64)
+        self.attributes: Mapping[str, Any] = {}
+        self._path = path
+
+    def read(self) -> Iterator[RgbTiles]:
+        """Yield (n, tile_px, tile_px, 3) uint8.
+
+        Raises:
+            StoreError: There is no store.
+            StoreCorruptError: It is damaged.
+        """
+        store = open_tiles(self._path)
+        self.coords, self.attributes = store.coords, store.attributes
+        yield from store.batches(READ_TILES)
+
+
+class SlideTiles:
+    """The tiles of a slide, cut and normalised as they are needed and never written.
+
+    Attributes:
+        slide_id: The slide.
+        coords: (N, 2) int64 level-0 (x, y); complete once :meth:`read` is exhausted.
+        attributes: What a tile store of these tiles would say; likewise.
+    """
+
+    def __init__(
+        self, slide_id: str, path: Path, settings: CutSettings, reader: str = "auto"
+    ) -> None:
+        self.slide_id = slide_id
+        self.coords: Coords = np.empty((0, 2), np.int64)
+        self.attributes: Mapping[str, Any] = {}
+        self._path = path
+        self._settings = settings
+        self._reader = reader
+
+    def read(self) -> Iterator[RgbTiles]:
+        """Yield (n, tile_px, tile_px, 3) uint8.
+
+        Raises:
+            SlideError: The slide cannot be opened or read, has no usable mpp, or no tissue.
+        """
+        from wsi_pipeline.slides import open_slide
+        from wsi_pipeline.tiles.plan import plan_slide
+        from wsi_pipeline.tiles.record import describe_tiles
+        from wsi_pipeline.tiles.stream import Tally, finish_tiles, fit_slide
+
+        parts: list[Coords] = []
+        tally = Tally()
+        with open_slide(self._path, self._reader) as slide:
+            plan = plan_slide(slide, self._settings)
+            fit = fit_slide(slide, plan, self._settings, tally)
+            for finished in finish_tiles(slide, plan, fit, self._settings, tally):
+                parts.append(finished.coords)
+                yield finished.tiles
+            width, height = slide.info.level_dimensions[0]
+            self.attributes = describe_tiles(plan, fit, self._settings, tally) | {
+                "tile_px": self._settings.tile_px,
+                "level0_width": width,
+                "level0_height": height,
+            }
+        if not parts:
+            raise NoTissueError(
+                f"{self._path}: none of {int(plan.wanted.sum())} tiles with tissue passed the "
+                "background rule; look at the slide's thumbnail"
+            )
+        self.coords = np.concatenate(parts)
+
+
+def store_digest(store: TileStore) -> str:
+    """Return a digest of what a tile store was made from and of where its tiles lie."""
+    places = np.ascontiguousarray(store.coords, "<i8").tobytes().hex()
+    return digest({"attributes": dict(store.attributes), "coords": places})
+
+
+def describe_features(
+    slide_id: str, encoder_tag: str, tiles: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> FeatureMeta:
+    """Return what a feature store says, from the attributes of the tiles.
+
+    Raises:
+        StoreError: The tile store does not tell its geometry.
+    """
+
+    def number(name: str, kind: Callable[[Any], Any]) -> Any:
+        try:
+            return kind(tiles[name])
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(
+                f"{slide_id}: its tile store has no attribute {name!r}; cut the slide again"
+            ) from None
+
+    def resolution(name: str) -> float | None:
+        value = tiles.get(name)
+        return None if value is None else float(value)
+
+    return FeatureMeta(
+        slide_id=slide_id,
+        encoder=encoder_tag,
+        tile_px=number("tile_px", int),
+        tile_px_level0=number("tile_px_level0", float),
+        overlap_px=int(tiles.get("overlap_px", 0)),
+        mpp=resolution("mpp_effective"),
+        mpp_level0=resolution("mpp_native"),
+        level0_size=(number("level0_width", int), number("level0_height", int)),
+        folder=f"features/{encoder_tag}",
+        provenance=provenance,
+    )

@@ -1,0 +1,108 @@
+"""Slides through an encoder, one stream for all: the device is fed across slide boundaries."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.features.batches import Batch, BatchStream, TileSource
+from wsi_pipeline.features.encoder import Encoder, Pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """The first tiles of a slide are being encoded."""
+
+    slide_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A slide is through: ``features`` (N, D) float32 in the order of its tiles, or ``error``."""
+
+    slide_id: str
+    features: NDArray[np.float32]
+    error: Exception | None = None
+
+
+@dataclass(kw_only=True)
+class Timings:
+    """Seconds spent so far. Reading runs beside the rest; waiting is what it failed to hide."""
+
+    read_s: float = 0.0
+    wait_s: float = 0.0
+    encode_s: float = 0.0
+
+
+def encode_slides(
+    encoder: Encoder,
+    sources: Iterable[TileSource],
+    tile_px: int,
+    timings: Timings | None = None,
+) -> Iterator[Begun | Encoded]:
+    """Encode slides one after the other.
+
+    A slide's features do not depend on the slides before and after it, nor on the batch size
+    beyond floating-point noise.
+
+    Args:
+        encoder: Ready to encode.
+        sources: The slides; each is read in the reader's thread when its turn comes.
+        tile_px: Side of the tiles, the same for all.
+        timings: Updated while the stream runs.
+
+    Yields:
+        :class:`Begun` once a slide's first tiles are encoded, :class:`Encoded` once it is through,
+        in the order of ``sources``. A source that raises yields its error and no features.
+    """
+    clock = timings or Timings()
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    shape = (encoder.batch_size * encoder.lanes, tile_px)
+    with BatchStream(sources, shape, pin=encoder.device.type == "cuda") as stream:
+        for batch, features in _encoded(encoder, stream, clock):
+            clock.read_s, clock.wait_s = stream.read_s, stream.wait_s
+            for segment in batch.segments:
+                if segment.slide_id not in parts:
+                    parts[segment.slide_id] = []
+                    yield Begun(slide_id=segment.slide_id)
+                parts[segment.slide_id].append(features[segment.start : segment.stop])
+            empty = np.empty((0, encoder.dim), np.float32)
+            for ending in batch.endings:
+                rows = parts.pop(ending.slide_id, [])
+                if ending.error is not None:
+                    rows = []
+                yield Encoded(
+                    slide_id=ending.slide_id,
+                    features=np.concatenate([empty, *rows]),
+                    error=ending.error,
+                )
+
+
+def _encoded(
+    encoder: Encoder, stream: BatchStream, clock: Timings
+) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """Keep one batch on the device while the one before is fetched and dealt with."""
+    ahead = 1 if encoder.device.type != "cpu" else 0
+    flying: deque[tuple[Batch, Pending]] = deque()
+    for batch in stream:
+        start = time.perf_counter()
+        flying.append((batch, encoder.submit(batch.tiles)))
+        clock.encode_s += time.perf_counter() - start
+        while len(flying) > ahead:
+            yield _landed(flying, stream, clock)
+    while flying:
+        yield _landed(flying, stream, clock)
+
+
+def _landed(
+    flying: deque[tuple[Batch, Pending]], stream: BatchStream, clock: Timings
+) -> tuple[Batch, NDArray[np.float32]]:
+    batch, pending = flying.popleft()
+    start = time.perf_counter()
+    features = pending.result()
+    clock.encode_s += time.perf_counter() - start
+    stream.release(batch)
+    return batch, features
