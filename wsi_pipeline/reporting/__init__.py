@@ -1,0 +1,60 @@
+"""Reports: plain data to figures, heatmaps, and one HTML page that is a single file."""
+
+from wsi_pipeline.reporting.data import (
+    Evaluation,
+    Facts,
+    Failure,
+    Funnel,
+    FunnelStep,
+    Heatmap,
+    Measure,
+    ModelReport,
+    Picture,
+    Prediction,
+    ReportData,
+    Scores,
+    SlideCard,
+    TilePair,
+    TrainingCurve,
+)
+from wsi_pipeline.reporting.figures import (
+    class_bars_figure,
+    comparison_figure,
+    confusion_figure,
+    curves_figure,
+    reliability_figure,
+    roc_figure,
+)
+from wsi_pipeline.reporting.heatmap import draw_heatmap, tiles_geojson, value_limits
+from wsi_pipeline.reporting.page import render_page, write_page
+from wsi_pipeline.reporting.pictures import jpeg
+
+__all__ = [
+    "Evaluation",
+    "Facts",
+    "Failure",
+    "Funnel",
+    "FunnelStep",
+    "Heatmap",
+    "Measure",
+    "ModelReport",
+    "Picture",
+    "Prediction",
+    "ReportData",
+    "Scores",
+    "SlideCard",
+    "TilePair",
+    "TrainingCurve",
+    "class_bars_figure",
+    "comparison_figure",
+    "confusion_figure",
+    "curves_figure",
+    "draw_heatmap",
+    "jpeg",
+    "reliability_figure",
+    "render_page",
+    "roc_figure",
+    "tiles_geojson",
+    "value_limits",
+    "write_page",
+]

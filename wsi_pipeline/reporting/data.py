@@ -1,0 +1,206 @@
+"""What a report shows, as plain data; everything is optional, so that tiling alone gives one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Level = Literal["tile", "slide", "patient"]
+Mime = Literal["image/jpeg", "image/png", "image/svg+xml"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An encoded image and the words that replace it; ``width`` × ``height`` are pixels."""
+
+    data: bytes
+    mime: Mime
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelStep:
+    """How many slides or tiles reached a step; ``lost`` says how many went away here, and why."""
+
+    name: str
+    count: int
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funnel:
+    """From what was asked for to what was kept, first for slides, then for their tiles."""
+
+    slides: tuple[FunnelStep, ...] = ()
+    tiles: tuple[FunnelStep, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one slide; ``probabilities`` by class, in the model's order."""
+
+    model: str
+    probabilities: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideCard:
+    """One slide (or TMA core) as the gallery shows it."""
+
+    slide_id: str
+    patient_id: str | None = None
+    label: str | None = None
+    cohort: str | None = None
+    split: str | None = None
+    tiles_kept: int | None = None
+    tiles_candidate: int | None = None
+    mpp: float | None = None
+    flags: tuple[str, ...] = ()
+    overlay: Picture | None = None
+    heatmaps: tuple["Heatmap", ...] = ()
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap:
+    """A slide coloured by a value per tile; ``low`` and ``high`` are the ends of the scale."""
+
+    picture: Picture
+    what: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePair:
+    """A tile as scanned and as normalised; ``before`` is None where the slide is not at hand."""
+
+    slide_id: str
+    after: Picture
+    before: Picture | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A value with its interval; None where undefined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Cases behind an evaluation.
+
+    Attributes:
+        targets: (n,) int64 class indices.
+        probabilities: (n, C) float64.
+    """
+
+    targets: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """How right one model is on one split at one level.
+
+    Attributes:
+        model: Name of the head or aggregator.
+        split: ``train``, ``val``, ``test`` or ``external``.
+        level: What is a case.
+        classes: Names of the C classes.
+        cases, patients: How many there are.
+        confusion: (C, C) int64, true × predicted.
+        measures: By the names of ``learn.metrics.measure``; ``auroc/hcc`` is a class's own.
+        scores: The cases themselves where they are few enough to be kept.
+        interval: How the intervals were made, in words.
+    """
+
+    model: str
+    split: str
+    level: Level
+    classes: tuple[str, ...]
+    cases: int
+    patients: int
+    confusion: NDArray[np.int64]
+    measures: Mapping[str, Measure]
+    scores: Scores | None = None
+    interval: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurve:
+    """One model's epochs; all tuples have one entry an epoch, ``best`` counts from 1."""
+
+    model: str
+    train_loss: tuple[float, ...]
+    val_loss: tuple[float, ...]
+    val_balanced_accuracy: tuple[float, ...] = ()
+    best: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """One trained bundle: its evaluations, curves and what must be said about it."""
+
+    name: str
+    encoder: str
+    primary: str
+    classes: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    curves: tuple[TrainingCurve, ...] = ()
+    notes: tuple[str, ...] = ()
+    random_weights: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A slide that was lost, at which stage, and the error's words."""
+
+    slide_id: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A titled table of names and values: settings, versions, digests."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """All of a report.
+
+    Attributes:
+        title: Name of the cohort or study.
+        created: When, as it shall be printed; None leaves it out, for reproducible pages.
+        synthetic: The slides were generated; the page says so loudly.
+        random_weights: The encoder was untrained; the page says so loudly.
+        notes: Caveats to print below the title, such as the split audit's.
+    """
+
+    title: str
+    created: str | None = None
+    synthetic: bool = False
+    random_weights: bool = False
+    notes: tuple[str, ...] = ()
+    funnel: Funnel = field(default_factory=Funnel)
+    slides: tuple[SlideCard, ...] = ()
+    tiles: tuple[TilePair, ...] = ()
+    stain_method: str | None = None
+    models: tuple[ModelReport, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    provenance: tuple[Facts, ...] = ()

@@ -1,0 +1,166 @@
+"""A value per tile, seen over the slide, and as GeoJSON for QuPath.
+
+Colours come from a perceptually uniform map: equal steps in value look like equal steps in colour,
+also in grey and to the colour-blind. Each tile is painted as the square it is; nothing is smoothed,
+because a value was computed for each tile and for nothing between.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.reporting.style import colour_of
+from wsi_pipeline.types import Coords, RgbImage
+
+COLOUR_MAP = "viridis"
+_OPACITY = 0.62
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT_SCALE = 0.36
+
+
+def draw_heatmap(  # noqa: PLR0913  a picture, its tiles and where they lie
+    thumbnail: RgbImage,
+    coords: Coords,
+    values: ArrayLike,
+    tile_px_level0: float,
+    downsample: float,
+    *,
+    origin: tuple[float, float] = (0, 0),
+    limits: tuple[float, float] | None = None,
+    colour_bar: bool = False,
+) -> RgbImage:
+    """Colour the tiles of a slide over its thumbnail.
+
+    The tissue beneath is shown in grey, so that the only colours are the values'.
+
+    Args:
+        thumbnail: (H, W, 3) uint8 overview.
+        coords: (N, 2) int64, level-0 (x, y) of each tile's top-left corner.
+        values: (N,) finite numbers.
+        tile_px_level0: Side of a tile in level-0 pixels.
+        downsample: Level-0 pixels per thumbnail pixel.
+        origin: Level-0 (x, y) of the thumbnail's top-left corner.
+        limits: Values at the ends of the colours; None takes the least and the largest.
+        colour_bar: Add a strip below, with the limits written at its ends.
+
+    Returns:
+        (H, W, 3) uint8; with a colour bar, some rows higher.
+
+    Raises:
+        StoreError: ``coords`` and ``values`` disagree, or a value is not finite.
+    """
+    numbers = np.asarray(values, np.float64)
+    if coords.shape != (len(numbers), 2) or numbers.ndim != 1 or not np.isfinite(numbers).all():
+        raise StoreError(
+            f"A heatmap needs N coords with N finite values, not {coords.shape} and "
+            f"{numbers.shape}."
+        )
+    low, high = limits if limits is not None else value_limits(numbers)
+    places = np.rint((coords - np.asarray(origin)) / downsample).astype(int)
+    ends = np.rint((coords + tile_px_level0 - np.asarray(origin)) / downsample).astype(int)
+    boxes = np.hstack([places, np.maximum(ends, places + 1)]).clip(0)
+    grey = np.repeat(cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    painted, covered = grey.copy(), np.zeros(grey.shape[:2], bool)
+    colours = colours_of(numbers, low, high)
+    # where tiles overlap, the larger value is painted last, so that nothing hot is hidden
+    for index in np.argsort(numbers, kind="stable"):
+        x0, y0, x1, y1 = boxes[index]
+        painted[y0:y1, x0:x1] = colours[index]
+        covered[y0:y1, x0:x1] = True
+    blended = cv2.addWeighted(painted, _OPACITY, grey, 1 - _OPACITY, 0)
+    pale = cv2.addWeighted(grey, 0.5, np.full_like(grey, 255), 0.5, 0)
+    drawn = np.where(covered[..., None], blended, pale).astype(np.uint8)
+    return np.vstack([drawn, _bar(drawn.shape[1], low, high)]) if colour_bar else drawn
+
+
+def value_limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Least and largest value; a single value gets a little room so that a scale exists."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def colours_of(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
+    """(N, 3) uint8 RGB for (N,) values; those beyond the limits take the colour of the end."""
+    scaled = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return np.asarray(mpl.colormaps[COLOUR_MAP](scaled, bytes=True)[..., :3], np.uint8)
+
+
+def colour_stops(count: int = 9) -> list[str]:
+    """Hexadecimal colours along the map, for a scale drawn elsewhere."""
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in colours_of(np.linspace(0, 1, count), 0, 1)]
+
+
+def _bar(width: int, low: float, high: float) -> RgbImage:
+    """A (34, width, 3) strip: the colours, with the limits written below its ends."""
+    strip = np.full((34, width, 3), 255, np.uint8)
+    margin = min(12, width // 8)
+    steps = np.linspace(0, 1, max(width - 2 * margin, 1))
+    strip[8:18, margin : margin + len(steps)] = colours_of(steps, 0, 1)
+    for text, right in ((f"{low:.3g}", False), (f"{high:.3g}", True)):
+        (length, _), _ = cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)
+        x = width - margin - length if right else margin
+        cv2.putText(strip, text, (x, 30), _FONT, _FONT_SCALE, (70, 66, 90), 1, cv2.LINE_AA)
+    return strip
+
+
+def tiles_geojson(
+    coords: Coords,
+    tile_px_level0: float,
+    classes: Sequence[str],
+    probabilities: NDArray[np.floating[Any]],
+    measurements: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+) -> str:
+    """Tiles as a GeoJSON feature collection that QuPath imports.
+
+    Each tile is a square (level-0 pixels) classified by its likeliest class, with one measurement a
+    class (``p(<class>)``) and the further ones given.
+
+    Args:
+        coords: (N, 2) int64, level-0 (x, y) of the top-left corner.
+        tile_px_level0: Side of a tile in level-0 pixels.
+        classes: Names of the C classes; empty for tiles without probabilities.
+        probabilities: (N, C).
+        measurements: Name to (N,) numbers, such as attention.
+
+    Raises:
+        StoreError: Row counts or the number of classes disagree.
+    """
+    extra = {} if measurements is None else dict(measurements)
+    shapes = {"probabilities": probabilities.shape, **{k: v.shape for k, v in extra.items()}}
+    asked = {"probabilities": (len(coords), len(classes)), **dict.fromkeys(extra, (len(coords),))}
+    if shapes != asked:
+        raise StoreError(f"Tiles for GeoJSON disagree: {shapes}, expected {asked}.")
+    features = []
+    for index, (x, y) in enumerate(coords.tolist()):
+        numbers = {
+            f"p({c})": round(float(p), 6)
+            for c, p in zip(classes, probabilities[index], strict=True)
+        }
+        numbers |= {name: float(column[index]) for name, column in extra.items()}
+        properties: dict[str, Any] = {"objectType": "tile", "measurements": numbers}
+        if classes:
+            best = int(probabilities[index].argmax())
+            properties["classification"] = {"name": classes[best], "color": _class_rgb(best)}
+        features.append(
+            {"type": "Feature", "geometry": _ring(x, y, tile_px_level0), "properties": properties}
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))
+
+
+def _ring(x: int, y: int, side: float) -> dict[str, Any]:
+    right, bottom = x + side, y + side
+    ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def _class_rgb(index: int) -> list[int]:
+    colour = colour_of(index)
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]

@@ -1,0 +1,217 @@
+"""From report data to what the template prints: tables as strings, figures as pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from wsi_pipeline.reporting.data import (
+    Evaluation,
+    FunnelStep,
+    Level,
+    Measure,
+    ModelReport,
+    Picture,
+    ReportData,
+)
+from wsi_pipeline.reporting.figures import (
+    MEASURE_NAMES,
+    class_bars_figure,
+    comparison_figure,
+    confusion_figure,
+    curves_figure,
+    reliability_figure,
+    roc_figure,
+    with_interval,
+)
+
+COLUMNS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ap", "ece", "brier")
+SPLITS = ("train", "val", "test", "external")
+LEVELS: tuple[Level, ...] = ("tile", "slide", "patient")
+SHOWN_SPLITS = ("test", "external")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelRow:
+    """A step with its bar: ``percent`` of the first step, and what went away before the next."""
+
+    name: str
+    count: str
+    percent: float
+    lost: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricRow:
+    """One line of a metrics table; ``values`` are (value, interval) by ``MetricTable.columns``."""
+
+    model: str
+    split: str
+    cases: str
+    patients: str
+    values: tuple[tuple[str, str], ...]
+    unseen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricTable:
+    """Everything at one level."""
+
+    level: Level
+    columns: tuple[str, ...]
+    rows: tuple[MetricRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureGroup:
+    """Figures of one evaluation, in columns."""
+
+    title: str
+    columns: tuple[tuple[Picture, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelView:
+    """One trained bundle as the page prints it."""
+
+    report: ModelReport
+    comparison: Picture | None
+    tables: tuple[MetricTable, ...]
+    groups: tuple[FigureGroup, ...]
+    primary_curves: tuple[Picture, ...]
+    other_curves: tuple[Picture, ...]
+    interval: str
+
+
+def funnel_rows(steps: Sequence[FunnelStep]) -> tuple[FunnelRow, ...]:
+    """Bars relative to the first step."""
+    whole = max(steps[0].count, 1) if steps else 1
+    return tuple(
+        FunnelRow(
+            name=step.name,
+            count=f"{step.count:,}",
+            percent=100 * step.count / whole,
+            lost=tuple(
+                (reason, f"{count:,}")
+                for reason, count in sorted(step.lost.items(), key=lambda item: -item[1])
+                if count
+            ),
+        )
+        for step in steps
+    )
+
+
+def model_view(report: ModelReport) -> ModelView:
+    """Draw a model's figures and lay out its tables."""
+    judged = sorted(report.evaluations, key=_order)
+    intervals = {e.interval for e in judged if e.interval}
+    return ModelView(
+        report=report,
+        comparison=_comparison(report),
+        tables=tuple(_table(judged, level) for level in LEVELS if _at(judged, level)),
+        groups=tuple(_group(e) for e in judged if _is_shown(report, e)),
+        primary_curves=_curves(report, primary=True),
+        other_curves=_curves(report, primary=False),
+        interval="; ".join(sorted(intervals)),
+    )
+
+
+def key_figures(data: ReportData) -> tuple[tuple[str, str], ...]:
+    """The numbers at the head of the page, (value, name)."""
+    figures: list[tuple[str, str]] = []
+    if data.slides:
+        figures.append((f"{len(data.slides):,}", "slides with tiles"))
+        patients = {s.patient_id for s in data.slides if s.patient_id}
+        if patients:
+            figures.append((f"{len(patients):,}", "patients"))
+        figures.append((f"{sum(s.tiles_kept or 0 for s in data.slides):,}", "tiles kept"))
+    if data.failures:
+        figures.append((f"{len(data.failures):,}", "slides failed"))
+    for model in data.models[:1]:
+        for split in SHOWN_SPLITS:
+            found = _primary(model, split)
+            if found and "auroc" in found.measures:
+                name = f"AUROC, {split}, per {found.level}"
+                figures.append((with_interval(found.measures["auroc"]), name))
+    return tuple(figures)
+
+
+def _curves(report: ModelReport, *, primary: bool) -> tuple[Picture, ...]:
+    return tuple(
+        curves_figure(curve, curve.model)
+        for curve in report.curves
+        if (curve.model == report.primary) == primary
+    )
+
+
+def _comparison(report: ModelReport) -> Picture | None:
+    found = [e for e in (_primary(report, split) for split in SHOWN_SPLITS) if e]
+    return (
+        comparison_figure(found, title=f"{report.primary}, per {found[0].level}") if found else None
+    )
+
+
+def _primary(report: ModelReport, split: str) -> Evaluation | None:
+    """The primary model's evaluation on ``split``: by patient, else by slide, else by tile."""
+    found = {
+        e.level: e for e in report.evaluations if (e.model, e.split) == (report.primary, split)
+    }
+    return next((found[level] for level in ("patient", "slide", "tile") if level in found), None)
+
+
+def _group(evaluation: Evaluation) -> FigureGroup:
+    title = f"{evaluation.split}, per {evaluation.level}"
+    matrix = confusion_figure(evaluation.confusion, evaluation.classes)
+    bars = class_bars_figure(evaluation)
+    columns: tuple[tuple[Picture, ...], ...] = ((matrix,), (bars,))
+    if evaluation.scores is not None:
+        roc = roc_figure(evaluation.scores, evaluation.classes, evaluation.measures)
+        reliability = reliability_figure(evaluation.scores, evaluation.measures.get("ece"))
+        columns = ((matrix, bars), (roc,), (reliability,))
+    cases = f"{evaluation.cases:,} {evaluation.level}{'s' * (evaluation.cases != 1)}"
+    return FigureGroup(
+        title=f"{evaluation.model} — {title} ({cases} of {evaluation.patients:,} patients)",
+        columns=columns,
+    )
+
+
+def _is_shown(report: ModelReport, evaluation: Evaluation) -> bool:
+    """Figures are for what was not trained on: the primary model by slide, others by tile."""
+    if evaluation.split not in SHOWN_SPLITS:
+        return False
+    if evaluation.model == report.primary:
+        return evaluation.level != "patient" or evaluation.patients != evaluation.cases
+    return evaluation.level == "tile"
+
+
+def _cell(measure: Measure | None) -> tuple[str, str]:
+    value, _, interval = with_interval(measure, 3).partition(" ")
+    return value, interval
+
+
+def _table(judged: Iterable[Evaluation], level: Level) -> MetricTable:
+    rows = _at(judged, level)
+    columns = tuple(name for name in COLUMNS if any(name in e.measures for e in rows))
+    return MetricTable(
+        level=level,
+        columns=tuple(MEASURE_NAMES[name] for name in columns),
+        rows=tuple(
+            MetricRow(
+                model=e.model,
+                split=e.split,
+                cases=f"{e.cases:,}",
+                patients=f"{e.patients:,}",
+                values=tuple(_cell(e.measures.get(name)) for name in columns),
+                unseen=e.split in SHOWN_SPLITS,
+            )
+            for e in rows
+        ),
+    )
+
+
+def _at(judged: Iterable[Evaluation], level: Level) -> list[Evaluation]:
+    return [e for e in judged if e.level == level]
+
+
+def _order(evaluation: Evaluation) -> tuple[int, str, int]:
+    known = evaluation.split in SPLITS
+    split = SPLITS.index(evaluation.split) if known else len(SPLITS)
+    return LEVELS.index(evaluation.level), evaluation.model, split
