@@ -1,25 +1,26 @@
 """Open any slide with the reader that suits it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.slides.digest import is_url
 from wsi_pipeline.slides.protocol import Slide
 
-READERS = ("auto", "openslide", "tiffslide", "image")
+READERS = ("auto", "openslide", "jpeg-tiff", "tiffslide", "image")
 _PICTURES = {".png", ".jpg", ".jpeg"}
 _TIFFS = {".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif"}
 
 
-def open_slide(path: str | Path, reader: str = "auto") -> Slide:
+def open_slide(path: str | Path, reader: str = "auto", threads: int = 1) -> Slide:
     """Open a slide.
 
     Args:
         path: A slide file, a folder with one DICOM slide, or a URL that fsspec understands.
         reader: ``auto`` takes TiffSlide for URLs, the flat-picture reader for PNG and JPEG,
-            OpenSlide for everything else, and for a TIFF that OpenSlide refuses TiffSlide,
-            then the flat-picture reader. Any other of ``READERS`` is taken as it is.
+            the native decoder for TIFFs with JPEG tiles, OpenSlide for everything else, and
+            for a TIFF that OpenSlide refuses TiffSlide, then the flat-picture reader. Any
+            other of ``READERS`` is taken as it is.
+        threads: Tiles the native decoder decodes at a time within one read.
 
     Raises:
         SlideOpenError: It is missing, not a slide, or broken.
@@ -32,14 +33,14 @@ def open_slide(path: str | Path, reader: str = "auto") -> Slide:
     elif reader not in ("auto", "tiffslide"):
         raise ConfigError(f"{path}: only the tiffslide reader opens URLs, not {reader!r}.")
     if reader != "auto":
-        return _open_with(reader, path)
+        return _open_with(reader, path, threads)
     if is_url(path):
         return _open_with("tiffslide", path)
     suffix = Path(path).suffix.lower()
     if suffix in _PICTURES:
         return _open_with("image", path)
     try:
-        return _open_with("openslide", path)
+        return _open_with("fastest" if suffix in _TIFFS else "openslide", path, threads)
     except SlideOpenError as refusal:
         if suffix not in _TIFFS:
             raise
@@ -55,25 +56,29 @@ def _open_other_tiff(path: str | Path, refusal: SlideOpenError) -> Slide:
     raise refusal
 
 
-def _open_with(reader: str, path: str | Path) -> Slide:
-    return _opener(reader)(path)
-
-
-def _opener(reader: str) -> Callable[[str | Path], Slide]:
+def _open_with(reader: str, path: str | Path, threads: int = 1) -> Slide:
     # Imported when used: TiffSlide alone brings zarr and takes half a second.
     match reader:
+        case "fastest":
+            from wsi_pipeline.slides.jpeg_tiff import open_fastest
+
+            return open_fastest(path, threads)
+        case "jpeg-tiff":
+            from wsi_pipeline.slides.jpeg_tiff import open_jpeg_tiff
+
+            return open_jpeg_tiff(path, threads)
         case "openslide":
             from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 
-            return OpenSlideReader
+            return OpenSlideReader(path)
         case "tiffslide":
             from wsi_pipeline.slides.tiffslide_reader import TiffSlideReader
 
-            return TiffSlideReader
+            return TiffSlideReader(path)
         case _:
             from wsi_pipeline.slides.image_reader import ImageReader
 
-            return ImageReader
+            return ImageReader(path)
 
 
 def _check_file(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The part of reading that all readers share: clipping, white outside, plain errors."""
 
+import struct
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,18 @@ from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slides.overview import shrink_to
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.types import RgbImage
+
+# What TIFF parsing, codecs and file systems are known to raise on what they cannot use.
+LIBRARY_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,  # codecs derive theirs from it
+    ImportError,  # the file system of a URL is not installed
+    struct.error,
+)
 
 
 class SlideReader(ABC):

@@ -1,7 +1,6 @@
 """Slides through TiffSlide: URLs (fsspec), and TIFF flavours that OpenSlide lacks."""
 
 import re
-import struct
 from pathlib import Path
 from threading import Lock
 
@@ -12,20 +11,9 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.mpp import find_mpp, number
 from wsi_pipeline.slides.protocol import SlideInfo
-from wsi_pipeline.slides.reader import SlideReader, flatten, reason
+from wsi_pipeline.slides.reader import LIBRARY_ERRORS, SlideReader, flatten, reason
 from wsi_pipeline.types import Region, RgbImage
 
-# What TIFF parsing, codecs and file systems are known to raise on files they cannot use.
-LIBRARY_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    RuntimeError,  # codecs derive theirs from it
-    ImportError,  # the file system of a URL is not installed
-    struct.error,
-)
 _OME_UNIT_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
