@@ -125,6 +125,7 @@ def describe_features(
         value = tiles.get(name)
         return None if value is None else float(value)
 
+    stain = tiles.get("stain")
     return FeatureMeta(
         slide_id=slide_id,
         encoder=encoder_tag,
@@ -135,5 +136,5 @@ def describe_features(
         mpp_level0=resolution("mpp_native"),
         level0_size=(number("level0_width", int), number("level0_height", int)),
         folder=f"features/{encoder_tag}",
-        provenance=provenance,
+        provenance={**provenance, "mpp_requested": tiles.get("mpp_requested"), "stain": stain},
     )

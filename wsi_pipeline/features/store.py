@@ -213,6 +213,7 @@ def _root_attributes(meta: FeatureMeta) -> dict[str, Any]:
         "encoder": meta.encoder,
         "tile_px": meta.tile_px,
         "tile_px_level0": meta.tile_px_level0,
+        "overlap_px": meta.overlap_px,
         "mpp": meta.mpp,
         "mpp_level0": meta.mpp_level0,
     }
