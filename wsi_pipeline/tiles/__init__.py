@@ -5,10 +5,18 @@ from wsi_pipeline.tiles.cut import CutResult, cut_slide
 from wsi_pipeline.tiles.grid import Grid, plan_grid
 from wsi_pipeline.tiles.plan import SlidePlan, plan_slide
 from wsi_pipeline.tiles.settings import CutSettings
-from wsi_pipeline.tiles.store import TileStore, TileWriter, create_tiles, open_tiles
+from wsi_pipeline.tiles.store import (
+    SUFFIXES,
+    TileStore,
+    TileWriter,
+    create_tiles,
+    find_store,
+    open_tiles,
+)
 from wsi_pipeline.tiles.verify import verify_tiles
 
 __all__ = [
+    "SUFFIXES",
     "Block",
     "CutResult",
     "CutSettings",
@@ -18,6 +26,7 @@ __all__ = [
     "TileWriter",
     "create_tiles",
     "cut_slide",
+    "find_store",
     "open_tiles",
     "plan_grid",
     "plan_slide",

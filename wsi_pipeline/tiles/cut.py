@@ -3,19 +3,22 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles.plan import plan_slide
+from wsi_pipeline.tiles.plan import require_tissue, survey_slide
 from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.store import TileWriter, create_tiles
 from wsi_pipeline.tiles.stream import Finished, Tally, finish_tiles, fit_slide
 from wsi_pipeline.types import Coords
+
+NO_COORDS: Final = np.empty((0, 2), np.int64)
+NO_MARKS: Final = np.empty(0, np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +69,24 @@ def cut_slide(
         slide = open_slide(path, reader)
     with slide:
         with tally.clock("plan"):
-            plan = plan_slide(slide, settings)
+            plan = survey_slide(slide, settings)
+        if thumbnail is not None and not plan.wanted.any():
+            write_thumbnail(thumbnail, plan, NO_COORDS, NO_MARKS)
+        require_tissue(slide.info.path, plan, settings)
         fit = fit_slide(slide, plan, settings, tally)
-        capacity = int(plan.wanted.sum())
-        with create_tiles(
-            store, tile_px=settings.tile_px, capacity=capacity, codec=settings.codec
-        ) as writer:
+        writer = create_tiles(
+            store,
+            tile_px=settings.tile_px,
+            capacity=int(plan.wanted.sum()),
+            codec=settings.codec,
+        )
+        with writer:
             parts = finish_tiles(slide, plan, fit, settings, tally)
             coords, flagged = _append_all(writer, parts, tally)
-            if not len(coords):
-                raise NoTissueError(
-                    f"{path}: of {capacity} tiles with tissue none passed ({_fates(tally)}); "
-                    f"look at the slide, then loosen the rule that rejects them"
-                )
             if thumbnail is not None:
                 with tally.clock("thumbnail"):
                     write_thumbnail(thumbnail, plan, coords, flagged)
+            _require_kept(path, tally)
             with tally.clock("write"):
                 about = describe_slide(slide) | describe_tiles(plan, fit, settings, tally)
                 writer.commit(about | dict(provenance or {}))
@@ -94,7 +99,7 @@ def _append_all(
     writer: TileWriter, parts: Iterator[Finished], tally: Tally
 ) -> tuple[Coords, NDArray[np.bool_]]:
     """Write every finished tile; return where they are and which are flagged."""
-    coords, flagged = [np.empty((0, 2), np.int64)], [np.empty(0, np.bool_)]
+    coords, flagged = [NO_COORDS], [NO_MARKS]
     for part in parts:
         with tally.clock("write"):
             writer.append(part.tiles, part.coords, part.columns)
@@ -103,10 +108,21 @@ def _append_all(
     return np.concatenate(coords), np.concatenate(flagged)
 
 
-def _fates(tally: Tally) -> str:
-    """Name the rejections that happened after reading."""
-    return ", ".join(
+def _require_kept(path: Path, tally: Tally) -> None:
+    """Refuse a slide of which no tile is left.
+
+    Raises:
+        NoTissueError: With the rules that rejected them.
+    """
+    counts = tally.counts
+    if counts["kept"]:
+        return
+    fates = ", ".join(
         f"{count} for {name.removeprefix('rejected_')}"
-        for name, count in tally.counts.items()
+        for name, count in counts.items()
         if count and name.startswith("rejected_") and name != "rejected_tissue"
+    )
+    raise NoTissueError(
+        f"{path}: of {counts['candidates'] - counts['rejected_tissue']} tiles with tissue none "
+        f"passed ({fates}); look at the thumbnail, then loosen the rule that rejects them"
     )

@@ -67,12 +67,11 @@ class Grid:
         rows, columns = np.divmod(indices.astype(np.int64), max(self.columns, 1))
         x = self.area_level.x + columns * self.stride_px_level
         y = self.area_level.y + rows * self.stride_px_level
-        return np.asarray(np.stack([x, y], axis=-1), dtype=np.int64)
+        return np.stack([x, y], axis=-1)
 
     def coords(self, indices: NDArray[np.integer[Any]] | None = None) -> Coords:
         """Return (n, 2) int64: top-left (x, y) of the tiles in level-0 pixels."""
-        corners = self.corners(indices)
-        return np.rint(corners * self.downsample).astype(np.int64)
+        return np.asarray(np.rint(self.corners(indices) * self.downsample), dtype=np.int64)
 
 
 def plan_grid(

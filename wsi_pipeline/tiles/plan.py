@@ -56,44 +56,63 @@ class SlidePlan:
 
 
 def plan_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
-    """Find the tissue and lay out the tiles.
+    """Find the tissue and lay out the tiles, of which at least one is worth reading.
 
     Raises:
         MppError: The resolution is missing, implausible, or coarser than asked.
         NoTissueError: No tile place has enough tissue.
         SlideReadError: The overview cannot be decoded.
     """
+    plan = survey_slide(slide, settings)
+    require_tissue(slide.info.path, plan, settings)
+    return plan
+
+
+def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
+    """Like :func:`plan_slide`, but a slide on which nothing is worth reading gives a plan too."""
     info = slide.info
     mpp, source = _native_mpp(slide, settings)
     grid = plan_grid(
         info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
         edge=settings.edge, region=settings.region, allow_coarser=settings.allow_coarser,
     )  # fmt: skip
-    if not len(grid):
-        area = grid.area_level
-        raise NoTissueError(
-            f"{info.path}: {area.width}×{area.height} px are less than one tile of "
-            f"{grid.tile_px_level}; pad the edges, or ask for a finer mpp"
-        )
     picture = _read_picture(slide, mpp, settings.region or info.bounds)
     overview = _overview(picture, mpp)
     tissue = _tissue(overview, mpp, settings)
     fraction = tissue_fractions(
         tissue.mask, grid.coords(), grid.tile_px_level0, overview.downsample, overview.origin
     )
-    wanted = (fraction >= settings.min_tissue_fraction) & (fraction > 0)
-    if not wanted.any():
-        raise NoTissueError(
-            f"{info.path}: of {len(grid)} tile places none has {settings.min_tissue_fraction:.0%} "
-            f"tissue (method {settings.tissue_method}); look at the slide, then try another "
-            f"method or a lower share"
-        )
     return SlidePlan(
-        mpp=mpp, mpp_source=source, picture=picture, tissue=tissue,
+        mpp=mpp,
+        mpp_source=source,
+        picture=picture,
+        tissue=tissue,
         tissue_downsample=overview.downsample,
         glass=np.rint(background_colour(overview.rgb)[0]).astype(np.uint8),
-        grid=grid, tissue_fraction=fraction, wanted=wanted,
-    )  # fmt: skip
+        grid=grid,
+        tissue_fraction=fraction,
+        wanted=(fraction >= settings.min_tissue_fraction) & (fraction > 0),
+    )
+
+
+def require_tissue(path: str, plan: SlidePlan, settings: CutSettings) -> None:
+    """Refuse a plan in which no tile is wanted.
+
+    Raises:
+        NoTissueError: As said.
+    """
+    grid, area = plan.grid, plan.grid.area_level
+    if not len(grid):
+        raise NoTissueError(
+            f"{path}: {area.width}×{area.height} px are less than one tile of "
+            f"{grid.tile_px_level}; pad the edges, or ask for a finer mpp"
+        )
+    if not plan.wanted.any():
+        raise NoTissueError(
+            f"{path}: of {len(grid)} tile places none has {settings.min_tissue_fraction:.0%} "
+            f"tissue (method {settings.tissue_method}); look at the thumbnail, then try another "
+            f"method or a lower share"
+        )
 
 
 def _native_mpp(slide: Slide, settings: CutSettings) -> tuple[float | None, str]:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiles.plan import SlidePlan
@@ -27,7 +26,6 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
     info = slide.info
     width, height = info.level_dimensions[0]
     return {
-        "package_version": __version__,
         "slide": info.path.rstrip("/").rsplit("/", 1)[-1],
         "reader": info.reader,
         "reader_version": info.reader_version,

@@ -56,7 +56,7 @@ class CutSettings:
     max_background_fraction: float = 0.125
     background_level: int | None = None
     background_um: float = 4.0
-    max_pen_fraction: float = 0.05
+    max_pen_fraction: float = 0.1
     min_relative_focus: float = 0.1
     drop: tuple[Flag, ...] = ()
     max_dropped_fraction: float = 0.5

@@ -242,6 +242,12 @@ def open_tiles(path: Path) -> TileStore:
     return store
 
 
+def find_store(folder: Path, slide_id: str) -> Path | None:
+    """Return the slide's store in ``folder``, of whichever format; None if there is none."""
+    paths = [folder / f"{slide_id}{suffix}" for suffix in SUFFIXES.values()]
+    return next((path for path in paths if path.exists()), None)
+
+
 def check_marks(path: Path, attributes: Mapping[str, Any]) -> None:
     """Refuse a store that is not ours, not complete, or newer than we are.
 

@@ -1,0 +1,123 @@
+"""The cohort as it is cut: table or folder, files checked, TMA slides expanded into their cores."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
+from wsi_pipeline.errors import CohortError, WsiError
+from wsi_pipeline.events import Event, Note, SlideFailed
+
+if TYPE_CHECKING:
+    from wsi_pipeline.pipeline.tile import TileConfig
+    from wsi_pipeline.tiles.cores import PlacedCore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedCohort:
+    """What there is to cut.
+
+    Attributes:
+        root: Folder the slides' paths start from.
+        slides: Slides, and cores in the place of TMA slides.
+        events: What happened to TMA slides: failures, missing cores.
+    """
+
+    root: Path
+    slides: list[CohortSlide]
+    events: list[Event]
+
+
+def resolve_cohort(config: "TileConfig") -> ResolvedCohort:
+    """Read the cohort and find the cores of its TMA slides.
+
+    Raises:
+        CohortError: The table is wrong, files it names are missing, or a core's id is taken.
+    """
+    root, rows = read_rows(config)
+    slides: list[CohortSlide] = []
+    events: list[Event] = []
+    for row in rows:
+        if row.tma_map is None:
+            slides.append(row)
+            continue
+        try:
+            cores = _cores(config, root, row)
+        except CohortError:
+            raise
+        except WsiError as error:
+            events.append(SlideFailed(slide_id=row.slide_id, error=str(error)))
+            continue
+        events += _missing(row, cores)
+        from wsi_pipeline.tiles.cores import as_slides
+
+        slides += as_slides(row, cores)
+    _check_ids(config.cohort, slides)
+    return ResolvedCohort(root=root, slides=slides, events=events)
+
+
+def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
+    """Return the folder paths start from, and the rows of the table or the slides of the folder.
+
+    Raises:
+        CohortError: As for :func:`resolve_cohort`.
+    """
+    if config.cohort.is_dir():
+        from wsi_pipeline.slides import find_slides
+
+        paths = find_slides(config.cohort)
+        if not paths:
+            raise CohortError(f"{config.cohort}: there is no slide in this folder")
+        return config.cohort, cohort_of(paths, config.cohort)
+    rows = read_cohort(config.cohort)
+    root = config.slides or config.cohort.parent
+    lost = [row for row in rows if "://" not in row.path and not (root / row.path).exists()]
+    if lost:
+        raise CohortError(
+            "\n".join(f"{config.cohort}: {row.slide_id}: no file {root / row.path}" for row in lost)
+            + "\nfetch what is missing, take the rows out, or give the right --slides folder"
+        )
+    return root, rows
+
+
+def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCore]":
+    """Read where the cores are, or find them and write it down."""
+    from wsi_pipeline.tiles.cores import draw_cores, place_cores, read_cores, write_cores
+
+    table = config.run / "cores" / f"{row.slide_id}.csv"
+    if table.exists():
+        return read_cores(table)
+    mapped = read_core_map(_map_path(config, root, row))
+    mpp = config.mpp_override if row.mpp is None else row.mpp
+    overview, cores = place_cores(root / row.path, mapped, mpp, config.reader)
+    if not config.dry_run:
+        draw_cores(table.with_suffix(".jpg"), overview, cores)
+        write_cores(table, cores)
+    return cores
+
+
+def _map_path(config: "TileConfig", root: Path, row: CohortSlide) -> Path:
+    """A core map stands beside the slides or beside the table."""
+    beside_slides, beside_table = root / str(row.tma_map), config.cohort.parent / str(row.tma_map)
+    if not beside_slides.exists() and beside_table.exists():
+        return beside_table
+    return beside_slides
+
+
+def _missing(row: CohortSlide, cores: "list[PlacedCore]") -> Iterator[Event]:
+    lost = [core.mapped.core_id for core in cores if core.region is None]
+    if lost:
+        yield Note(
+            text=f"{row.slide_id}: {len(lost)} of {len(cores)} cores are not on the slide: "
+            f"{', '.join(lost)}; correct cores/{row.slide_id}.csv if they are"
+        )
+
+
+def _check_ids(table: Path, slides: list[CohortSlide]) -> None:
+    seen: set[str] = set()
+    for slide in slides:
+        folded = slide.slide_id.casefold()
+        if folded in seen:
+            raise CohortError(f"{table}: slide_id {slide.slide_id!r} is a core's and another's too")
+        seen.add(folded)

@@ -1,0 +1,309 @@
+"""Cut slides into tiles: between files from a scanner and everything learned from them."""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides, provenance
+from wsi_pipeline.errors import NoTissueError, SlideError, StoreError
+from wsi_pipeline.events import (
+    Event,
+    Planned,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    StageStarted,
+    Written,
+)
+
+if TYPE_CHECKING:
+    from wsi_pipeline.tiles import CutSettings
+
+PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
+DONE_EARLIER: Final = "done earlier"
+NO_TISSUE: Final = "no tissue"
+MEGABYTES_PER_MEGAPIXEL: Final = 3.0  # scanned tissue hardly compresses without loss
+TILES_PER_SECOND: Final = 150  # of one worker, about: for the estimate of a dry run
+
+
+class TileConfig(StageConfig):
+    """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
+
+    cohort: Annotated[CliPositionalArg[Path], HOW] = Field(
+        description="Cohort table (CSV), or a folder of slides."
+    )
+    run: Annotated[Path, HOW] = Field(description="Run folder; tiles go to <run>/tiles.")
+    slides: Annotated[Path | None, HOW] = Field(
+        default=None, description="Folder the table's paths start from; the table's own if left out."
+    )
+    mpp: float = Field(default=0.5, gt=0, description="Resolution of the tiles, µm/px.")
+    mpp_override: float | None = Field(
+        default=None,
+        description="Resolution of slides whose file does not say it or is wrong, µm/px; the "
+        "table's mpp column goes before it.",
+    )
+    unknown_mpp: bool = Field(
+        default=False, description="Take slides of unknown resolution at native pixels."
+    )
+    allow_coarser: bool = Field(
+        default=False, description="Take slides coarser than --mpp at native pixels, flagged."
+    )
+    tile_px: int = Field(default=256, ge=32, description="Side of a tile, px.")
+    overlap_px: int = Field(default=0, ge=0, description="What neighbours share, px of a tile.")
+    edge: Literal["drop", "pad"] = Field(
+        default="drop", description="Tiles over the right and bottom edge: drop, or pad white."
+    )
+    tissue_method: str = Field(default="otsu", description="otsu, hsv, density or none.")
+    min_tissue_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Share of a tile that must be tissue."
+    )
+    stain: str = Field(default="macenko", description="macenko, reinhard, vahadane or none.")
+    max_background_fraction: float = Field(
+        default=0.125, ge=0, le=1, description="Share of a normalised tile that may be empty."
+    )
+    background_level: int | None = Field(
+        default=None,
+        ge=0,
+        le=255,
+        description="Grey level all channels of an empty pixel reach; the slide's own glass "
+        "less 10 if not given.",
+    )
+    background_um: float = Field(
+        default=4.0, ge=0, description="Side of the squares averaged before that, µm; 0: pixels."
+    )
+    max_pen_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="More pen than this flags a tile."
+    )
+    min_relative_focus: float = Field(
+        default=0.1, ge=0, description="Less of the slide's median focus than this flags a tile."
+    )
+    drop_flagged: list[Literal["pen", "blurred"]] = Field(
+        default=[], description="Leave tiles with this flag out; may be given several times."
+    )
+    max_dropped_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
+    )
+    store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
+    codec: Literal["auto", "zstd", "none"] = Field(
+        default="auto", description="How tiles are packed; auto: zstd in Zarr, none in HDF5."
+    )
+    reader: str = Field(default="auto", description="auto, openslide, tiffslide or image.")
+    seed: int = Field(default=0, ge=0, description="Of the pixels the stain is fitted on.")
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutTask:
+    """One slide's work order."""
+
+    slide_id: str
+    path: Path
+    run: Path
+    store: Literal["zarr", "hdf5"]
+    settings: "CutSettings"
+    reader: str
+    asked: Mapping[str, Any]
+    overwrite: bool
+
+
+def run(config: TileConfig) -> Iterator[Event]:
+    """Cut every slide of the cohort into ``<run>/tiles/<slide_id>.zarr`` or ``.h5``.
+
+    Raises:
+        CohortError: The table is wrong, or files it names are missing.
+        ConfigError: A setting is impossible.
+    """
+    from wsi_pipeline.pipeline.cores import resolve_cohort
+
+    resolved = resolve_cohort(config)
+    failed = sum(isinstance(event, SlideFailed) for event in resolved.events)
+    yield StageStarted(stage="tile", total=len(resolved.slides) + failed)
+    yield from resolved.events
+    tasks = [cut_task(config, resolved.root, slide) for slide in resolved.slides]
+    if config.dry_run:
+        yield from map(plan_one, tasks)
+        return
+    write_cohort(config.run / "cohort.csv", resolved.slides)
+    yield from map_slides(
+        cut_one,
+        [
+            SlideTask(
+                slide_id=task.slide_id,
+                lock=lock_path(config.run, "tile", task.slide_id),
+                payload=task,
+            )
+            for task in tasks
+        ],
+        config,
+    )
+    yield Written(path=str(config.run / "tiles"), what="tiles")
+    yield Written(path=str(config.run / "thumbnails"), what="thumbnails to check")
+
+
+def cut_settings(config: TileConfig) -> "CutSettings":
+    """Return what the config asks of every slide."""
+    from wsi_pipeline.tiles import CutSettings
+
+    return CutSettings(
+        mpp=config.mpp,
+        mpp_override=config.mpp_override,
+        allow_unknown_mpp=config.unknown_mpp,
+        allow_coarser=config.allow_coarser,
+        tile_px=config.tile_px,
+        overlap_px=config.overlap_px,
+        edge=config.edge,
+        tissue_method=config.tissue_method,
+        min_tissue_fraction=config.min_tissue_fraction,
+        stain=config.stain,
+        max_background_fraction=config.max_background_fraction,
+        background_level=config.background_level,
+        background_um=config.background_um,
+        max_pen_fraction=config.max_pen_fraction,
+        min_relative_focus=config.min_relative_focus,
+        drop=tuple(config.drop_flagged),
+        max_dropped_fraction=config.max_dropped_fraction,
+        seed=config.seed,
+        codec=config.codec,
+    )
+
+
+def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
+    """Return the work order for one slide of the cohort."""
+    override = config.mpp_override if slide.mpp is None else slide.mpp
+    settings = replace(
+        cut_settings(config),
+        mpp_override=override,
+        region=slide.region,
+        circular=slide.region is not None,
+    )
+    asked = {
+        "config": config.identity(),
+        "mpp_override": override,
+        "region_level0": None if slide.region is None else asdict(slide.region),
+    }
+    return CutTask(
+        slide_id=slide.slide_id,
+        path=root / slide.path,
+        run=config.run,
+        store=config.store,
+        settings=settings,
+        reader=config.reader,
+        asked=asked,
+        overwrite=config.overwrite,
+    )
+
+
+def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
+    """Cut one slide unless its store is there already.
+
+    Raises:
+        SlideError: The slide cannot be used.
+        StoreMismatchError: The store was made with other settings or from another file.
+    """
+    from wsi_pipeline.slides import slide_digest
+    from wsi_pipeline.tiles import SUFFIXES, cut_slide, find_store
+
+    started = time.monotonic()
+    asked = {**task.asked, "slide_digest": slide_digest(task.path)}
+    present = find_store(task.run / "tiles", task.slide_id)
+    store = task.run / "tiles" / f"{task.slide_id}{SUFFIXES[task.store]}"
+    if present is not None and is_done(
+        present, _stored(present, asked, task), asked, overwrite=task.overwrite
+    ):
+        return SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
+    try:
+        result = cut_slide(
+            task.path, store, task.settings, reader=task.reader,
+            thumbnail=task.run / "thumbnails" / f"{task.slide_id}.jpg",
+            provenance={**asked, "versions": provenance(PACKAGES)},
+        )  # fmt: skip
+    except NoTissueError:
+        return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE)
+    if present is not None and present != store:
+        _remove(present)
+    return SlideDone(
+        slide_id=task.slide_id,
+        counts=funnel(result.counts),
+        flags=result.flags,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _stored(path: Path, asked: Mapping[str, Any], task: CutTask) -> dict[str, Any] | None:
+    """Return what the store was made from; None if it is to be made anew because it is damaged."""
+    from wsi_pipeline.tiles import open_tiles
+
+    try:
+        attributes = open_tiles(path).attributes
+    except StoreError:
+        if task.overwrite:
+            return None
+        raise
+    return {name: attributes.get(name) for name in asked}
+
+
+def _remove(store: Path) -> None:
+    """Remove a store in the other format, which the new one replaces."""
+    if store.is_dir():
+        shutil.rmtree(store)
+    else:
+        store.unlink()
+
+
+def funnel(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return a slide's counts as the closing table shows them, from tile places to tiles kept."""
+    texts = {
+        "candidates": "tile places",
+        "rejected_tissue": "  too little tissue",
+        "rejected_background": "  too much background",
+        "rejected_pen": "  pen",
+        "rejected_blurred": "  blurred",
+        "kept": "tiles kept",
+        "flagged_pen": "  with pen",
+        "flagged_blurred": "  blurred, kept",
+    }
+    always = ("candidates", "kept")
+    return {
+        text: counts.get(name, 0)
+        for name, text in texts.items()
+        if name in always or counts.get(name, 0)
+    }
+
+
+def plan_one(task: CutTask) -> Event:
+    """Say what cutting the slide would come to; reads its overview only."""
+    from wsi_pipeline.slides import open_slide
+    from wsi_pipeline.tiles import plan_slide
+
+    try:
+        with open_slide(task.path, task.reader) as slide:
+            plan = plan_slide(slide, task.settings)
+    except NoTissueError:
+        return Planned(row={"slide": task.slide_id, "tiles, at most": 0})
+    except SlideError as error:
+        return SlideFailed(slide_id=task.slide_id, error=str(error))
+    tiles = int(plan.wanted.sum())
+    megapixels = tiles * task.settings.tile_px**2 / 1e6
+    return Planned(
+        row={
+            "slide": task.slide_id,
+            "µm/px": plan.mpp,
+            "level": plan.grid.level,
+            "tiles, at most": tiles,
+            "MB, at most": round(megapixels * MEGABYTES_PER_MEGAPIXEL),
+            "seconds, about": round(
+                tiles * (plan.grid.tile_px_level / plan.grid.tile_px) ** 2 / TILES_PER_SECOND, 1
+            ),
+        }
+    )
