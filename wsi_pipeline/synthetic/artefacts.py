@@ -41,9 +41,8 @@ def pen_marks(rng: np.random.Generator, size: tuple[int, int], pen_px: float = 3
         cv2.polylines(ink, [line], False, 255, thick, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(ink, (0, 0), 1.5).astype(np.float32) / 255.0
     streaks = 0.75 + 0.14 * smooth_noise(rng, (height, width), 24.0)
-    return (soft * np.clip(streaks + 0.05 * smooth_noise(rng, (height, width), 4.0), 0.3, 1.2)).astype(
-        np.float32
-    )
+    streaks += 0.05 * smooth_noise(rng, (height, width), 4.0)
+    return np.asarray(soft * np.clip(streaks, 0.3, 1.2), np.float32)
 
 
 def ink_band(ink: Field, colour: tuple[float, float, float], rows: slice, width: int) -> Field:
@@ -54,4 +53,4 @@ def ink_band(ink: Field, colour: tuple[float, float, float], rows: slice, width:
     start = rows.start - max(first - 2, 0) * REDUCTION
     thickness = large[start : start + rows.stop - rows.start, :width]
     density = np.maximum(thickness, 0.0)[..., None] * np.array(colour, np.float32)
-    return np.exp(-density).astype(np.float32)
+    return np.asarray(np.exp(-density), np.float32)

@@ -85,9 +85,8 @@ def plan_cohort(
     seed: int = 0,
     *,
     patients_per_label: int = 8,
-    side_px: int = 3840,
-    tma_rows: int = 5,
-    tma_columns: int = 6,
+    side_px: int = 3584,
+    tma_grid: tuple[int, int] = (5, 6),
     include_broken: bool = False,
 ) -> list[SlideSpec]:
     """Plan slides of three labels and one TMA slide of other patients.
@@ -99,24 +98,23 @@ def plan_cohort(
         seed: Equal seeds give equal bytes.
         patients_per_label: Patients of each label on whole slides.
         side_px: Mean side of a slide in level-0 pixels (0.25 µm).
-        tma_rows: Rows of the TMA; 0 leaves the TMA out.
-        tma_columns: Columns of the TMA.
+        tma_grid: Rows and columns of the TMA; (0, 0) leaves the TMA out.
         include_broken: Add one slide whose file ends in the middle.
 
     Raises:
         ConfigError: A count or size makes no cohort.
     """
-    if patients_per_label < 1 or side_px < 512 or min(tma_rows, tma_columns) < 0:
+    if patients_per_label < 1 or side_px < 512 or min(tma_grid) < 0:
         raise ConfigError(
             f"a cohort needs patients_per_label >= 1, side_px >= 512 and a TMA of >= 0 rows and "
-            f"columns; got {patients_per_label}, {side_px}, {tma_rows} x {tma_columns}"
+            f"columns; got {patients_per_label}, {side_px}, {tma_grid[0]} x {tma_grid[1]}"
         )
     rng = generator(seed, "cohort")
     specs = _whole_slides(rng, seed, patients_per_label, side_px)
     specs += _spoilt_slides(specs, include_broken)
-    if tma_rows * tma_columns > 0:
+    if tma_grid[0] * tma_grid[1] > 0:
         first = len(LABELS) * patients_per_label + 1
-        specs.append(_tma_slide(rng, seed, (tma_rows, tma_columns), first))
+        specs.append(_tma_slide(rng, seed, tma_grid, first))
     return specs
 
 
@@ -205,7 +203,7 @@ def _tma_slide(
     rng: np.random.Generator, seed: int, grid: tuple[int, int], first: int
 ) -> SlideSpec:
     """Two cores of each patient, labels in turn; one control core, and some cores lost."""
-    pitch, diameter, margin = 3200, 2400, 1500
+    pitch, diameter, margin = 2600, 2048, 560
     rows, columns = grid
     turn = np.deg2rad(rng.uniform(-1.0, 1.0))
     total = rows * columns

@@ -7,17 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.synthetic.noise import Field, Points, Shape, scatter, smooth_noise
-from wsi_pipeline.synthetic.nuclei import Nuclei, NucleusKind
+from wsi_pipeline.synthetic.nuclei import NucleusKind
 from wsi_pipeline.synthetic.pattern import (
     CANVAS_MPP,
-    COARSE,
     Pattern,
-    at,
-    blend,
     blob,
     cells,
     coarse_shape,
     fill,
+    gradient_angle,
+    lay,
     place,
     signed_distance,
     step,
@@ -39,31 +38,27 @@ def glandular(rng: np.random.Generator, shape: Shape) -> Pattern:
     """Cholangiocarcinoma: irregular glands lined by cuboidal cells in abundant fibrous stroma."""
     mask = np.zeros(shape, np.uint8)
     crowd = smooth_noise(rng, shape, um(200.0))
-    for x, y in scatter(rng, np.maximum(crowd + 1.8, 0.0), um(72.0), 4.0):
-        radius = um(float(np.clip(rng.lognormal(np.log(30.0), 0.32), 14.0, 58.0)))
-        fill(mask, blob(rng, radius, rng.uniform(1.0, 2.2), 0.22) + (x, y))
+    weight = np.maximum(crowd + np.float32(1.8), np.float32(0.0))
+    for centre in scatter(rng, weight, um(56.0), 4.0):
+        radius = um(float(np.clip(rng.lognormal(np.log(24.0), 0.32), 13.0, 46.0)))
+        fill(mask, blob(rng, radius, rng.uniform(1.0, 2.4), 0.22) + centre)
     distance = signed_distance(mask)
     stroma = fibrous(rng, shape, _around(rng, distance), lymphocytes=0.12)
-    halo = np.exp(-(((distance + um(2.5)) / np.float32(um(3.0))) ** 2))
-    stroma = Pattern(
-        eosin=stroma.eosin * (1.0 - 0.5 * halo),
-        haematoxylin=stroma.haematoxylin * (1.0 - 0.5 * halo),
-        nuclei=stroma.nuclei,
-    )
-    thickness = um(12.5) * (1.0 + 0.16 * smooth_noise(rng, shape, um(90.0)))
-    return blend(
-        stroma,
-        _epithelium(rng, distance, thickness, CARCINOMA, 7.6),
-        step(distance, um(0.9)),
-    )
+    retraction = np.square((distance + np.float32(um(2.5))) * np.float32(1 / um(3.0)))
+    halo = np.float32(1.0) - np.float32(0.5) * np.exp(-retraction)
+    for dye in (stroma.eosin, stroma.haematoxylin):
+        dye *= halo
+    thickness = np.float32(um(12.5)) + np.float32(um(2.0)) * smooth_noise(rng, shape, um(90.0))
+    epithelium = _epithelium(rng, distance, thickness, CARCINOMA, 7.4)
+    return lay(stroma, epithelium, step(distance, um(0.9)))
 
 
 def duct(rng: np.random.Generator, pattern: Pattern, mask: NDArray[np.uint8]) -> Pattern:
     """Lay small bile ducts over a pattern; ``mask`` is their outline."""
     distance = signed_distance(mask)
     thickness = np.full(distance.shape, um(7.0), np.float32)
-    epithelium = _epithelium(rng, distance, thickness, CHOLANGIOCYTE, 6.6)
-    return blend(pattern, epithelium, step(distance, um(0.9)))
+    epithelium = _epithelium(rng, distance, thickness, CHOLANGIOCYTE, 6.2)
+    return lay(pattern, epithelium, step(distance, um(0.9)))
 
 
 def _around(rng: np.random.Generator, distance: Field) -> Field:
@@ -79,7 +74,7 @@ def _around(rng: np.random.Generator, distance: Field) -> Field:
     around = 2.0 * (np.arctan2(gy, gx) + np.pi / 2)
     x = np.cos(2.0 * free) + 2.5 * near * np.cos(around)
     y = np.sin(2.0 * free) + 2.5 * near * np.sin(around)
-    return (0.5 * np.arctan2(y, x)).astype(np.float32)
+    return np.asarray(np.float32(0.5) * np.arctan2(y, x), np.float32)
 
 
 def _epithelium(
@@ -92,32 +87,32 @@ def _epithelium(
     """Cells along the inside of an outline, and the lumen within; lengths in canvas pixels."""
     shape = (distance.shape[0], distance.shape[1])
     depth = distance / thickness
-    basal = np.where((depth > 0.28) & (depth < 0.62), 1.5 - np.abs(depth - 0.42), 0.0)
-    centres = scatter(rng, basal.astype(np.float32), um(cell_um), 8.0) * np.float32(CANVAS_MPP)
-    nuclei, eosin = _lined(rng, shape, distance, centres, kind)
+    basal = np.where((depth > 0.26) & (depth < 0.62), 1.5 - np.abs(depth - 0.42), np.float32(0.0))
+    centres = scatter(rng, basal, um(cell_um), 14.0) * np.float32(CANVAS_MPP)
+    # Nuclei stand across the lining.
+    angle = gradient_angle(distance, centres)
+    angle += np.float32(0.3) * rng.standard_normal(len(centres), dtype=np.float32)
     lumen = step(distance - thickness, um(1.2))
-    apex = np.exp(-(((distance - thickness) / np.float32(um(1.0))) ** 2))
-    mucin = np.maximum(0.05 + 0.05 * smooth_noise(rng, shape, um(22.0)), 0.0)
-    eosin = (eosin + 0.12 * apex) * (1.0 - lumen) + mucin * lumen
-    haematoxylin = 0.22 * (1.0 - lumen) + 0.4 * mucin * lumen
+    apex = np.exp(-np.square((distance - thickness) * np.float32(1 / um(1.0))))
+    eosin = _lining(rng, shape, centres) + np.float32(0.12) * apex
+    mucin = np.maximum(0.05 + 0.05 * smooth_noise(rng, shape, um(22.0)), np.float32(0.0))
+    eosin += (mucin - eosin) * lumen
+    haematoxylin = np.float32(0.22) + (np.float32(0.4) * mucin - np.float32(0.22)) * lumen
     return Pattern(
-        eosin=eosin.astype(np.float32), haematoxylin=haematoxylin.astype(np.float32),
-        nuclei=(nuclei,),
-    )  # fmt: skip
+        eosin=np.asarray(eosin, np.float32),
+        haematoxylin=np.asarray(haematoxylin, np.float32),
+        nuclei=(place(rng, kind, centres, angle),),
+    )
 
 
-def _lined(
-    rng: np.random.Generator, shape: Shape, distance: Field, centres: Points, kind: NucleusKind
-) -> tuple[Nuclei, Field]:
-    """Nuclei turned across the lining, and the eosin of their cells."""
-    gx = cv2.Sobel(distance, cv2.CV_32F, 1, 0, ksize=5)
-    gy = cv2.Sobel(distance, cv2.CV_32F, 0, 1, ksize=5)
-    angle = np.arctan2(at(gy, centres), at(gx, centres))
-    angle = angle + rng.normal(0.0, 0.3, len(centres))
+def _lining(rng: np.random.Generator, shape: Shape, centres: Points) -> Field:
+    """Eosin of a lining of cells."""
     if len(centres) == 0:
-        return place(rng, kind, centres), np.full(shape, 0.5, np.float32)
+        return np.full(shape, 0.5, np.float32)
     label, inset = cells(shape, centres)
-    tint = (rng.standard_normal(label.max() + 1) * 0.07).astype(np.float32)[label]
-    membrane = np.exp(-((inset / np.float32(um(0.7))) ** 2))
-    eosin = 0.50 + tint + 0.14 * membrane + 0.10 * texture(rng, shape, 0.4, 1.5)
-    return place(rng, kind, centres, angle.astype(np.float32)), eosin.astype(np.float32)
+    tints = rng.standard_normal(int(label.max()) + 1, dtype=np.float32) * np.float32(0.07)
+    eosin = np.exp(-np.square(inset * np.float32(1 / um(0.7))))
+    eosin *= np.float32(0.14)
+    eosin += tints[label]
+    eosin += np.float32(0.50) + np.float32(0.10) * texture(rng, shape, 0.4, 1.5)
+    return np.asarray(eosin, np.float32)

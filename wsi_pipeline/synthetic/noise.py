@@ -3,6 +3,8 @@
 Fields are float32 arrays on a pixel grid; lengths are in pixels of that grid.
 """
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +28,18 @@ def smooth_noise(rng: np.random.Generator, shape: Shape, scale: float) -> Field:
     sigma = max(scale / (2.0 * step), 0.5)
     field = cv2.GaussianBlur(field, (0, 0), sigma) * np.float32(2.0 * np.sqrt(np.pi) * sigma)
     inner = field[1:-1, 1:-1]
-    size = (int(np.ceil(inner.shape[1] * step)), int(np.ceil(inner.shape[0] * step)))
-    return np.ascontiguousarray(cv2.resize(inner, size, interpolation=cv2.INTER_CUBIC)[:height, :width])
+    large = (int(np.ceil(inner.shape[0] * step)), int(np.ceil(inner.shape[1] * step)))
+    return np.ascontiguousarray(enlarge(inner, large)[:height, :width])
 
 
 def grain(rng: np.random.Generator, side: int, fine: float, coarse: float) -> Field:
     """A (side, side) texture that repeats seamlessly, unit variance, between two blur widths."""
     white = rng.standard_normal((side, side), dtype=np.float32)
-    border = int(4 * coarse) + 1
+    border = min(int(4 * coarse) + 1, side)
     wrapped = cv2.copyMakeBorder(white, border, border, border, border, cv2.BORDER_WRAP)
     band = cv2.GaussianBlur(wrapped, (0, 0), fine) - cv2.GaussianBlur(wrapped, (0, 0), coarse)
     inner = band[border:-border, border:-border]
-    return np.ascontiguousarray(inner / inner.std())
+    return np.asarray(inner / inner.std(), np.float32)
 
 
 def repeat(texture: Field, shape: Shape, offset: tuple[int, int] = (0, 0)) -> Field:
@@ -79,10 +81,10 @@ def bands(
     place = np.mod(direction / np.float32(step), _DIRECTIONS)
     answer = np.zeros((height, width), np.complex64)
     for k in range(_DIRECTIONS // 2):
-        angle = k * step
-        distance = (fx - number * np.cos(angle)) ** 2 + (fy - number * np.sin(angle)) ** 2
+        x, y = number * math.cos(k * step), number * math.sin(k * step)
+        distance = (fx - x) ** 2 + (fy - y) ** 2
         kernel = np.exp(-distance / np.float32(2.0 * (spread * number) ** 2))
-        one = fft.ifft2(spectrum * kernel)[:height, :width].astype(np.complex64)
+        one = fft.ifft2(spectrum * kernel, overwrite_x=True)[:height, :width]
         # The opposite direction of real noise is the complex conjugate: no second transform.
         answer += _tent(place, k) * one + _tent(place, k + _DIRECTIONS // 2) * np.conj(one)
     amplitude = np.abs(answer)
@@ -93,47 +95,59 @@ def bands(
 def _tent(place: Field, k: int) -> Field:
     away = np.abs(place - np.float32(k))
     away = np.minimum(away, np.float32(_DIRECTIONS) - away)
-    return np.maximum(np.float32(1.0) - away, np.float32(0.0))
+    weight: Field = np.maximum(np.float32(1.0) - away, np.float32(0.0))
+    return weight
 
 
 def enlarge(field: Field, shape: Shape) -> Field:
     """Cubic interpolation of a coarse field to ``shape``."""
     height, width = shape
-    return cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC).astype(
-        np.float32, copy=False
-    )
+    large = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.float32)
 
 
-def scatter(rng: np.random.Generator, weight: Field, spacing: float, tries: float = 6.0) -> Points:
+def scatter(
+    rng: np.random.Generator, weight: Field, spacing: float, tries: float = 5.0
+) -> Points:
     """Points at least ``spacing`` apart, drawn where ``weight`` is positive, dense places first.
 
     Args:
         rng: Source of randomness.
         weight: (H, W); a point is possible where it is > 0, and higher weights win.
         spacing: Smallest distance between two points, in pixels.
-        tries: Candidates per possible point.
+        tries: Candidates per square of ``spacing``; thin shapes need more.
 
     Returns:
         (N, 2) float32 (x, y) in pixels.
     """
-    rows, columns = np.nonzero(weight > 0)
-    if rows.size == 0:
-        return np.zeros((0, 2), np.float32)
-    count = int(np.ceil(tries * rows.size / spacing**2))
-    pick = rng.integers(0, rows.size, count)
-    points = np.stack([columns[pick], rows[pick]], axis=1) + rng.random((count, 2)) - 0.5
-    priority = weight[rows[pick], columns[pick]] + rng.random(count)
-    points = points[np.argsort(-priority, kind="stable")]
-    return points[_keep_apart(points, spacing)].astype(np.float32)
+    height, width = weight.shape
+    count = int(np.ceil(tries * height * width / spacing**2))
+    points = rng.random((count, 2), dtype=np.float32) * np.array([width, height], np.float32)
+    points = np.minimum(points, np.array([width, height], np.float32) - np.float32(0.01))
+    chance = rng.random(count, dtype=np.float32)
+    wanted = weight[points[:, 1].astype(np.int64), points[:, 0].astype(np.int64)]
+    possible = wanted > 0
+    points = points[possible]
+    order = np.argsort(-(wanted[possible] + chance[possible]), kind="stable")
+    points = points[order]
+    return np.asarray(points[_keep_apart(points, spacing)], np.float32)
 
 
-def _keep_apart(points: NDArray[np.float64], spacing: float) -> NDArray[np.bool_]:
-    """Greedy choice in the order given: a point falls to any chosen point too near."""
-    near = KDTree(points).query_ball_point(points, spacing, return_sorted=False)
+def _keep_apart(points: Points, spacing: float) -> NDArray[np.bool_]:
+    """Greedy choice in the order given: a point falls to any earlier chosen point too near."""
     chosen = np.zeros(len(points), bool)
-    blocked = np.zeros(len(points), bool)
-    for index, neighbours in enumerate(near):
-        if not blocked[index]:
-            chosen[index] = True
-            blocked[neighbours] = True
-    return chosen
+    if len(points) == 0:
+        return chosen
+    pairs = KDTree(points).query_pairs(spacing, output_type="ndarray")
+    open_ = np.ones(len(points), bool)
+    while True:
+        # A point is decided once no earlier open neighbour is left to take its place.
+        waits = np.zeros(len(points), bool)
+        waits[pairs[:, 1]] = True
+        ready = open_ & ~waits
+        if not ready.any():
+            return chosen
+        chosen |= ready
+        open_ &= ~ready
+        open_[pairs[ready[pairs[:, 0]], 1]] = False
+        pairs = pairs[open_[pairs[:, 0]] & open_[pairs[:, 1]]]

@@ -1,7 +1,7 @@
 """What every tissue pattern is: two concentration maps and the nuclei to paint over them."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -49,14 +49,17 @@ def to_canvas(field: Field, shape: Shape) -> Field:
 
 def step(distance: Field, softness: float) -> Field:
     """Coverage of a shape from the signed distance to its edge, both in canvas pixels."""
-    return np.clip(distance / np.float32(softness) + np.float32(0.5), 0.0, 1.0)
+    slope = distance * np.float32(1.0 / softness)
+    slope += np.float32(0.5)
+    np.clip(slope, 0.0, 1.0, out=slope)
+    return np.asarray(slope, np.float32)
 
 
 def texture(rng: np.random.Generator, shape: Shape, fine_um: float, coarse_um: float) -> Field:
     """Unit-variance grain between two blur widths, over the whole canvas."""
-    tile = grain_texture(rng, 1024, um(fine_um), um(coarse_um))
-    offset = (int(rng.integers(1024)), int(rng.integers(1024)))
-    return repeat(tile, shape, offset)
+    side = min(max(shape), 640)
+    tile = grain_texture(rng, side, um(fine_um), um(coarse_um))
+    return repeat(tile, shape, (int(rng.integers(side)), int(rng.integers(side))))
 
 
 def at(field: Field, xy_um: Points) -> Field:
@@ -97,15 +100,42 @@ def cells(shape: Shape, xy_um: Points) -> tuple[NDArray[np.int32], Field]:
     return label.astype(np.int32, copy=False), inset.astype(np.float32, copy=False)
 
 
-def blend(below: Pattern, above: Pattern, cover: Field) -> Pattern:
-    """Lay ``above`` over ``below`` where ``cover`` (H, W) in [0, 1] says so; nuclei follow."""
-    kept = [n.where(at(cover, n.xy_um) < 0.5) for n in below.nuclei]
-    added = [n.where(at(cover, n.xy_um) >= 0.5) for n in above.nuclei]
-    return Pattern(
-        eosin=below.eosin + (above.eosin - below.eosin) * cover,
-        haematoxylin=below.haematoxylin + (above.haematoxylin - below.haematoxylin) * cover,
-        nuclei=(*kept, *added),
+def lay(
+    below: Pattern, above: Pattern, cover: Field, corner: tuple[int, int] = (0, 0)
+) -> Pattern:
+    """Lay a pattern over part of another one, whose maps change in place; nuclei follow.
+
+    Args:
+        below: What is there.
+        above: (h, w) maps, of any size.
+        cover: (h, w) in [0, 1], where ``above`` shows.
+        corner: Canvas (x, y) of ``above``'s top-left corner; it may reach over the border.
+    """
+    x, y = corner
+    height, width = below.eosin.shape
+    h, w = cover.shape
+    part = (slice(max(-y, 0), min(height - y, h)), slice(max(-x, 0), min(width - x, w)))
+    if part[0].start >= part[0].stop or part[1].start >= part[1].stop:
+        return below
+    window = (
+        slice(part[0].start + y, part[0].stop + y),
+        slice(part[1].start + x, part[1].stop + x),
     )
+    for old, new in ((below.eosin, above.eosin), (below.haematoxylin, above.haematoxylin)):
+        old[window] += (new[part] - old[window]) * cover[part]
+    shift = np.array([x, y], np.float32) * np.float32(CANVAS_MPP)
+    kept = [n.where(_covered(cover, n.xy_um - shift) < 0.5) for n in below.nuclei]
+    added = [n.where(_covered(cover, n.xy_um) >= 0.5).moved(shift) for n in above.nuclei]
+    return Pattern(
+        eosin=below.eosin, haematoxylin=below.haematoxylin, nuclei=(*kept, *added)
+    )
+
+
+def _covered(cover: Field, xy_um: Points) -> Field:
+    """Values of a map at points, 0 outside it."""
+    pixel = np.floor(xy_um / CANVAS_MPP)
+    inside = ((pixel >= 0) & (pixel < (cover.shape[1], cover.shape[0]))).all(axis=1)
+    return np.where(inside, at(cover, xy_um), np.float32(0.0)).astype(np.float32)
 
 
 def blob(
@@ -136,16 +166,34 @@ def signed_distance(mask: NDArray[np.uint8]) -> Field:
     """Distance to the edge of a mask in pixels, positive inside."""
     inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
     outside = cv2.distanceTransform(255 - mask, cv2.DIST_L2, 5)
-    return (inside - outside).astype(np.float32, copy=False)
+    return np.asarray(inside - outside, np.float32)
 
 
 def red_cells(rng: np.random.Generator, eosin: Field, xy_um: Points) -> None:
     """Draw red blood cells, about 6.5 µm across, into an eosin map, in place."""
-    radius = um(3.1)
-    for x, y in xy_um / CANVAS_MPP:
-        size = radius * rng.uniform(0.8, 1.1)
-        axes = (int(size * 16), int(size * rng.uniform(0.65, 1.0) * 16))
-        centre = (round(float(x) * 16), round(float(y) * 16))
-        dye = float(rng.uniform(0.85, 1.15))
-        turn = float(rng.uniform(0, 180))
-        cv2.ellipse(eosin, centre, axes, turn, 0, 360, dye, -1, cv2.LINE_8, 4)
+    if len(xy_um) == 0:
+        return
+    count = len(xy_um)
+    size = um(3.1) * rng.uniform(0.8, 1.1, count)
+    axes = np.stack([size, size * rng.uniform(0.65, 1.0, count)], axis=1)
+    dye = rng.uniform(160, 220, count)
+    turn = rng.uniform(0, 180, count)
+    drawn = np.zeros(eosin.shape, np.uint8)
+    for centre, radii, tone, angle in zip(
+        _fixed(xy_um / CANVAS_MPP), _fixed(axes), dye.tolist(), turn.tolist(), strict=True
+    ):
+        cv2.ellipse(drawn, centre, radii, angle, 0, 360, tone, -1, cv2.LINE_AA, 4)
+    np.maximum(eosin, drawn * np.float32(1 / 190), out=eosin)
+
+
+def _fixed(values: NDArray[np.floating[Any]]) -> list[list[int]]:
+    """Coordinates with four fractional bits, as OpenCV draws them."""
+    fixed: list[list[int]] = np.rint(values * 16).astype(np.int64).tolist()
+    return fixed
+
+
+def gradient_angle(field: Field, xy_um: Points) -> Field:
+    """Direction in which a canvas field rises, at points."""
+    gx = cv2.Sobel(field, cv2.CV_32F, 1, 0, ksize=5)
+    gy = cv2.Sobel(field, cv2.CV_32F, 0, 1, ksize=5)
+    return np.asarray(np.arctan2(at(gy, xy_um), at(gx, xy_um)), np.float32)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.synthetic.scene import DYE_STEP, Dye
+from wsi_pipeline.synthetic.glass import Glass
+from wsi_pipeline.synthetic.scene import DYE_STEP
 from wsi_pipeline.types import RgbImage
 
 BAND_PX: Final = 512
@@ -67,13 +68,13 @@ def vary_colours(rng: np.random.Generator, scanner: Scanner) -> Scanner:
 
 
 def scan(
-    rng: np.random.Generator, dye: Dye, scanner: Scanner, defocus_px: float = 0.0
+    rng: np.random.Generator, glass: Glass, scanner: Scanner, defocus_px: float = 0.0
 ) -> Iterator[RgbImage]:
     """Image a piece of glass band by band, from the top.
 
     Args:
         rng: Source of randomness.
-        dye: What lies on the glass.
+        glass: What is imaged.
         scanner: Who images it.
         defocus_px: Sigma of an additional blur in level-0 pixels.
 
@@ -83,33 +84,24 @@ def scan(
     sigma = float(np.hypot(scanner.blur_px, defocus_px))
     margin = int(np.ceil(4 * sigma))
     noise = _noise(rng, scanner)
-    tables = _tables(scanner)
-    height, width = dye.eosin.shape
-    for top in range(0, height, BAND_PX):
-        bottom = min(top + BAND_PX, height)
-        first, last = max(top - margin, 0), min(bottom + margin, height)
-        rows = slice(first, last)
-        rgb = _develop(dye.haematoxylin[rows], dye.eosin[rows], tables)
-        rgb = cv2.GaussianBlur(rgb, (0, 0), sigma)[top - first : bottom - first]
-        yield _add_noise(rng, rgb, noise, width)
+    colours = _colours(scanner)
+    for top in range(0, glass.height, BAND_PX):
+        bottom = min(top + BAND_PX, glass.height)
+        first, last = max(top - margin, 0), min(bottom + margin, glass.height)
+        dye = glass.rows(first, last)
+        pair = (dye.haematoxylin.astype(np.uint16) << 8) | dye.eosin
+        rgb = np.asarray(np.take(colours, pair, axis=0), np.uint8)
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), np.uint8)[top - first : bottom - first]
+        yield _add_noise(rng, rgb, noise, glass.width)
 
 
-def _tables(scanner: Scanner) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Transmitted light for each amount of each dye, (256, 1, 3)."""
-    amount = np.arange(256, dtype=np.float64)[:, None, None] * DYE_STEP
-    blue = np.exp(-amount * np.array(scanner.haematoxylin)) * np.array(scanner.white)
-    pink = np.exp(-amount * np.array(scanner.eosin))
-    return blue.astype(np.float32), pink.astype(np.float32)
-
-
-def _develop(
-    haematoxylin: NDArray[np.uint8],
-    eosin: NDArray[np.uint8],
-    tables: tuple[NDArray[np.float32], NDArray[np.float32]],
-) -> RgbImage:
-    blue = cv2.LUT(cv2.merge([haematoxylin] * 3), tables[0])
-    pink = cv2.LUT(cv2.merge([eosin] * 3), tables[1])
-    return cv2.multiply(blue, pink, dtype=cv2.CV_8U).astype(np.uint8, copy=False)
+def _colours(scanner: Scanner) -> NDArray[np.uint8]:
+    """RGB for each pair of amounts, (65536, 3); row = 256 x haematoxylin + eosin."""
+    amount = np.arange(256, dtype=np.float64) * DYE_STEP
+    blue = np.exp(-amount[:, None, None] * np.array(scanner.haematoxylin))
+    pink = np.exp(-amount[None, :, None] * np.array(scanner.eosin))
+    light = blue * pink * np.array(scanner.white)
+    return np.rint(light).astype(np.uint8).reshape(65536, 3)
 
 
 def _noise(rng: np.random.Generator, scanner: Scanner) -> NDArray[np.int16]:
@@ -125,7 +117,7 @@ def _add_noise(
     shift = (int(rng.integers(_NOISE_PX)), int(rng.integers(_NOISE_PX)))
     rolled = np.roll(noise, shift, axis=(0, 1))
     strip = np.tile(rolled, (1, -(-width // _NOISE_PX), 1))[: rgb.shape[0], :width]
-    return cv2.add(rgb, strip, dtype=cv2.CV_8U).astype(np.uint8, copy=False)
+    return np.asarray(cv2.add(rgb, strip, dtype=cv2.CV_8U), np.uint8)
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -9,39 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.synthetic.glands import glandular
+from wsi_pipeline.synthetic.liver import lobular, trabecular
 from wsi_pipeline.synthetic.noise import Field, Shape, enlarge, grain, repeat, smooth_noise
-from wsi_pipeline.synthetic.nuclei import paint
+from wsi_pipeline.synthetic.nuclei import gather, paint
 from wsi_pipeline.synthetic.pattern import (
-    CANVAS_MPP,
     Pattern,
     at,
-    blend,
     blob,
     fill,
+    lay,
     signed_distance,
     step,
     um,
 )
-from wsi_pipeline.synthetic.plates import lobular, trabecular
-from wsi_pipeline.synthetic.stain import Targets, match
 from wsi_pipeline.synthetic.stroma import blood, fat, fibrous, necrosis
+from wsi_pipeline.synthetic.uptake import Targets, match
 
 DYE_STEP: Final = 0.0125  # concentration of one unit in the 8-bit dye maps
 MPP: Final = 0.25  # level 0
 
 DyeMap = NDArray[np.uint8]  # (H, W), concentration / DYE_STEP
 
-PATTERNS: Final[dict[str, Callable[[np.random.Generator, Shape], Pattern]]] = {
+Draw = Callable[[np.random.Generator, Shape], Pattern]
+
+PATTERNS: Final[dict[str, Draw]] = {
     "hcc": trabecular,
     "cca": glandular,
     "normal": lobular,
 }
-COMMON: Final[tuple[Callable[[np.random.Generator, Shape], Pattern], ...]] = (
-    fibrous,
-    necrosis,
-    fat,
-    blood,
-)
+COMMON: Final[tuple[Draw, ...]] = (fibrous, necrosis, fat, blood)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +63,9 @@ def section(
     outline = _fragments(rng, shape)
     pattern = PATTERNS[label](rng, shape)
     if label != "normal" and rng.random() < 0.4:
-        pattern = _beside(rng, pattern, lobular(rng, shape), rng.uniform(0.1, 0.25))
+        pattern = _beside(rng, pattern, lobular, rng.uniform(0.1, 0.25))
     for kind in rng.permutation(len(COMMON))[: rng.integers(1, 3)]:
-        pattern = _beside(rng, pattern, COMMON[kind](rng, shape), rng.uniform(0.06, 0.16))
+        pattern = _beside(rng, pattern, COMMON[kind], rng.uniform(0.06, 0.16))
     return _develop(rng, pattern, outline, size, targets)
 
 
@@ -82,7 +78,7 @@ def core(rng: np.random.Generator, label: str, side: int, diameter: int, targets
     pattern = PATTERNS[label](rng, shape)
     if rng.random() < 0.35:
         kind = COMMON[rng.integers(len(COMMON))]
-        pattern = _beside(rng, pattern, kind(rng, shape), rng.uniform(0.05, 0.15))
+        pattern = _beside(rng, pattern, kind, rng.uniform(0.05, 0.15))
     return _develop(rng, pattern, _ragged(rng, mask), (side, side), targets)
 
 
@@ -93,7 +89,7 @@ def _fragments(rng: np.random.Generator, shape: Shape) -> Field:
     if rng.random() < 0.75:
         radius = 0.42 * np.sqrt(height * width)
         outline = blob(rng, radius, width / height, 0.07, turned=False)
-        fill(mask, outline + (width / 2, height / 2))
+        fill(mask, outline + np.array([width / 2, height / 2], np.float32))
         if rng.random() < 0.5:
             return _ragged(rng, mask)
         notch = blob(rng, 0.3 * radius, 1.5, 0.2)
@@ -121,13 +117,16 @@ def _ragged(rng: np.random.Generator, mask: NDArray[np.uint8]) -> Field:
     return step(signed_distance(mask) + rough, um(1.2))
 
 
-def _beside(rng: np.random.Generator, below: Pattern, above: Pattern, share: float) -> Pattern:
+def _beside(rng: np.random.Generator, below: Pattern, draw: Draw, share: float) -> Pattern:
     """Give ``share`` of the area to another pattern, in one or a few smooth patches."""
     shape = (below.eosin.shape[0], below.eosin.shape[1])
     field = smooth_noise(rng, shape, 0.55 * min(shape)) + 0.12 * smooth_noise(rng, shape, um(60.0))
-    limit = np.quantile(field[::8, ::8], 1.0 - share)
-    slope = np.float32(0.6 * min(shape))  # turns the field into something like a distance
-    return blend(below, above, step((field - np.float32(limit)) * slope, um(14.0)))
+    field -= np.float32(np.quantile(field[::8, ::8], 1.0 - share))
+    field *= np.float32(0.6 * min(shape))  # turns it into something like a distance
+    cover = step(field, um(14.0))
+    x, y, width, height = cv2.boundingRect((cover > 0).astype(np.uint8))
+    window = cover[y : y + height, x : x + width]
+    return lay(below, draw(rng, (height, width)), window, (x, y))
 
 
 def _develop(
@@ -136,26 +135,27 @@ def _develop(
 ) -> Dye:  # fmt: skip
     """Enlarge to level 0, add fine grain and nuclei, and give the dyes this patient's range."""
     full = (outline.shape[0] * 2, outline.shape[1] * 2)
-    cover = enlarge(outline, full)
-    dyes = []
-    for field in (pattern.haematoxylin, pattern.eosin):
-        fine = repeat(grain(rng, 512, 0.7, 2.0), full, tuple(rng.integers(0, 512, 2)))
-        fine *= np.float32(0.07)
-        fine += np.float32(1.0)
-        fine *= enlarge(field, full)
-        dyes.append(fine)
-    for nuclei in pattern.nuclei:
+    dyes = [_grainy(rng, field, full) for field in (pattern.haematoxylin, pattern.eosin)]
+    for nuclei in gather(pattern.nuclei):
         paint(rng, nuclei.where(at(outline, nuclei.xy_um) > 0.5), dyes[0], dyes[1], MPP)
-    tissue = (slice(0, size[1]), slice(0, size[0]))
-    maps = [_quantise(dye[tissue], cover[tissue]) for dye in dyes]
-    inside = cover[tissue] > 0.5
-    matched = [
-        match(dye, inside, quantiles, DYE_STEP)
-        for dye, quantiles in zip(maps, (targets.haematoxylin, targets.eosin), strict=True)
+    cover = enlarge(outline, full)
+    inside = cover > 0.5
+    maps = [
+        match(_quantise(dye, cover), inside, quantiles, DYE_STEP)
+        for dye, quantiles in zip(dyes, (targets.haematoxylin, targets.eosin), strict=True)
     ]
-    return Dye(haematoxylin=matched[0], eosin=matched[1])
+    tissue = (slice(0, size[1]), slice(0, size[0]))
+    return Dye(haematoxylin=maps[0][tissue], eosin=maps[1][tissue])
+
+
+def _grainy(rng: np.random.Generator, field: Field, full: Shape) -> Field:
+    """A canvas map at level 0, with grain finer than the canvas."""
+    fine = grain(rng, 512, 0.7, 2.0) * np.float32(0.07) + np.float32(1.0)
+    offset = (int(rng.integers(512)), int(rng.integers(512)))
+    large = enlarge(field, full)
+    large *= repeat(fine, full, offset)
+    return large
 
 
 def _quantise(dye: Field, cover: Field) -> DyeMap:
-    scaled = cv2.multiply(dye, cover, scale=1.0 / DYE_STEP)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.multiply(dye, cover, scale=1.0 / DYE_STEP, dtype=cv2.CV_8U), np.uint8)

@@ -10,11 +10,12 @@ from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.synthetic.artefacts import INKS, ink_band, pen_marks
 from wsi_pipeline.synthetic.associated import label_image, macro_image
 from wsi_pipeline.synthetic.cohort import CoreSpec, SlideSpec
+from wsi_pipeline.synthetic.glass import Glass, Piece, Pieces, Section
 from wsi_pipeline.synthetic.scanner import BAND_PX, SCANNERS, Scanner, scan, vary_colours
-from wsi_pipeline.synthetic.scene import MPP, Dye, core, section
+from wsi_pipeline.synthetic.scene import MPP, core, section
 from wsi_pipeline.synthetic.seeds import generator
-from wsi_pipeline.synthetic.stain import draw_targets
 from wsi_pipeline.synthetic.svs import SvsHeader, write_svs
+from wsi_pipeline.synthetic.uptake import draw_targets
 from wsi_pipeline.types import RgbImage
 
 _DEFOCUS_PX = 9.0
@@ -30,9 +31,9 @@ def write_slide(spec: SlideSpec, out_dir: Path) -> Path:
     path = out_dir / spec.file_name
     rng = generator(spec.seed, spec.slide_id)
     scanner = vary_colours(generator(spec.seed, spec.slide_id, "colours"), SCANNERS[spec.scanner])
-    dye = _tma(spec) if spec.cores else _whole(rng, spec)
+    glass = _tma(spec) if spec.cores else _whole(rng, spec)
     defocus = _DEFOCUS_PX if spec.artefact == "blurred" else 0.0
-    bands = scan(rng, dye, scanner, defocus)
+    bands = scan(rng, glass, scanner, defocus)
     if spec.artefact in INKS:
         bands = _inked(rng, bands, spec)
     label = label_image(spec.slide_id)
@@ -66,35 +67,32 @@ def _header(spec: SlideSpec, scanner: Scanner) -> SvsHeader:
     )
 
 
-def _whole(rng: np.random.Generator, spec: SlideSpec) -> Dye:
+def _whole(rng: np.random.Generator, spec: SlideSpec) -> Glass:
     if spec.artefact == "blank" or spec.label is None:
-        empty = np.zeros((spec.height, spec.width), np.uint8)
-        return Dye(haematoxylin=empty, eosin=empty)
+        return Pieces(width=spec.width, height=spec.height, pieces=())
     targets = draw_targets(generator(spec.seed, spec.patient_id or spec.slide_id, "stain"))
-    return section(rng, spec.label, (spec.width, spec.height), targets)
+    return Section(dye=section(rng, spec.label, (spec.width, spec.height), targets))
 
 
-def _tma(spec: SlideSpec) -> Dye:
-    haematoxylin = np.zeros((spec.height, spec.width), np.uint8)
-    eosin = np.zeros((spec.height, spec.width), np.uint8)
-    for one in spec.cores:
-        if one.present:
-            _put_core(spec, one, haematoxylin, eosin)
-    return Dye(haematoxylin=haematoxylin, eosin=eosin)
-
-
-def _put_core(
-    spec: SlideSpec, one: CoreSpec, *maps: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-) -> None:
-    side = 2 * int(one.diameter_px * 0.54)
-    targets = draw_targets(generator(spec.seed, one.patient_id, "stain"))
-    drawn = core(generator(spec.seed, one.core_id), one.label, side, one.diameter_px, targets)
-    window = (
-        slice(one.y - side // 2, one.y + side // 2),
-        slice(one.x - side // 2, one.x + side // 2),
+def _tma(spec: SlideSpec) -> Glass:
+    return Pieces(
+        width=spec.width,
+        height=spec.height,
+        pieces=tuple(_piece(spec.seed, one) for one in spec.cores if one.present),
     )
-    for whole, part in zip(maps, (drawn.haematoxylin, drawn.eosin), strict=True):
-        np.maximum(whole[window], part, out=whole[window])
+
+
+def _piece(seed: int, one: CoreSpec) -> Piece:
+    side = 2 * int(one.diameter_px * 0.54)
+    targets = draw_targets(generator(seed, one.patient_id, "stain"))
+    return Piece(
+        x=one.x - side // 2,
+        y=one.y - side // 2,
+        side=side,
+        draw=lambda: core(
+            generator(seed, one.core_id), one.label, side, one.diameter_px, targets
+        ),
+    )
 
 
 def _inked(

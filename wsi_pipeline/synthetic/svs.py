@@ -113,7 +113,8 @@ def _reduce(image: RgbImage, factor: int) -> RgbImage:
     if min(height, width) == 0:
         return image[:0]
     cropped = image[: height * factor, : width * factor]
-    return cv2.resize(cropped, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    small = cv2.resize(cropped, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
 
 
 def _tiles(bands: Iterable[RgbImage]) -> Iterator[RgbImage]:
@@ -143,6 +144,8 @@ def _write_level(
         shape=(size[1], size[0], 3),
         dtype=np.uint8,
         tile=(TILE_PX, TILE_PX),
+        resolution=(dots := 1e4 * size[0] / header.width / header.mpp, dots),
+        resolutionunit="CENTIMETER",
         **_options(header, text, _REDUCED),
     )
 

@@ -8,6 +8,7 @@ distribution that its patient drew without regard to the label.
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +51,8 @@ def match(
         quantiles: Concentrations wanted at LEVELS.
         dye_step: Concentration of one unit.
     """
-    counts = np.bincount(dye[inside], minlength=256).astype(np.float64)
+    counts = cv2.calcHist([dye], [0], inside.view(np.uint8), [256], [0, 256])
+    counts = np.asarray(counts, np.float64).ravel()
     total = counts.sum()
     if total == 0:
         return dye
@@ -58,5 +60,5 @@ def match(
     rank = (np.cumsum(counts) - 0.5 * counts) / total
     wanted = np.interp(rank, (0.0, *LEVELS, 1.0), (0.0, *quantiles, 1.25 * quantiles[-1]))
     table = np.clip(np.rint(wanted / dye_step), 0, 255).astype(np.uint8)
-    table[0] = min(table[0], 2)
-    return table[dye]
+    table[0] = 0  # empty glass stays empty
+    return np.asarray(cv2.LUT(dye, table), np.uint8)
