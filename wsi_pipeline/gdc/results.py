@@ -1,0 +1,93 @@
+"""What became of each file, as data and as the report that stays behind."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.errors import UsageError
+from wsi_pipeline.gdc.manifest import ManifestEntry
+
+Status = Literal["downloaded", "present", "failed", "skipped", "missing", "damaged"]
+FAILURES: Final = frozenset({"failed", "missing", "damaged"})
+COLUMNS: Final = (
+    "id",
+    "filename",
+    "size",
+    "md5",
+    "status",
+    "error",
+    "fetched_id",
+    "received_bytes",
+    "resumed_bytes",
+    "requests",
+    "seconds",
+    "trouble",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileResult:
+    """What became of one file of the manifest.
+
+    ``received_bytes`` came over the wire in this run, ``resumed_bytes`` lay there from an earlier
+    one. ``fetched_id`` is the id it was fetched under, ``trouble`` the last thing that made a
+    request be repeated.
+    """
+
+    entry: ManifestEntry
+    status: Status
+    error: str = ""
+    fetched_id: str = ""
+    received_bytes: int = 0
+    resumed_bytes: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+    trouble: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status not in FAILURES
+
+    def row(self) -> dict[str, str | int | float]:
+        entry = self.entry
+        return {
+            "id": entry.id,
+            "filename": entry.filename,
+            "size": entry.size,
+            "md5": entry.md5,
+            "status": self.status,
+            "error": self.error,
+            "fetched_id": self.fetched_id,
+            "received_bytes": self.received_bytes,
+            "resumed_bytes": self.resumed_bytes,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+            "trouble": self.trouble,
+        }
+
+
+def write_report(path: Path, results: Sequence[FileResult]) -> None:
+    """Write one row a file, as JSON or CSV by the suffix.
+
+    Raises:
+        UsageError: Another suffix.
+    """
+    check_report_path(path)
+    rows = [result.row() for result in results]
+    if path.suffix == ".json":
+        write_json(path, rows)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def check_report_path(path: Path) -> None:
+    if path.suffix not in (".csv", ".json"):
+        raise UsageError(f"{path}: a report is written as .csv or .json")

@@ -1,0 +1,141 @@
+"""One file: its segments over several connections, its digest as the bytes arrive, its verdict."""
+
+import hashlib
+import threading
+from functools import partial as bind
+from typing import Final
+
+from wsi_pipeline.errors import DownloadError
+from wsi_pipeline.gdc.connections import Connections
+from wsi_pipeline.gdc.fetch import Fetch, RangeIgnoredError
+from wsi_pipeline.gdc.manifest import ManifestEntry
+from wsi_pipeline.gdc.partial import PartialFile, Segment
+from wsi_pipeline.gdc.retry import StoppedError
+
+POLL_S: Final = 0.05
+HASH_BLOCK: Final = 1 << 20
+ROUNDS: Final = 3  # whole downloads of a file whose digest comes out wrong
+
+
+class Transfer:
+    """Brings one file and verifies it against the manifest."""
+
+    def __init__(self, entry: ManifestEntry, fetch: Fetch, connections: Connections) -> None:
+        self.entry = entry
+        self.fetch = fetch
+        self.resumed_bytes = fetch.partial.done
+        self._partial: PartialFile = fetch.partial
+        self._connections = connections
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._error: Exception | None = None
+
+    @property
+    def done_bytes(self) -> int:
+        return self._partial.done
+
+    def run(self) -> None:
+        """Bring the file and put it in place.
+
+        Raises:
+            DownloadError: It cannot be had, or never has the manifest's digest.
+            StoppedError: The download was stopped; what has come is kept.
+        """
+        found = []
+        for _ in range(ROUNDS):
+            md5 = self._bring()
+            if md5 == self.entry.md5:
+                self._partial.commit()
+                return
+            found.append(md5)
+            self._partial.start_over(one_stream=False)
+        self._partial.discard()
+        same = "each time" if len(set(found)) == 1 else "each time another"
+        advice = (
+            "the GDC may hold a newer version (see --resolve)"
+            if len(set(found)) == 1
+            else "the connection damages data"
+        )
+        raise DownloadError(
+            f"md5 is {found[-1]}, the manifest says {self.entry.md5}; fetched {ROUNDS} times, "
+            f"{same}: {advice}"
+        )
+
+    def _bring(self) -> str:
+        """Fetch what is missing; return the whole file's md5."""
+        digest = _Follower(self._partial)
+        self._start(self.fetch.first())
+        spread = False
+        while True:
+            with self._changed:
+                if self._under_way:
+                    self._changed.wait(POLL_S)
+                under_way = self._under_way
+            digest.follow()
+            if self._error is not None:
+                if not under_way:
+                    spread = self._recover()
+            elif self.fetch.opened.is_set() and not spread:
+                spread = True
+                self._start(self.fetch.others())
+            elif not under_way and not self._partial.missing:
+                digest.follow()
+                return digest.hexdigest()
+
+    def _recover(self) -> bool:
+        """Go on in one stream if ranges are ignored; otherwise the error is the file's."""
+        error, self._error = self._error, None
+        assert error is not None
+        if not isinstance(error, RangeIgnoredError):
+            raise error
+        self._partial.start_over(one_stream=True)
+        self._start(self.fetch.first())
+        return False
+
+    def _start(self, segments: list[Segment]) -> None:
+        for segment in segments:
+            with self._changed:
+                self._under_way += 1
+            self._connections.submit(bind(self._job, segment))
+
+    def _job(self, segment: Segment) -> None:
+        error: Exception | None = None
+        try:
+            if not self.fetch.cancelled.is_set():
+                self.fetch.fetch(segment)
+        except (DownloadError, OSError) as caught:
+            error = caught
+        with self._changed:
+            self._under_way -= 1
+            if error is not None and (self._error is None or isinstance(self._error, StoppedError)):
+                self._error = error
+            if error is not None:
+                self.fetch.cancelled.set()
+            self._changed.notify()
+
+
+class _Follower:
+    """The digest of a file's beginning, kept as close to the arriving bytes as there is no gap."""
+
+    def __init__(self, partial: PartialFile) -> None:
+        self._partial = partial
+        self._restart()
+
+    def follow(self) -> None:
+        while True:
+            block = self._partial.read_arrived(self._at, HASH_BLOCK, self._generation)
+            if block is None:
+                self._restart()
+            elif block:
+                self._md5.update(block)
+                self._at += len(block)
+            else:
+                return
+
+    def hexdigest(self) -> str:
+        return self._md5.hexdigest()
+
+    def _restart(self) -> None:
+        self._generation = self._partial.generation
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._at = 0
