@@ -1,5 +1,6 @@
 """Reports: plain data to figures, heatmaps, and one HTML page that is a single file."""
 
+from wsi_pipeline.reporting.collect import Limits, collect
 from wsi_pipeline.reporting.data import (
     Evaluation,
     Facts,
@@ -26,6 +27,7 @@ from wsi_pipeline.reporting.figures import (
     roc_figure,
 )
 from wsi_pipeline.reporting.heatmap import draw_heatmap, tiles_geojson, value_limits
+from wsi_pipeline.reporting.heatmap_files import read_heatmaps, store_heatmap, write_heatmap
 from wsi_pipeline.reporting.page import render_page, write_page
 from wsi_pipeline.reporting.pictures import jpeg
 
@@ -36,6 +38,7 @@ __all__ = [
     "Funnel",
     "FunnelStep",
     "Heatmap",
+    "Limits",
     "Measure",
     "ModelReport",
     "Picture",
@@ -46,15 +49,19 @@ __all__ = [
     "TilePair",
     "TrainingCurve",
     "class_bars_figure",
+    "collect",
     "comparison_figure",
     "confusion_figure",
     "curves_figure",
     "draw_heatmap",
     "jpeg",
+    "read_heatmaps",
     "reliability_figure",
     "render_page",
     "roc_figure",
+    "store_heatmap",
     "tiles_geojson",
     "value_limits",
+    "write_heatmap",
     "write_page",
 ]

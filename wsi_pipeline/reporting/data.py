@@ -71,7 +71,8 @@ class SlideCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Heatmap:
-    """A slide coloured by a value per tile; ``low`` and ``high`` are the ends of the scale."""
+    """A slide coloured by a value per tile; ``what`` says which value, ``low`` and ``high`` are the
+    ends of the scale."""
 
     picture: Picture
     what: str

@@ -1,0 +1,67 @@
+"""One page about a run folder: what went in, what stayed, how good the model is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
+
+
+class ReportConfig(StageConfig):
+    """Write one self-contained HTML page about a run folder."""
+
+    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    title: str | None = Field(
+        default=None, description="Of the page; the cohorts' names if not given."
+    )
+    slides: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Folder the cohort table's paths start from, for tiles as scanned beside the "
+        "normalised ones; without it these are left out.",
+    )
+    out: Annotated[Path | None, HOW] = Field(
+        default=None, description="The page; <run>/report/index.html if not given."
+    )
+    date: Annotated[str | None, HOW] = Field(
+        default=None, description="To be printed; without it equal runs give equal pages."
+    )
+    max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+def run(config: ReportConfig) -> Iterator[Event]:
+    """Read ``run`` and write the page; what the run folder lacks, the page leaves out.
+
+    Raises:
+        ConfigError: There is no such run folder.
+        CohortError: Its cohort table is unusable.
+        LearnError: One of its model bundles is not whole.
+    """
+    from wsi_pipeline.reporting import Limits, collect, write_page
+
+    if not config.run.is_dir():
+        raise ConfigError(f"{config.run}: there is no such run folder")
+    target = config.out or config.run / "report" / "index.html"
+    yield StageStarted(stage="report", total=1, unit="page")
+    if config.dry_run:
+        yield Planned(row={"page": str(target)})
+        return
+    data = collect(
+        config.run,
+        title=config.title,
+        slides=config.slides,
+        created=config.date,
+        limits=Limits(slides=config.max_slides),
+    )
+    if not data.slides:
+        yield Note(text=f"{config.run}: no tile store is there yet; the page has little to show")
+    write_page(target, data)
+    yield Written(path=str(target), what="report")

@@ -1,0 +1,170 @@
+"""Trained models of a run folder, as a report shows them."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.reporting.data import (
+    Evaluation,
+    Facts,
+    Measure,
+    ModelReport,
+    Prediction,
+    Scores,
+    TrainingCurve,
+)
+
+Row = Mapping[str, str]
+
+
+def bundle_folders(run: Path) -> list[Path]:
+    """Return the folders of the bundles below ``<run>/models``, by name."""
+    return sorted(path.parent for path in (run / "models").glob("[!.]*/config.json"))
+
+
+def read_models(run: Path) -> tuple[ModelReport, ...]:
+    """Read every bundle of a run folder.
+
+    Raises:
+        LearnError: A bundle lacks a file or a key.
+    """
+    return tuple(read_model(folder) for folder in bundle_folders(run))
+
+
+def read_model(folder: Path) -> ModelReport:
+    """Read one bundle's figures; the weights are not touched.
+
+    Raises:
+        LearnError: A file or a key is missing.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        rows = _rows(folder / "predictions.csv")
+        classes = tuple(config["classes"])
+        return ModelReport(
+            name=config["name"],
+            encoder=config["encoder"],
+            primary=config["primary"],
+            classes=classes,
+            evaluations=tuple(_evaluation(e, classes, rows) for e in metrics["evaluations"]),
+            curves=_curves(_rows(folder / "history.csv")),
+            notes=tuple(metrics.get("notes", ())),
+            random_weights=".random" in config["encoder"],
+        )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise LearnError(f"{folder}: not a whole model bundle ({error}); train it again") from error
+
+
+def read_predictions(folder: Path) -> dict[str, Prediction]:
+    """Return what the bundle's primary model says of each slide, by ``slide_id``."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return {
+        row["slide_id"]: Prediction(
+            model=row["model"],
+            probabilities={name: float(row[f"p_{name}"]) for name in config["classes"]},
+        )
+        for row in _rows(folder / "predictions.csv")
+        if row["model"] == config["primary"]
+    }
+
+
+def read_splits_of(folder: Path) -> dict[str, str]:
+    """Return the split of each slide of a bundle, by ``slide_id``."""
+    return {row["slide_id"]: row["split"] for row in _rows(folder / "splits.csv")}
+
+
+def model_facts(folder: Path) -> Facts:
+    """Settings, versions and digests of a bundle as stored in its ``config.json``."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    shown = {name: value for name, value in config.items() if name != "digests"}
+    digests = config.get("digests", {})
+    shown["digests"] = {name: value for name, value in digests.items() if isinstance(value, str)}
+    return Facts(title=f"Model {config['name']}", rows=flat_rows(shown))
+
+
+def flat_rows(values: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Nested settings as ``("stain.method", "macenko")`` rows."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flat_rows(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            rows.append((prefix + name, ", ".join(map(_plain, value)) or "none"))
+        else:
+            rows.append((prefix + name, _plain(value)))
+    return tuple(rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def _evaluation(
+    values: Mapping[str, Any], classes: tuple[str, ...], rows: Sequence[Row]
+) -> Evaluation:
+    interval = values.get("interval", {})
+    words = (
+        f"{interval['level']:.0%} intervals: {interval['method']} bootstrap over "
+        f"{interval['unit']}s, {interval['resamples']} resamples"
+        if interval
+        else ""
+    )
+    return Evaluation(
+        model=values["model"],
+        split=values["split"],
+        level=values["level"],
+        classes=classes,
+        cases=values["cases"],
+        patients=values["patients"],
+        confusion=np.array(values["confusion"], np.int64),
+        measures={name: Measure(**found) for name, found in values["measures"].items()},
+        scores=_scores(values, classes, rows),
+        interval=words,
+    )
+
+
+def _scores(
+    values: Mapping[str, Any], classes: tuple[str, ...], rows: Sequence[Row]
+) -> Scores | None:
+    """The cases of an evaluation from ``predictions.csv``, which has slides but no tiles."""
+    mine = [r for r in rows if (r["model"], r["split"]) == (values["model"], values["split"])]
+    if values["level"] == "tile" or not mine:
+        return None
+    grouped: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    for number, row in enumerate(mine):
+        who = row["patient_id"] if values["level"] == "patient" else str(number)
+        grouped[who, row["label"]].append([float(row[f"p_{name}"]) for name in classes])
+    return Scores(
+        targets=np.array([classes.index(label) for _, label in grouped], np.int64),
+        probabilities=np.array([np.mean(found, axis=0) for found in grouped.values()]),
+    )
+
+
+def _curves(rows: Sequence[Row]) -> tuple[TrainingCurve, ...]:
+    by_model: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_model[row["model"]].append(row)
+    return tuple(
+        TrainingCurve(
+            model=model,
+            train_loss=tuple(float(row["train_loss"]) for row in epochs),
+            val_loss=tuple(float(row["val_loss"]) for row in epochs),
+            val_balanced_accuracy=tuple(float(row["val_balanced_accuracy"]) for row in epochs),
+            best=max((int(r["epoch"]) for r in epochs if r["best"] == "True"), default=None),
+        )
+        for model, epochs in by_model.items()
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

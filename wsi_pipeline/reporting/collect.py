@@ -1,0 +1,139 @@
+"""From a run folder to report data: reads what is there, and leaves out what is not."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.config import load_toml
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.reporting.bundles import bundle_folders, flat_rows, model_facts, read_models
+from wsi_pipeline.reporting.cards import slide_cards
+from wsi_pipeline.reporting.data import Facts, Failure, ReportData
+from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
+from wsi_pipeline.reporting.funnel import all_failures, read_funnel
+from wsi_pipeline.reporting.outcomes import read_outcomes
+from wsi_pipeline.tiles import TileStore, open_tiles
+
+SYNTHETIC: Final = "synthetic"  # how the generated cohort names itself and its scanners
+RANDOM: Final = ".random"  # in the tag of an encoder that was never trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much a page may hold: a cohort of thousands must not make one of gigabytes."""
+
+    slides: int = 60
+    example_slides: int = 6
+    tiles_per_slide: int = 2
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+def collect(
+    run: Path,
+    *,
+    title: str | None = None,
+    slides: Path | None = None,
+    created: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> ReportData:
+    """Read a run folder.
+
+    Args:
+        run: The run folder; any of its parts may be missing.
+        title: Of the page; the cohorts' names, else the folder's name, where None.
+        slides: Folder the cohort's paths start from, for tiles as scanned; None leaves them out.
+        created: Date to print.
+        limits: How many slides and tiles are shown.
+
+    Raises:
+        CohortError: ``cohort.csv`` is unusable.
+        LearnError: A model bundle is not whole.
+    """
+    table = run / "cohort.csv"
+    cohort = read_cohort(table) if table.exists() else []
+    stores, damaged = _open_stores(run / "tiles", cohort)
+    outcomes = read_outcomes(run / "logs")
+    models = read_models(run)
+    failures = all_failures(cohort, stores, damaged, outcomes)
+    examples = spread_slides(stores, cohort, limits.example_slides)
+    return ReportData(
+        title=title or _title(run, cohort),
+        created=created,
+        synthetic=any(_is_synthetic(slide) for slide in cohort),
+        random_weights=any(RANDOM in path.name for path in (run / "features").glob("*")),
+        notes=_cut(len(stores), limits.slides),
+        funnel=read_funnel(cohort, stores, outcomes, failures),
+        slides=slide_cards(run, cohort, stores, limits.slides),
+        tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
+        stain_method=_stain_method(stores.values()),
+        models=models,
+        failures=failures,
+        provenance=tuple(_facts(run, stores)),
+    )
+
+
+def _open_stores(
+    folder: Path, cohort: Sequence[CohortSlide]
+) -> tuple[dict[str, TileStore], list[Failure]]:
+    """Open every store, in the cohort's order; those that do not open are failures."""
+    suffixes = (".zarr", ".h5")
+    paths = {p.stem: p for p in sorted(folder.glob("[!.]*")) if p.suffix in suffixes}
+    order = [slide.slide_id for slide in cohort if slide.slide_id in paths] or list(paths)
+    stores, damaged = {}, []
+    for slide_id in order:
+        try:
+            stores[slide_id] = open_tiles(paths[slide_id])
+        except StoreError as error:
+            damaged.append(Failure(slide_id=slide_id, stage="tile", reason=str(error)))
+    return stores, damaged
+
+
+def _title(run: Path, cohort: Sequence[CohortSlide]) -> str:
+    names = list(dict.fromkeys(slide.cohort for slide in cohort if slide.cohort))
+    return " and ".join(names) if names else run.resolve().name
+
+
+def _is_synthetic(slide: CohortSlide) -> bool:
+    return any((name or "").startswith(SYNTHETIC) for name in (slide.cohort, slide.scanner))
+
+
+def _cut(found: int, shown: int) -> tuple[str, ...]:
+    return (f"The gallery shows the first {shown} of {found} slides.",) if found > shown else ()
+
+
+def _stain_method(stores: Any) -> str | None:
+    methods = {store.attributes.get("stain", {}).get("method") for store in stores} - {None}
+    return " and ".join(sorted(methods)) or None
+
+
+def _facts(run: Path, stores: Mapping[str, TileStore]) -> Iterator[Facts]:
+    """Settings as given, what all tile stores agree on, each model's own record, digests."""
+    for path in sorted((run / "config").glob("*.toml")):
+        yield Facts(title=f"{path.stem} settings", rows=flat_rows(load_toml(path)))
+    records = [dict(flat_rows(store.attributes)) for store in stores.values()]
+    if records:
+        common = [
+            (name, value)
+            for name, value in records[0].items()
+            if all(record.get(name) == value for record in records) and not _is_own(name)
+        ]
+        yield Facts(title=f"Tile stores, alike in all {len(records)}", rows=tuple(common))
+    for folder in bundle_folders(run):
+        yield model_facts(folder)
+    digests = tuple(
+        (slide_id, str(store.attributes["slide_digest"]))
+        for slide_id, store in stores.items()
+        if "slide_digest" in store.attributes
+    )
+    if digests:
+        yield Facts(title="Digests of the slides", rows=digests)
+
+
+def _is_own(name: str) -> bool:
+    """Whether an attribute belongs to one slide even if it happens to agree in all."""
+    own = ("counts", "flags", "slide", "slide_digest", "complete", "schema")
+    return name in own or name.startswith(("counts.", "stain.diagnostics"))

@@ -1,0 +1,80 @@
+"""How many slides and tiles came through, and why the others did not."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.reporting.data import Failure, Funnel, FunnelStep
+from wsi_pipeline.reporting.outcomes import Outcome
+from wsi_pipeline.tiles import TileStore
+
+TILING: Final = "tile"  # the stage that makes or loses a slide's tiles
+REASONS: Final = {
+    "rejected_background": "too much background",
+    "rejected_pen": "pen",
+    "rejected_blurred": "blurred",
+}
+
+
+def all_failures(
+    cohort: Sequence[CohortSlide],
+    stores: Mapping[str, TileStore],
+    damaged: Sequence[Failure],
+    outcomes: Sequence[Outcome],
+) -> tuple[Failure, ...]:
+    """What the logs call failed, damaged stores, and slides that no log tells of."""
+    failed = [
+        Failure(slide_id=o.slide_id, stage=o.stage, reason=o.words)
+        for o in outcomes
+        if o.fate == "failed" and not (o.stage == TILING and o.slide_id in stores)
+    ]
+    told = {o.slide_id for o in outcomes if o.stage == TILING} | {f.slide_id for f in damaged}
+    silent = [
+        Failure(slide_id=s.slide_id, stage=TILING, reason="no tile store, and no log says why")
+        for s in cohort
+        if s.slide_id not in stores and s.slide_id not in told
+    ]
+    return (*failed, *damaged, *silent)
+
+
+def read_funnel(
+    cohort: Sequence[CohortSlide],
+    stores: Mapping[str, TileStore],
+    outcomes: Sequence[Outcome],
+    failures: Sequence[Failure],
+) -> Funnel:
+    """Slides from the cohort table to tile stores; tiles from the grid to the stores."""
+    lost = {f.slide_id: "failed, see below" for f in failures if f.stage == TILING}
+    for outcome in outcomes:
+        if (outcome.stage, outcome.fate) == (TILING, "skipped") and outcome.slide_id not in stores:
+            lost[outcome.slide_id] = outcome.words
+    asked = {slide.slide_id for slide in cohort} | set(stores) | set(lost)
+    if not asked:
+        return Funnel()
+    return Funnel(
+        slides=(
+            FunnelStep(name="in the cohort", count=len(asked), lost=Counter(lost.values())),
+            FunnelStep(name="with tiles", count=len(stores)),
+        ),
+        tiles=_tiles(stores.values()),
+    )
+
+
+def _tiles(stores: Iterable[TileStore]) -> tuple[FunnelStep, ...]:
+    counts: Counter[str] = Counter()
+    for store in stores:
+        counts.update(store.attributes.get("counts", {}))
+    if not counts["candidates"]:
+        return ()
+    little = counts["rejected_tissue"]
+    lost = {text: counts[name] for name, text in REASONS.items()}
+    return (
+        FunnelStep(
+            name="places in the grid",
+            count=counts["candidates"],
+            lost={"too little tissue": little},
+        ),
+        FunnelStep(name="on tissue", count=counts["candidates"] - little, lost=lost),
+        FunnelStep(name="kept", count=counts["kept"]),
+    )
