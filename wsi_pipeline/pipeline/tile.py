@@ -42,7 +42,7 @@ class TileConfig(StageConfig):
     )
     run: Annotated[Path, HOW] = Field(description="Run folder; tiles go to <run>/tiles.")
     slides: Annotated[Path | None, HOW] = Field(
-        default=None, description="Folder the table's paths start from; the table's own if left out."
+        default=None, description="Folder the table's paths start from; else the table's own."
     )
     mpp: float = Field(default=0.5, gt=0, description="Resolution of the tiles, µm/px.")
     mpp_override: float | None = Field(
@@ -84,6 +84,9 @@ class TileConfig(StageConfig):
     )
     min_relative_focus: float = Field(
         default=0.1, ge=0, description="Less of the slide's median focus than this flags a tile."
+    )
+    min_focus: float = Field(
+        default=20.0, ge=0, description="So does less than this, whatever the slide's median."
     )
     drop_flagged: list[Literal["pen", "blurred"]] = Field(
         default=[], description="Leave tiles with this flag out; may be given several times."
@@ -171,6 +174,7 @@ def cut_settings(config: TileConfig) -> "CutSettings":
         background_um=config.background_um,
         max_pen_fraction=config.max_pen_fraction,
         min_relative_focus=config.min_relative_focus,
+        min_focus=config.min_focus,
         drop=tuple(config.drop_flagged),
         max_dropped_fraction=config.max_dropped_fraction,
         seed=config.seed,

@@ -33,7 +33,8 @@ class CutSettings:
             that the pale gaps inside a cell are no background; 0 judges them one by one.
         max_pen_fraction: More pen than this flags a tile.
         min_relative_focus: A tile is flagged when its focus is below this share of the median of
-            tiles sampled from the same slide.
+            tiles sampled from the same slide …
+        min_focus: … or below this.
         drop: Flags whose tiles are left out.
         max_dropped_fraction: Where more of the sampled tiles than this would be left out by
             ``drop``, none is, and the slide is flagged instead.
@@ -58,6 +59,7 @@ class CutSettings:
     background_um: float = 4.0
     max_pen_fraction: float = 0.1
     min_relative_focus: float = 0.1
+    min_focus: float = 20.0
     drop: tuple[Flag, ...] = ()
     max_dropped_fraction: float = 0.5
     seed: int = 0

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import cv2
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.slides import Slide
-from wsi_pipeline.stain import PixelSampler, StainTransform, fit_stain
-from wsi_pipeline.tiles.blocks import Block, read_blocks
+from wsi_pipeline.stain import StainTransform, fit_stain
+from wsi_pipeline.tiles.blocks import Block, Indices, read_blocks
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tissue import background_fractions, focus, pen_fractions
@@ -102,29 +102,37 @@ def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally
     """
     rng = np.random.default_rng(settings.seed)
     wanted = np.flatnonzero(plan.wanted)
-    chosen = np.sort(rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False))
+    chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
     few = len(wanted) * 3 * settings.tile_px**2 <= HELD_BYTES
     blocks = list(_timed(read_blocks(slide, plan.grid, wanted if few else chosen), tally))
     with tally.clock("fit"):
-        sampler = PixelSampler(SAMPLED_PIXELS, settings.seed)
-        sharpness, penned = [], []
-        for part in _only(blocks, chosen):
-            sampler.add(part.tiles, plan.tissue_in(part.indices))
-            sharpness.append(focus(part.tiles))
-            penned.append(pen_fractions(part.tiles))
-        stain = fit_stain(settings.stain, sampler.pixels())
-        floor = settings.min_relative_focus * float(np.median(np.concatenate(sharpness)))
-        marks = _marks(np.concatenate(sharpness), np.concatenate(penned), floor, settings)
-        lost = _any(marks, settings.drop)
-        too_many = bool(lost.mean() > settings.max_dropped_fraction)
-    return SlideFit(
-        stain=stain,
-        background_level=_background_level(plan, stain, settings),
-        focus_floor=floor,
-        drop=() if too_many else settings.drop,
-        flags=(TOO_MUCH_FLAGGED,) if too_many else (),
-        held=blocks if few else None,
-    )
+        indices, tiles = _gather(blocks, chosen)
+        stain = fit_stain(settings.stain, _draw(tiles, plan.tissue_in(indices), rng))
+        fit = SlideFit(
+            stain=stain,
+            background_level=_background_level(plan, stain, settings),
+            focus_floor=settings.min_focus,
+            drop=settings.drop,
+            flags=(),
+            held=blocks if few else None,
+        )
+        return _judge_sample(tiles, plan, fit, settings)
+
+
+def _judge_sample(
+    tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: CutSettings
+) -> SlideFit:
+    """Set the focus floor by the sampled tiles, and drop nothing if they say it were too much."""
+    background = _background(fit.stain.apply(tiles), plan, fit, settings)
+    full = tiles[background <= settings.max_background_fraction]
+    if not len(full):
+        return fit
+    sharpness = focus(full)
+    floor = max(settings.min_focus, settings.min_relative_focus * float(np.median(sharpness)))
+    lost = _any(_marks(sharpness, pen_fractions(full), floor, settings), settings.drop)
+    if lost.mean() > settings.max_dropped_fraction:
+        return replace(fit, focus_floor=floor, drop=(), flags=(TOO_MUCH_FLAGGED,))
+    return replace(fit, focus_floor=floor)
 
 
 def finish_tiles(
@@ -152,9 +160,7 @@ def _finish(
     with tally.clock("normalise"):
         tiles = fit.stain.apply(block.tiles)
     with tally.clock("judge"):
-        background = background_fractions(
-            _averaged(tiles, plan, settings.background_um), fit.background_level
-        )
+        background = _background(tiles, plan, fit, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
         sharpness, pen = focus(block.tiles[full]), pen_fractions(block.tiles[full])
         marks = _marks(sharpness, pen, fit.focus_floor, settings)
@@ -175,11 +181,35 @@ def _finish(
     )
 
 
+def _draw(
+    tiles: RgbTiles, tissue: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Draw (P, 3) pixels at random, from each tile by its tissue's share.
+
+    Never with a stride: it would lock on to the blocks of the JPEG compression.
+    """
+    drawn = [np.empty((0, 3), np.uint8)]
+    for tile, mask in zip(tiles, tissue, strict=True):
+        places = np.flatnonzero(mask)
+        if len(places):
+            count = round(SAMPLED_PIXELS / len(tiles) * len(places) / mask.size)
+            drawn.append(tile.reshape(-1, 3)[rng.choice(places, count)])
+    return np.concatenate(drawn)
+
+
 def _background_level(plan: SlidePlan, stain: StainTransform, settings: CutSettings) -> int:
     if settings.background_level is not None:
         return settings.background_level
     glass = stain.apply(plan.glass.reshape(1, 1, 1, 3))
     return max(0, int(glass.min()) - GLASS_MARGIN)
+
+
+def _background(
+    tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: CutSettings
+) -> NDArray[np.float32]:
+    """Return (n,) the share of each normalised tile that is as bright as glass."""
+    averaged = _averaged(tiles, plan, settings.background_um)
+    return background_fractions(averaged, fit.background_level)
 
 
 def _averaged(tiles: RgbTiles, plan: SlidePlan, side_um: float) -> RgbTiles:
@@ -234,9 +264,10 @@ def _timed(blocks: Iterator[Block], tally: Tally) -> Iterator[Block]:
         yield block
 
 
-def _only(blocks: Iterable[Block], chosen: NDArray[np.int64]) -> Iterator[Block]:
-    """Yield of each block the ``chosen`` tiles."""
-    for block in blocks:
-        inside = np.isin(block.indices, chosen)
-        if inside.any():
-            yield Block(indices=block.indices[inside], tiles=block.tiles[inside])
+def _gather(blocks: Iterable[Block], chosen: Indices) -> tuple[Indices, RgbTiles]:
+    """Return the ``chosen`` of the blocks' tiles, and their indices."""
+    inside = [(block, np.isin(block.indices, chosen)) for block in blocks]
+    return (
+        np.concatenate([block.indices[mask] for block, mask in inside]),
+        np.concatenate([block.tiles[mask] for block, mask in inside]),
+    )
