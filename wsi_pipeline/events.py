@@ -39,10 +39,14 @@ class SlideDone(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SlideSkipped(Event):
-    """Nothing to do, or nothing to be done: finished earlier, no tissue."""
+    """Nothing to do, or nothing to be done: finished earlier, no tissue.
+
+    ``reason`` is one of a few, and counted; ``detail`` says what was found on this slide.
+    """
 
     slide_id: str
     reason: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

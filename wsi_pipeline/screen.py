@@ -100,8 +100,8 @@ def plain_line(event: Event) -> str:
             return f"{slide_id}: done in {seconds:.1f} s" + (
                 f" ({', '.join(parts)})" if parts else ""
             )
-        case SlideSkipped(slide_id=slide_id, reason=reason):
-            return f"{slide_id}: skipped, {reason}"
+        case SlideSkipped(slide_id=slide_id, reason=reason, detail=detail):
+            return f"{slide_id}: skipped, {reason}" + (f": {detail}" if detail else "")
         case SlideFailed(slide_id=slide_id, error=error):
             return f"{slide_id}: failed, {error}"
         case EpochDone(model=model, epoch=epoch, epochs=epochs, metrics=metrics):

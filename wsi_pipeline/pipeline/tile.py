@@ -232,8 +232,8 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
             thumbnail=task.run / "thumbnails" / f"{task.slide_id}.jpg",
             provenance={**asked, "versions": provenance(PACKAGES)},
         )  # fmt: skip
-    except NoTissueError:
-        return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE)
+    except NoTissueError as error:
+        return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE, detail=str(error))
     if present is not None and present != store:
         _remove(present)
     return SlideDone(
