@@ -80,8 +80,8 @@ def render(
         data=data.replace(b"'DejaVu Sans'", b"system-ui, 'DejaVu Sans'"),
         mime="image/svg+xml" if format_ == "svg" else "image/png",
         alt=alt,
-        width=round(size_in[0] * scale),
-        height=round(size_in[1] * scale),
+        width=int(size_in[0] * scale),
+        height=int(size_in[1] * scale),
     )
 
 

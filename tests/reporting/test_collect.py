@@ -1,0 +1,100 @@
+"""A run folder to a page, at every stage of completion."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reporting.made import COUNTS, ENCODER, make_tiled
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from wsi_pipeline.errors import ConfigError, LearnError
+from wsi_pipeline.events import Written
+from wsi_pipeline.pipeline.report import ReportConfig, run
+from wsi_pipeline.reporting import Limits, collect, render_page
+
+
+def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
+    data = collect(tmp_path)
+    assert data.title == tmp_path.name
+    assert not data.slides
+    assert "<h1>" in render_page(data)
+
+
+def test_after_tiling_alone(tmp_path: Path) -> None:
+    data = collect(make_tiled(tmp_path / "run"), limits=Limits(slides=5, example_slides=6))
+    assert data.title == "synthetic and synthetic-tma"
+    assert data.synthetic
+    assert not data.random_weights
+    in_cohort, with_tiles = data.funnel.slides
+    assert (in_cohort.count, with_tiles.count) == (27, 26)
+    assert sum(in_cohort.lost.values()) == 1
+    assert [step.count for step in data.funnel.tiles] == [26 * 9, 26 * 6, 26 * 4]
+    assert sum(data.funnel.tiles[1].lost.values()) == 26 * COUNTS["rejected_background"]
+    assert [(f.slide_id, f.stage) for f in data.failures] == [("normal-8", "tile")]
+    assert len(data.slides) == 5
+    assert "first 5 of 26" in data.notes[0]
+    assert data.slides[0].flags == ("stain_not_he",)
+    # examples are of different labels, one slide each; no slides folder, so nothing as scanned
+    assert {pair.slide_id.split("-")[0] for pair in data.tiles} == {"hcc", "cca", "normal"}
+    assert all(pair.before is None for pair in data.tiles)
+
+
+def test_models_are_shown_as_stored(trained: Path) -> None:
+    data = collect(trained)
+    assert data.random_weights
+    (model,) = data.models
+    assert (model.primary, model.encoder, model.random_weights) == ("abmil", ENCODER, True)
+    for evaluation in model.evaluations:
+        if evaluation.scores is None:
+            assert evaluation.level == "tile"
+            continue
+        scores = evaluation.scores
+        assert len(scores.targets) == evaluation.cases
+        found = confusion_matrix(scores.targets, scores.probabilities.argmax(1), labels=[0, 1, 2])
+        assert (found == evaluation.confusion).all()
+        for index, name in enumerate(evaluation.classes):
+            own = scores.targets == index
+            value = evaluation.measures[f"auroc/{name}"].value
+            if value is not None:
+                assert roc_auc_score(own, scores.probabilities[:, index]) == pytest.approx(
+                    value, abs=1e-3
+                )
+    assert {(e.split, e.level) for e in model.evaluations} >= {
+        ("test", "patient"), ("external", "slide"), ("external", "tile"), ("train", "slide")
+    }  # fmt: skip
+    card = next(card for card in data.slides if card.slide_id == "hcc-0")
+    assert card.split in ("train", "val", "test")
+    assert card.prediction is not None
+    assert np.isclose(sum(card.prediction.probabilities.values()), 1, atol=1e-4)
+    assert card.heatmaps[0].what == "attention of abmil"
+    facts = {facts.title: dict(facts.rows) for facts in data.provenance}
+    assert facts["Digests of the slides"]["hcc-0"] == "digest-hcc-0"
+    assert facts["Tile stores, alike in all 26"]["config.mpp"] == "0.5"
+
+
+def test_a_damaged_store_and_bundle_are_named(trained: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(trained, tmp_path / "run")
+    meta = copy / "tiles" / "cca-1.zarr" / "zarr.json"
+    values = json.loads(meta.read_text())
+    values["attributes"]["complete"] = False
+    meta.write_text(json.dumps(values))
+    assert "cca-1" in {failure.slide_id for failure in collect(copy).failures}
+    (copy / "models" / ENCODER / "metrics.json").unlink()
+    with pytest.raises(LearnError, match=r"metrics\.json"):
+        collect(copy)
+
+
+def test_the_stage_writes_the_same_page_twice(trained: Path, tmp_path: Path) -> None:
+    pages = []
+    for name in ("one.html", "two.html"):
+        events = list(run(ReportConfig(run=trained, out=tmp_path / name, title="A <b> study")))
+        assert isinstance(events[-1], Written)
+        pages.append((tmp_path / name).read_text("utf-8"))
+    assert pages[0] == pages[1]
+    assert "A &lt;b&gt; study" in pages[0]
+    assert list(run(ReportConfig(run=trained, dry_run=True)))[-1]
+    assert not (trained / "report").exists()
+    with pytest.raises(ConfigError, match="no such run folder"):
+        list(run(ReportConfig(run=tmp_path / "nowhere")))

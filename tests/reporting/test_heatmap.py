@@ -1,0 +1,122 @@
+"""Heatmaps are where the tiles are, and say what the values are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.reporting import (
+    draw_heatmap,
+    read_heatmaps,
+    store_heatmap,
+    tiles_geojson,
+    write_heatmap,
+)
+from wsi_pipeline.reporting.heatmap import colours_of
+from wsi_pipeline.reporting.heatmap_files import mosaic
+from wsi_pipeline.tiles import create_tiles, open_tiles
+
+
+def coloured(rgb: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where a pixel is not grey."""
+    return rgb.max(axis=2).astype(int) - rgb.min(axis=2) > 6
+
+
+@given(
+    column=st.integers(-1, 5), row=st.integers(-1, 5), value=st.floats(0, 1),
+    origin=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)  # fmt: skip
+def test_a_tile_is_painted_where_it_lies(
+    column: int, row: int, value: float, origin: tuple[int, int]
+) -> None:
+    grey = np.full((50, 60, 3), 200, np.uint8)
+    shift = (origin[0] * 80, origin[1] * 80)
+    drawn = draw_heatmap(
+        grey, np.array([[column * 80, row * 80]]), [value], 80, 8, origin=shift, limits=(0, 1)
+    )
+    expected = np.zeros((50, 60), bool)
+    x, y = (column - origin[0]) * 10, (row - origin[1]) * 10
+    expected[max(y, 0) : max(y + 10, 0), max(x, 0) : max(x + 10, 0)] = True
+    assert (coloured(drawn) == expected).all()
+
+
+def test_lightness_rises_evenly_with_the_value() -> None:
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(colours_of(np.linspace(0, 1, 33), 0, 1)[None])[0]
+    steps = np.diff(lab[:, 0])
+    assert (steps > 0).all()
+    assert steps.max() < 2 * steps.min()
+
+
+def test_overlaps_and_limits() -> None:
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    coords = np.array([[0, 0], [0, 0], [200, 200]])
+    both = draw_heatmap(grey, coords, [1.0, 0.2, 0.0], 200, 10)
+    alone = draw_heatmap(grey, coords[[0, 2]], [1.0, 0.0], 200, 10)
+    assert (both == alone).all()
+    one = draw_heatmap(grey, coords[:1], [0.3], 200, 10, colour_bar=True)
+    assert one.shape == (74, 40, 3)
+    with pytest.raises(StoreError, match="finite"):
+        draw_heatmap(grey, coords, [1.0, np.nan, 0.0], 200, 10)
+    with pytest.raises(StoreError, match="N coords"):
+        draw_heatmap(grey, coords, [1.0], 200, 10)
+
+
+def test_geojson_is_what_qupath_reads() -> None:
+    coords = np.array([[512, 1024], [1024, 1024]])
+    text = tiles_geojson(
+        coords, 512, ["hcc", "normal"], np.array([[0.9, 0.1], [0.25, 0.75]]),
+        {"attention": np.array([2.5, 0.5])},
+    )  # fmt: skip
+    found = json.loads(text)
+    first, second = found["features"]
+    assert found["type"] == "FeatureCollection"
+    ring = first["geometry"]["coordinates"][0]
+    assert ring[0] == ring[-1] == [512, 1024]
+    assert ring[2] == [1024, 1536]
+    assert first["properties"]["objectType"] == "tile"
+    assert first["properties"]["classification"]["name"] == "hcc"
+    assert second["properties"]["classification"]["name"] == "normal"
+    assert second["properties"]["measurements"] == {
+        "p(hcc)": 0.25, "p(normal)": 0.75, "attention": 0.5
+    }  # fmt: skip
+    with pytest.raises(StoreError, match="disagree"):
+        tiles_geojson(coords, 512, ["hcc"], np.ones((2, 2)))
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    path = tmp_path / "s.zarr"
+    tiles = np.zeros((3, 64, 64, 3), np.uint8)
+    tiles[0, ..., 0], tiles[1, ..., 1], tiles[2, ..., 2] = 250, 250, 250
+    coords = np.array([[1000, 2000], [1128, 2000], [1000, 2128]])
+    with create_tiles(path, tile_px=64, capacity=3) as writer:
+        writer.append(tiles, coords, {"tissue_fraction": np.ones(3, np.float32)})
+        writer.commit({"tile_px_level0": 128})
+    return open_tiles(path)
+
+
+def test_mosaic_puts_tiles_back_where_they_were(store) -> None:
+    rgb, downsample, origin = mosaic(store)
+    centres = np.rint((store.coords + 64 - np.array(origin)) / downsample).astype(int)
+    for (x, y), colour in zip(centres, np.eye(3) * 250, strict=True):
+        assert (rgb[y, x] == colour).all()
+    missing = np.rint((np.array([1128, 2128]) + 64 - np.array(origin)) / downsample).astype(int)
+    assert (rgb[missing[1], missing[0]] == 255).all()
+
+
+def test_heatmap_files_come_back(store, tmp_path: Path) -> None:
+    drawn, limits = store_heatmap(store, [0.0, 0.5, 2.0])
+    assert limits == (0.0, 2.0)
+    write_heatmap(tmp_path / "heatmaps" / "m", "s", drawn, "attention of abmil", limits)
+    (found,) = read_heatmaps(tmp_path / "heatmaps", "s")
+    assert (found.what, found.low, found.high) == ("attention of abmil", 0.0, 2.0)
+    assert found.picture.data[:2] == b"\xff\xd8"
+    assert read_heatmaps(tmp_path / "heatmaps", "other") == ()
+    with pytest.raises(StoreError, match="3 tiles"):
+        store_heatmap(store, [1.0])
