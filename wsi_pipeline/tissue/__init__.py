@@ -11,16 +11,34 @@ from wsi_pipeline.tissue.qc import (
     ink_fractions,
     pen_fractions,
 )
+from wsi_pipeline.tissue.tma import (
+    Core,
+    Dearray,
+    JoinedCore,
+    core_name,
+    dearray,
+    join_core_map,
+    position,
+)
+from wsi_pipeline.tissue.tma_preview import draw_cores
 
 __all__ = [
     "BACKGROUND_LEVEL",
     "TISSUE_METHODS",
+    "Core",
+    "Dearray",
+    "JoinedCore",
     "Tissue",
     "background_fractions",
+    "core_name",
+    "dearray",
+    "draw_cores",
     "draw_overlay",
     "find_tissue",
     "focus",
     "ink_fractions",
+    "join_core_map",
     "pen_fractions",
+    "position",
     "tissue_fractions",
 ]

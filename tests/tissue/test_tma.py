@@ -1,0 +1,213 @@
+"""Dearraying: made arrays with a known answer, and nine real overviews with drawn circles."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from wsi_pipeline.errors import ConfigError, NoTissueError
+from wsi_pipeline.tissue import Dearray, core_name, dearray, draw_cores
+from wsi_pipeline.types import RgbImage
+
+Places = dict[tuple[int, int], tuple[float, float]]
+
+
+def made_array(
+    rows: int = 4,
+    columns: int = 6,
+    missing: frozenset[tuple[int, int]] = frozenset(),
+    turn_deg: float = 0.0,
+    pitch: float = 130.0,
+    diameter: float = 84.0,
+    jitter: float = 4.0,
+    seed: int = 0,
+) -> tuple[RgbImage, Places]:
+    """An H&E-like array; returns it and where its cores are."""
+    rng = np.random.default_rng(seed)
+    height, width = round(rows * pitch + 160), round(columns * pitch + 160)
+    rgb = np.clip(243 + rng.normal(0, 1.5, (height, width, 3)), 0, 255)
+    turn = np.radians(turn_deg)
+    axes = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    places = {}
+    y, x = np.mgrid[:height, :width]
+    for row in range(rows):
+        for column in range(columns):
+            grid = np.array([column - (columns - 1) / 2, row - (rows - 1) / 2]) * pitch
+            centre = axes @ grid + (width / 2, height / 2) + rng.normal(0, jitter, 2)
+            if (row, column) in missing:
+                continue
+            places[row, column] = (float(centre[0]), float(centre[1]))
+            inside = np.hypot(x - centre[0], y - centre[1]) <= diameter / 2
+            colour = np.array([205, 130, 180]) + rng.normal(0, 12, 3)
+            rgb[inside] = colour + rng.normal(0, 14, (int(inside.sum()), 3))
+    return np.clip(rgb, 0, 255).astype(np.uint8), places
+
+
+def assert_exact(array: Dearray, places: Places, tolerance_px: float) -> None:
+    found = {(core.row, core.column): core for core in array.present}
+    assert set(found) == set(places)
+    for cell, (x, y) in places.items():
+        assert np.hypot(found[cell].x - x, found[cell].y - y) < tolerance_px
+
+
+def test_turned_array_with_missing_cores() -> None:
+    missing = frozenset({(1, 2), (3, 5)})
+    rgb, places = made_array(missing=missing, turn_deg=3)
+    array = dearray(rgb)
+    assert (array.rows, array.columns) == (4, 6)
+    assert_exact(array, places, 8)
+    assert {(c.row, c.column) for c in array.cores if c.missing} == missing
+    assert [core.name for core in array.cores][:7] == ["A1", "A2", "A3", "A4", "A5", "A6", "B1"]
+    assert array.rotation_deg == pytest.approx(3, abs=1.5)
+    assert array.pitch_px[0] == pytest.approx(130, rel=0.03)
+    assert array.diameter_px == pytest.approx(84, rel=0.08)
+
+
+def test_missing_cores_stand_where_they_should() -> None:
+    rgb, _ = made_array(missing=frozenset({(1, 2)}), jitter=0)
+    _, complete = made_array(jitter=0)
+    (lost,) = [core for core in dearray(rgb).cores if core.missing]
+    assert (lost.row, lost.column, lost.name) == (1, 2, "B3")
+    assert np.hypot(lost.x - complete[1, 2][0], lost.y - complete[1, 2][1]) < 6
+    assert lost.coverage == 0
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    rows=st.integers(2, 7),
+    columns=st.integers(2, 8),
+    turn=st.floats(-9, 9),
+    pitch=st.floats(70, 150),
+    fill=st.floats(0.55, 0.85),
+    seed=st.integers(0, 99),
+)
+def test_any_regular_array(  # noqa: PLR0913
+    rows: int, columns: int, turn: float, pitch: float, fill: float, seed: int
+) -> None:
+    rgb, places = made_array(
+        rows,
+        columns,
+        turn_deg=turn,
+        pitch=pitch,
+        diameter=fill * pitch,
+        jitter=0.03 * pitch,
+        seed=seed,
+    )
+    array = dearray(rgb)
+    assert (array.rows, array.columns) == (rows, columns)
+    assert_exact(array, places, 0.2 * pitch)
+
+
+def test_an_empty_column_counts_and_a_gap_between_blocks_does_not() -> None:
+    rgb, _ = made_array(missing=frozenset((row, 3) for row in range(4)), jitter=1)
+    assert dearray(rgb).columns == 6
+    left, _ = made_array(4, 3, jitter=1)
+    right, _ = made_array(4, 4, jitter=1, seed=5)
+    gap = np.full((left.shape[0], 30, 3), 243, np.uint8)  # cores 320 px apart: 2.5 steps
+    assert dearray(np.hstack([left, gap, right])).columns == 7
+
+
+def test_touching_cores_come_apart() -> None:
+    rgb, places = made_array(diameter=131, jitter=2)
+    assert_exact(dearray(rgb), places, 12)
+
+
+def test_dust_hairs_and_a_slide_edge_are_not_cores() -> None:
+    rgb, places = made_array(missing=frozenset({(0, 3), (2, 2)}))
+    rng = np.random.default_rng(7)
+    for x, y in rng.integers(0, [rgb.shape[1], rgb.shape[0]], (60, 2)):
+        cv2.circle(rgb, (int(x), int(y)), 3, (90, 90, 90), cv2.FILLED)
+    cv2.line(rgb, (0, 300), (rgb.shape[1], 240), (150, 150, 150), 3)
+    rgb[:, -14:] = 20
+    array = dearray(rgb)
+    assert (array.rows, array.columns) == (4, 6)
+    assert_exact(array, places, 10)
+
+
+def test_a_mask_and_other_sizes_do() -> None:
+    rgb, places = made_array(missing=frozenset({(1, 1)}))
+    mask = rgb.min(axis=2) < 200
+    assert_exact(dearray(mask), places, 8)
+    small = np.asarray(cv2.resize(rgb, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA))
+    halved = {cell: (x * 0.4, y * 0.4) for cell, (x, y) in places.items()}
+    assert_exact(dearray(small.astype(np.uint8)), halved, 4)
+    large = np.asarray(cv2.resize(rgb, None, fx=3, fy=3))
+    tripled = {cell: (x * 3, y * 3) for cell, (x, y) in places.items()}
+    assert_exact(dearray(large.astype(np.uint8)), tripled, 24)
+
+
+def test_a_known_diameter_is_used() -> None:
+    rgb, places = made_array()
+    array = dearray(rgb, um_per_px=10, core_diameter_um=800)
+    assert array.diameter_px == pytest.approx(80)
+    assert_exact(array, places, 8)
+
+
+def test_what_is_no_array_is_refused() -> None:
+    with pytest.raises(NoTissueError, match="No cores found"):
+        dearray(np.full((600, 900, 3), 243, np.uint8))
+    with pytest.raises(ConfigError, match="um_per_px"):
+        dearray(made_array()[0], core_diameter_um=600)
+    with pytest.raises(ConfigError, match="bool mask"):
+        dearray(np.zeros((50, 50), np.uint8))
+
+
+def test_names_go_on_after_z() -> None:
+    assert [core_name(row, 2) for row in (0, 25, 26, 27, 52)] == ["A3", "Z3", "AA3", "AB3", "BA3"]
+
+
+def test_preview_marks_every_core() -> None:
+    rgb, _ = made_array(missing=frozenset({(1, 1)}))
+    before = rgb.copy()
+    array = dearray(rgb)
+    drawn = draw_cores(rgb, array)
+    assert np.array_equal(rgb, before)
+    assert max(drawn.shape[:2]) >= 1600
+    zoom = max(drawn.shape[:2]) / max(rgb.shape[:2])
+    plain = cv2.resize(rgb, drawn.shape[1::-1])
+    changed = np.abs(drawn.astype(int) - plain).max(axis=2) > 40
+    for core in array.cores:
+        x, y, r = (round(v * zoom) for v in (core.x, core.y, core.diameter_px * 0.65))
+        assert changed[y - r : y + r, x - r : x + r].mean() > 0.02
+
+
+def labelled(data_dir: Path) -> list[Path]:
+    return sorted((data_dir / "tma").glob("*.png"))
+
+
+def read(path: Path) -> tuple[RgbImage, NDArray[np.float64], NDArray[np.float64]]:
+    circles = json.loads(path.with_suffix(".json").read_text())
+    bgr = cv2.imread(str(path))
+    assert bgr is not None
+    rgb = np.ascontiguousarray(bgr[..., ::-1])
+    centres = np.array([(c["x"], c["y"]) for c in circles])
+    return rgb, centres, np.array([c["radius"] for c in circles])
+
+
+def hits(array: Dearray, centres: NDArray[np.float64], radii: NDArray[np.float64]) -> int:
+    """Cores matched one to one with circles, each within its circle's radius."""
+    found = np.array([(core.x, core.y) for core in array.present])
+    apart = np.hypot(*(found[:, None] - centres[None]).transpose(2, 0, 1))
+    cost = np.where(apart <= radii[None], apart, 1e6)
+    return int((cost[linear_sum_assignment(cost)] < 1e6).sum())
+
+
+def test_nine_real_arrays(data_dir: Path) -> None:
+    paths = labelled(data_dir)
+    assert len(paths) == 9
+    matched = drawn = found = 0
+    for path in paths:
+        rgb, centres, radii = read(path)
+        array = dearray(rgb)
+        count = hits(array, centres, radii)
+        assert count / len(centres) > 0.94, path.name
+        assert count / len(array.present) > 0.94, path.name
+        matched, drawn, found = matched + count, drawn + len(centres), found + len(array.present)
+    assert matched / drawn >= 0.98
+    assert matched / found >= 0.98

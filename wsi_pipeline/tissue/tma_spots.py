@@ -1,0 +1,147 @@
+"""Core-sized spots of tissue on the overview of a tissue microarray.
+
+Two lengths are measured before anything is looked for: the pitch, from the peaks of the
+autocorrelation, and the core diameter, from the pattern spectrum. Spots are then explained one
+after the other, best first, each taking its pixels away from the rest, so that touching cores
+come apart and crumbs beside a core are no second core.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.tissue.ink import disc
+from wsi_pipeline.tissue.tma_view import View
+from wsi_pipeline.types import Mask
+
+RING_PENALTY = 0.3  # tissue just outside a core's disc speaks against a centre
+MIN_COVERAGE = 0.12  # of a core's disc; less is debris
+SEPARATION = 0.8  # diameters: cores may touch and be squeezed, but two do not lie on each other
+BLUR_COVERAGE = 0.8
+BLUR_SLOPE = 0.26  # of the spot's density a pixel: dust out of focus and dried water fade slower
+
+Points = NDArray[np.float64]  # (N, 2) x, y
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spots:
+    """Spots, best first.
+
+    Attributes:
+        centres: (N, 2) float64 x, y.
+        coverage: (N,) float64, share of the core's disc that is tissue.
+    """
+
+    centres: Points
+    coverage: NDArray[np.float64]
+
+    def only(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> "Spots":
+        """The spots that ``keep`` names, in its order."""
+        return Spots(centres=self.centres[keep], coverage=self.coverage[keep])
+
+
+def find_spots(view: View, diameter_px: float) -> Spots:
+    """Find whatever may be a core or what is left of one.
+
+    Args:
+        view: The overview.
+        diameter_px: Core diameter.
+    """
+    spots = _explain(_without_specks(view.mask, diameter_px), diameter_px)
+    spots = spots.only(_apart(spots.centres, SEPARATION * diameter_px))
+    return spots.only(~_blurred(view, spots, diameter_px))
+
+
+def _explain(mask: Mask, diameter_px: float) -> Spots:
+    """Explain the mask by discs of one size, greedily (matching pursuit)."""
+    inner, ring = _templates(diameter_px / 2)
+    reach = inner.shape[0] // 2
+    kernel = inner / inner.sum() - RING_PENALTY * ring / ring.sum()
+    taken = np.asarray(cv2.dilate(inner, disc(1))).astype(bool)
+    pad = 5 * reach  # room for the widest window around a centre just outside the image
+    rest = np.pad(mask, pad).astype(np.float32)
+    score = _filtered(rest, kernel)
+    centres, coverage = [], []
+    while True:
+        y, x = (int(k) for k in np.unravel_index(int(np.argmax(score)), score.shape))
+        if score[y, x] < MIN_COVERAGE / 2:
+            break
+        window = _window(y, x, reach)
+        share = float((rest[window] * inner).sum() / inner.sum())
+        if share >= MIN_COVERAGE:
+            centres.append((x - pad, y - pad))
+            coverage.append(share)
+        rest[window][taken] = 0
+        changed = _filtered(rest[_window(y, x, 3 * reach)], kernel)
+        score[_window(y, x, 2 * reach)] = changed[reach:-reach, reach:-reach]
+    return Spots(
+        centres=np.array(centres, dtype=np.float64).reshape(-1, 2),
+        coverage=np.array(coverage, dtype=np.float64),
+    )
+
+
+def _window(y: int, x: int, reach: int) -> tuple[slice, slice]:
+    return slice(y - reach, y + reach + 1), slice(x - reach, x + reach + 1)
+
+
+def _filtered(values: Values, kernel: Values) -> Values:
+    filtered = cv2.filter2D(values, -1, kernel, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(filtered, dtype=np.float32)
+
+
+def _templates(radius: float) -> tuple[Values, Values]:
+    """A core's disc and the ring around it, 0 or 1."""
+    reach = int(np.ceil(1.4 * radius))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    distance = np.hypot(x, y)
+    ring = (distance > 1.1 * radius) & (distance <= 1.4 * radius)
+    return (distance <= radius).astype(np.float32), ring.astype(np.float32)
+
+
+def _without_specks(mask: Mask, diameter_px: float) -> Mask:
+    """Take away dust and scratches, narrower than a tenth of a core or below 1.5 % of its area."""
+    opened = cv2.morphologyEx(
+        mask.astype(np.uint8), cv2.MORPH_OPEN, disc(max(1, round(diameter_px / 20)))
+    )
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= 0.015 * np.pi / 4 * diameter_px**2
+    keep[0] = False
+    return np.asarray(keep[labels], dtype=bool)
+
+
+def _apart(centres: Points, distance_px: float) -> NDArray[np.int64]:
+    """Indices of spots that keep their distance from every better one that is kept."""
+    kept: list[int] = []
+    for index, centre in enumerate(centres):
+        gaps = np.hypot(*(centres[kept] - centre).T)
+        if not (gaps < distance_px).any():
+            kept.append(index)
+    return np.array(kept, dtype=np.int64)
+
+
+def _blurred(view: View, spots: Spots, diameter_px: float) -> NDArray[np.bool_]:
+    """Spots that do not fill their disc and have no sharp edge; (N,) bool."""
+    blurred = np.zeros(len(spots.centres), bool)
+    if view.density is None:
+        return blurred
+    dx = cv2.Sobel(view.density, cv2.CV_32F, 1, 0, scale=1 / 8)
+    dy = cv2.Sobel(view.density, cv2.CV_32F, 0, 1, scale=1 / 8)
+    slope = np.asarray(cv2.magnitude(dx, dy))
+    edged = np.asarray(cv2.dilate(view.mask.astype(np.uint8), disc(1))).astype(bool)
+    height, width = view.mask.shape
+    y, x = np.ogrid[:height, :width]
+    for index in np.flatnonzero(spots.coverage < BLUR_COVERAGE):
+        cx, cy = spots.centres[index]
+        near = (
+            slice(max(0, int(cy - diameter_px)), int(cy + diameter_px)),
+            slice(max(0, int(cx - diameter_px)), int(cx + diameter_px)),
+        )
+        inside = np.hypot(x[:, near[1]] - cx, y[near[0]] - cy) <= 0.55 * diameter_px
+        tissue = inside & view.mask[near]
+        if tissue.any():
+            steepest = np.percentile(slope[near][inside & edged[near]], 90)
+            blurred[index] = steepest < BLUR_SLOPE * np.median(view.density[near][tissue])
+    return blurred
