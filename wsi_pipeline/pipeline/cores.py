@@ -83,16 +83,15 @@ def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
 
 def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCore]":
     """Read where the cores are, or find them and write it down."""
-    from wsi_pipeline.tiles.cores import draw_cores, place_cores, read_cores, write_cores
+    from wsi_pipeline.tiles.cores import place_cores, read_cores, write_cores, write_preview
 
     table = config.run / "cores" / f"{row.slide_id}.csv"
     if table.exists():
         return read_cores(table)
     mapped = read_core_map(_map_path(config, root, row))
-    mpp = config.mpp_override if row.mpp is None else row.mpp
-    overview, cores = place_cores(root / row.path, mapped, mpp, config.reader)
+    picture, cores = place_cores(root / row.path, mapped, config.reader)
     if not config.dry_run:
-        draw_cores(table.with_suffix(".jpg"), overview, cores)
+        write_preview(table.with_suffix(".jpg"), picture)
         write_cores(table, cores)
     return cores
 

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Final
 
 import cv2
-import numpy as np
 
 from wsi_pipeline.atomic import atomic_file, write_text
 from wsi_pipeline.cohort import CohortSlide, MappedCore
-from wsi_pipeline.errors import CohortError
-from wsi_pipeline.slides import LowImage
-from wsi_pipeline.types import Region
+from wsi_pipeline.errors import CohortError, NoTissueError, SlideError
+from wsi_pipeline.slides import LowImage, open_slide, read_low
+from wsi_pipeline.tissue import Core, dearray, draw_cores, join_core_map
+from wsi_pipeline.types import Region, RgbImage
 
 COLUMNS: Final = (
     "row", "column", "core_id", "patient_id", "label", "x", "y", "width", "height"
 )  # fmt: skip
-FOUND: Final = (36, 96, 214)
-LOST: Final = (226, 88, 20)
+OVERVIEW_PX: Final = 1600  # longest side, about
+MARGIN: Final = 1.1  # of a core's diameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +35,45 @@ class PlacedCore:
     region: Region | None
 
 
-def join_map(
-    mapped: Iterable[MappedCore], found: Iterable[tuple[int, int, Region]]
-) -> list[PlacedCore]:
-    """Give each core of the map its place.
+def place_cores(
+    path: Path, mapped: Sequence[MappedCore], reader: str = "auto"
+) -> tuple[RgbImage, list[PlacedCore]]:
+    """Find a TMA slide's cores and join them with its core map.
 
     Args:
-        mapped: The core map; rows and columns as letters or numbers, from A or 1.
-        found: (row, column, region), counted from 0, of the cores seen on the slide.
-    """
-    places = {(row, column): region for row, column, region in found}
-    return [
-        PlacedCore(mapped=core, region=places.get((position(core.row), position(core.column))))
-        for core in mapped
-    ]
+        path: The slide.
+        mapped: Its core map.
+        reader: Name of the slide reader.
 
-
-def position(name: str) -> int:
-    """Count from 0: ``A``, ``a`` and ``1`` are 0; ``Z`` is 25, ``AA`` 26; ``03`` is 2.
+    Returns:
+        A picture with every core's outline and name, and the rows of the map with their places.
 
     Raises:
-        CohortError: Neither a letter nor a positive number.
+        SlideError: It cannot be read, no cores are found, or the map does not fit them.
     """
-    if name.isdecimal() and int(name) > 0:
-        return int(name) - 1
-    if name.isascii() and name.isalpha():
-        number = 0
-        for letter in name.upper():
-            number = 26 * number + ord(letter) - ord("A") + 1
-        return number - 1
-    raise CohortError(f"core map: {name!r} is no row or column; use letters or numbers from 1")
+    with open_slide(path, reader) as slide:
+        bounds = slide.info.bounds
+        target = max(bounds.width, bounds.height) / OVERVIEW_PX
+        overview = read_low(slide, 1.0, max(1.0, target))
+    try:
+        array = dearray(overview.rgb)
+        joined = join_core_map(array, mapped)
+    except (NoTissueError, CohortError) as error:
+        raise SlideError(f"{path}: {error}") from error
+    cores = [PlacedCore(mapped=row.mapped, region=_place(overview, row.core)) for row in joined]
+    return draw_cores(overview.rgb, array), cores
+
+
+def _place(overview: LowImage, core: Core | None) -> Region | None:
+    """Return the square around a core, with room for its ragged edge."""
+    if core is None or core.missing:
+        return None
+    side = round(core.diameter_px * overview.downsample * MARGIN)
+    x, y = (
+        round(origin + (centre + 0.5) * overview.downsample - side / 2)
+        for origin, centre in zip(overview.origin, (core.x, core.y), strict=True)
+    )
+    return Region(x=x, y=y, width=side, height=side)
 
 
 def as_slides(slide: CohortSlide, cores: Iterable[PlacedCore]) -> list[CohortSlide]:
@@ -130,31 +139,7 @@ def _region(place: Sequence[str | None]) -> Region:
     return Region(x=x, y=y, width=width, height=height)
 
 
-def draw_cores(path: Path, overview: LowImage, cores: Iterable[PlacedCore]) -> None:
-    """Write a JPEG of the TMA with every core's outline and name."""
-    canvas = overview.rgb.copy()
-    x0, y0 = overview.origin
-    thick = max(1, round(max(canvas.shape[:2]) / 900))
-    for core in cores:
-        if core.region is None:
-            continue
-        region = core.region
-        centre = (
-            round((region.x + region.width / 2 - x0) / overview.downsample),
-            round((region.y + region.height / 2 - y0) / overview.downsample),
-        )
-        axes = (
-            round(region.width / 2 / overview.downsample),
-            round(region.height / 2 / overview.downsample),
-        )
-        cv2.ellipse(canvas, centre, axes, 0, 0, 360, FOUND, thick, cv2.LINE_AA)
-        name = f"{core.mapped.row}{core.mapped.column}"
-        scale = max(0.35, axes[0] / 90)
-        (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
-        corner = (centre[0] - width // 2, centre[1] + height // 2)
-        for colour, weight in (((255, 255, 255), thick * 3), (FOUND, thick)):
-            cv2.putText(
-                canvas, name, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA
-            )
+def write_preview(path: Path, picture: RgbImage) -> None:
+    """Write the picture of the cores as a JPEG."""
     with atomic_file(path) as partial:
-        cv2.imwrite(str(partial), np.ascontiguousarray(canvas[:, :, ::-1]))
+        cv2.imwrite(str(partial), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import MppError, NoTissueError
-from wsi_pipeline.slides import LowImage, Slide, read_low, reduce_area, resolve_mpp
+from wsi_pipeline.slides import LowImage, Slide, SlideInfo, read_low, reduce_area, resolve_mpp
 from wsi_pipeline.tiles.grid import Grid, coarsest_level, plan_grid
 from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
 from wsi_pipeline.tissue import Tissue, find_tissue, tissue_fractions
@@ -15,6 +15,7 @@ from wsi_pipeline.tissue.methods import background_colour
 from wsi_pipeline.types import Mask, Region
 
 PICTURE_PX: Final = 900  # least length of the thumbnail's longest side, where the slide has it
+SURROUNDINGS: Final = 0.25  # of a region's side, on each side
 UNKNOWN_PX: Final = 2048  # the same for a slide without resolution, on which tissue is looked for
 
 
@@ -25,7 +26,8 @@ class SlidePlan:
     Attributes:
         mpp: Level-0 resolution, µm/px; None where unknown.
         mpp_source: Where it came from.
-        picture: The region asked for, or the scanned part, at 8 µm/px or finer: for people.
+        picture: The scanned part, or the region asked for and some of what surrounds it, at
+            8 µm/px or finer: for people.
         tissue: On an overview of the same area at about 8 µm/px.
         tissue_downsample: Level-0 pixels per pixel of the tissue mask.
         glass: (3,) uint8, colour of empty glass.
@@ -76,7 +78,8 @@ def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
         info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
         edge=settings.edge, region=settings.region, allow_coarser=settings.allow_coarser,
     )  # fmt: skip
-    picture = _read_picture(slide, mpp, settings.region or info.bounds)
+    area = info.bounds if settings.region is None else _with_surroundings(settings.region, info)
+    picture = _read_picture(slide, mpp, area)
     overview = _overview(picture, mpp)
     tissue = _tissue(overview, mpp, settings)
     fraction = tissue_fractions(
@@ -149,18 +152,32 @@ def _overview(picture: LowImage, mpp: float | None) -> LowImage:
     )
 
 
+def _with_surroundings(region: Region, info: SlideInfo) -> Region:
+    """Add glass around a region, without which tissue is hard to tell; stay on the slide."""
+    width, height = info.dimensions
+    add_x, add_y = round(SURROUNDINGS * region.width), round(SURROUNDINGS * region.height)
+    left, right = max(0, region.x - add_x), min(width, region.x + region.width + add_x)
+    top, bottom = max(0, region.y - add_y), min(height, region.y + region.height + add_y)
+    return Region(x=left, y=top, width=max(1, right - left), height=max(1, bottom - top))
+
+
 def _tissue(overview: LowImage, mpp: float | None, settings: CutSettings) -> Tissue:
     um_per_px = None if mpp is None else mpp * overview.downsample
     tissue = find_tissue(overview.rgb, um_per_px, settings.tissue_method)
-    if settings.region is None or not settings.circular:
+    if settings.region is None:
         return tissue
-    return replace(tissue, mask=tissue.mask & inscribed_ellipse(tissue.mask.shape))
+    return replace(tissue, mask=tissue.mask & _inside(overview, settings))
 
 
-def inscribed_ellipse(shape: tuple[int, ...]) -> Mask:
-    """Return (H, W) bool: the ellipse that touches all four sides."""
-    height, width = shape
-    y = (np.arange(height) + 0.5) / height * 2 - 1
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    return np.asarray(x**2 + y[:, None] ** 2 <= 1, dtype=np.bool_)
-
+def _inside(overview: LowImage, settings: CutSettings) -> Mask:
+    """Return (H, W) bool: the region on the overview, or the ellipse inscribed in it."""
+    region = settings.region
+    assert region is not None
+    height, width = overview.rgb.shape[:2]
+    x = overview.origin[0] + (np.arange(width) + 0.5) * overview.downsample
+    y = overview.origin[1] + (np.arange(height) + 0.5) * overview.downsample
+    across = (x - region.x) / region.width * 2 - 1  # -1 to 1 within the region
+    down = ((y - region.y) / region.height * 2 - 1)[:, None]
+    if settings.circular:
+        return np.asarray(across**2 + down**2 <= 1, dtype=np.bool_)
+    return np.asarray((abs(across) <= 1) & (abs(down) <= 1), dtype=np.bool_)
