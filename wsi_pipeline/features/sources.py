@@ -12,8 +12,7 @@ import numpy as np
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
-from wsi_pipeline.tiles import TileStore, open_tiles
-from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles import CutSettings, TileStore, open_tiles
 from wsi_pipeline.types import Coords, RgbTiles
 
 READ_TILES: Final = 64  # tiles read from a store at once
@@ -73,7 +72,7 @@ class SlideTiles:
         """
         from wsi_pipeline.slides import open_slide
         from wsi_pipeline.tiles.plan import plan_slide
-        from wsi_pipeline.tiles.record import describe_tiles
+        from wsi_pipeline.tiles.record import describe_slide, describe_tiles
         from wsi_pipeline.tiles.stream import Tally, finish_tiles, fit_slide
 
         parts: list[Coords] = []
@@ -84,18 +83,17 @@ class SlideTiles:
             for finished in finish_tiles(slide, plan, fit, self._settings, tally):
                 parts.append(finished.coords)
                 yield finished.tiles
-            width, height = slide.info.level_dimensions[0]
-            self.attributes = describe_tiles(plan, fit, self._settings, tally) | {
-                "tile_px": self._settings.tile_px,
-                "level0_width": width,
-                "level0_height": height,
-            }
+            about = describe_slide(slide) | describe_tiles(plan, fit, self._settings, tally)
         if not parts:
             raise NoTissueError(
-                f"{self._path}: none of {int(plan.wanted.sum())} tiles with tissue passed the "
-                "background rule; look at the slide's thumbnail"
+                f"{self._path}: of {int(plan.wanted.sum())} tiles with tissue none passed the "
+                "rules; cut it with the tile stage to see which, then loosen that one"
             )
         self.coords = np.concatenate(parts)
+        self.attributes = about | {"tile_px": self._settings.tile_px}
+
+
+SlideSource = StoreTiles | SlideTiles
 
 
 def store_digest(store: TileStore) -> str:

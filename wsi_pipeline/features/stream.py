@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ def encode_slides(
     sources: Iterable[TileSource],
     tile_px: int,
     timings: Timings | None = None,
-) -> Iterator[Begun | Encoded]:
+) -> Generator[Begun | Encoded]:
     """Encode slides one after the other.
 
     A slide's features do not depend on the slides before and after it, nor on the batch size

@@ -1,0 +1,214 @@
+"""Which slides there are to encode, and what decides each one's features."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
+
+from wsi_pipeline.cohort import read_cohort, write_cohort
+from wsi_pipeline.config import digest, load_toml
+from wsi_pipeline.engine import is_done, lock_path
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, WsiError
+from wsi_pipeline.events import Event, SlideFailed, SlideSkipped
+from wsi_pipeline.pipeline.cores import resolve_cohort
+from wsi_pipeline.pipeline.tile import CutTask, TileConfig, cut_task
+
+if TYPE_CHECKING:
+    from wsi_pipeline.features.sources import SlideSource
+    from wsi_pipeline.pipeline.extract import ExtractConfig
+    from wsi_pipeline.types import RgbTiles
+
+DONE: Final = "extracted earlier"
+NO_TILES: Final = "no tiles"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob:
+    """One slide's work order.
+
+    Attributes:
+        slide_id: The slide.
+        origin: Its tile store, or how to cut it.
+        target: Its feature store.
+        tile_px: Side of its tiles.
+        tiles: How many there are; None before the slide is cut.
+        made_from: What decides the features; stored with them.
+    """
+
+    slide_id: str
+    origin: Path | CutTask
+    target: Path
+    tile_px: int
+    tiles: int | None
+    made_from: Mapping[str, Any]
+
+    def open(self) -> "SlideSource":
+        """Return the source of the slide's tiles; nothing is read yet."""
+        from wsi_pipeline.features.sources import SlideTiles, StoreTiles
+
+        if isinstance(self.origin, Path):
+            return StoreTiles(self.slide_id, self.origin)
+        return SlideTiles(self.slide_id, self.origin.path, self.origin.settings, self.origin.reader)
+
+    def lock_path(self, run: Path) -> Path:
+        """Return the slide's lock file for this encoder."""
+        return lock_path(run, f"extract-{self.target.parent.name}", self.slide_id)
+
+    def is_done(self, *, overwrite: bool) -> bool:
+        """Say whether the feature store is there and made from the same.
+
+        Raises:
+            StoreMismatchError: It was made from something else and is not to be overwritten.
+            StoreCorruptError: It cannot be read.
+        """
+        from wsi_pipeline.features import read_attributes
+
+        if not self.target.exists():
+            return False
+        try:
+            stored = read_attributes(self.target).get("made_from", {})
+        except StoreCorruptError:
+            if overwrite:
+                return False
+            raise
+        return is_done(self.target, stored, self.made_from, overwrite=overwrite)
+
+
+@dataclass
+class Claim:
+    """A slide in the stream: a tile source that takes the slide's lock when its turn comes.
+
+    Attributes:
+        started: When reading began, monotonic seconds.
+        source: Where the tiles come from; knows their coords once they are read.
+    """
+
+    job: ExtractJob
+    config: "ExtractConfig"
+    lock: FileLock | None = None
+    started: float = 0.0
+    source: "SlideSource | None" = None
+
+    @property
+    def slide_id(self) -> str:
+        return self.job.slide_id
+
+    def read(self) -> "Iterator[RgbTiles]":
+        """Yield the tiles, unless another process has the slide or has finished it."""
+        self.started = time.monotonic()
+        path = self.job.lock_path(self.config.run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)  # taken in the reader's thread, not let go there
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BusyError from None
+        self.lock = lock
+        if self.job.is_done(overwrite=self.config.overwrite):
+            raise DoneError
+        self.source = self.job.open()
+        yield from self.source.read()
+
+    def release(self) -> None:
+        """Let other processes have the slide; may be called twice."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
+
+class BusyError(Exception):
+    """Another process is working on the slide."""
+
+
+class DoneError(Exception):
+    """Another process has finished the slide in the meantime."""
+
+
+def find_origins(config: "ExtractConfig") -> Iterator[tuple[str, Path | CutTask | Event | None]]:
+    """Yield every slide with its tile store (None without one) or, for slides, how to cut it.
+
+    Raises:
+        ConfigError: The run folder holds no tiles, or no slides are named.
+        CohortError: The cohort table is unusable.
+    """
+    yield from _from_slides(config) if config.source == "slide" else _from_tiles(config.run)
+
+
+def look(
+    config: "ExtractConfig", tag: str, slide_id: str, origin: Path | CutTask | None
+) -> ExtractJob | SlideSkipped | SlideFailed:
+    """Decide whether a slide has to be encoded."""
+    if origin is None:
+        return SlideSkipped(slide_id=slide_id, reason=NO_TILES)
+    try:
+        tile_px, tiles, input_digest = _inspect(origin)
+        job = ExtractJob(
+            slide_id=slide_id,
+            origin=origin,
+            target=config.run / "features" / tag / f"{slide_id}.h5",
+            tile_px=tile_px,
+            tiles=tiles,
+            made_from={
+                "encoder": tag,
+                "precision": config.precision,
+                "dtype": config.dtype,
+                "source": config.source,
+                "input": input_digest,
+            },
+        )
+        done = job.is_done(overwrite=config.overwrite)
+    except WsiError as error:
+        return SlideFailed(slide_id=slide_id, error=str(error))
+    return SlideSkipped(slide_id=slide_id, reason=DONE) if done else job
+
+
+def _inspect(origin: Path | CutTask) -> tuple[int, int | None, str]:
+    """Return tile side, number of tiles and digest of a slide's input."""
+    from wsi_pipeline.features.sources import store_digest
+    from wsi_pipeline.slides import slide_digest
+    from wsi_pipeline.tiles import open_tiles
+
+    if isinstance(origin, Path):
+        store = open_tiles(origin)
+        return store.tiles.shape[1], len(store), store_digest(store)
+    made_from = {**origin.asked, "slide_digest": slide_digest(origin.path)}
+    return origin.settings.tile_px, None, digest(made_from)
+
+
+def _from_tiles(run: Path) -> Iterator[tuple[str, Path | None]]:
+    from wsi_pipeline.tiles import SUFFIXES, find_store
+
+    folder, table = run / "tiles", run / "cohort.csv"
+    present = sorted(path.stem for path in folder.glob("[!.]*") if path.suffix in SUFFIXES.values())
+    if not present:
+        raise ConfigError(
+            f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first, or take "
+            "the tiles from the slides with --source slide"
+        )
+    ids = [slide.slide_id for slide in read_cohort(table)] if table.exists() else present
+    for slide_id in ids:
+        yield slide_id, find_store(folder, slide_id)
+
+
+def _from_slides(config: "ExtractConfig") -> Iterator[tuple[str, CutTask | Event]]:
+    if config.cohort is None:
+        raise ConfigError("--source slide: name the slides with --cohort, a table or a folder")
+    values = load_toml(config.tile_settings) if config.tile_settings else {}
+    given = {
+        "cohort": config.cohort,
+        "run": config.run,
+        "slides": config.slides or values.get("slides"),
+        "dry_run": config.dry_run,
+    }
+    source = str(config.tile_settings or "tile settings")
+    tile_config = TileConfig.from_mapping({**values, **given}, source)
+    resolved = resolve_cohort(tile_config)
+    if not config.dry_run:
+        write_cohort(config.run / "cohort.csv", resolved.slides)
+    for event in resolved.events:
+        yield getattr(event, "slide_id", ""), event
+    for slide in resolved.slides:
+        yield slide.slide_id, cut_task(tile_config, resolved.root, slide)
