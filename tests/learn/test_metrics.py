@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.bootstrap import estimate
+from wsi_pipeline.learn.bootstrap import Bootstrap, estimate
 from wsi_pipeline.learn.calibration import apply_temperature, fit_temperature
 from wsi_pipeline.learn.evaluate import evaluate, patient_cases, slide_cases, tile_cases
 from wsi_pipeline.learn.metrics import count_cases, measure
@@ -136,7 +136,7 @@ def test_intervals_cover(method):
         right = rng.random(len(slides)) < skill[slides]
         p = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
         counts = count_cases(np.zeros(len(slides), dtype=np.int64), p, [str(s) for s in slides])
-        interval = estimate(counts, ("a", "b"), resamples=400, method=method)["accuracy"]
+        interval = estimate(counts, ("a", "b"), Bootstrap(resamples=400, method=method))["accuracy"]
         covered += interval.low <= truth <= interval.high
     assert covered / trials >= 0.93
 
@@ -151,7 +151,7 @@ def test_ignoring_patients_would_not_cover():
         targets = np.zeros(240, dtype=np.int64)
         for unit, owners in (("patient", np.repeat(np.arange(40), 6)), ("slide", np.arange(240))):
             counts = count_cases(targets, p, [str(owner) for owner in owners])
-            interval = estimate(counts, ("a", "b"), resamples=300)["accuracy"]
+            interval = estimate(counts, ("a", "b"), Bootstrap(resamples=300))["accuracy"]
             covered[unit] += interval.low <= 0.8 <= interval.high
     assert covered["patient"] / 150 >= 0.9
     assert covered["slide"] / 150 < 0.8

@@ -3,7 +3,7 @@
 from wsi_pipeline.learn.aggregators import AGGREGATORS, Aggregator, BagOutput, create_aggregator
 from wsi_pipeline.learn.bags import Bag, FeatureFolder
 from wsi_pipeline.learn.balance import balanced_weights
-from wsi_pipeline.learn.bootstrap import Estimate, estimate
+from wsi_pipeline.learn.bootstrap import Bootstrap, Estimate, estimate
 from wsi_pipeline.learn.bundle import (
     Bundle,
     BundleConfig,
@@ -23,6 +23,17 @@ from wsi_pipeline.learn.external import (
 from wsi_pipeline.learn.fit import Epoch, FitSettings, fit, resolve_device
 from wsi_pipeline.learn.heads import HEADS, TileHead, create_head
 from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
+from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
+from wsi_pipeline.learn.scores import (
+    TILE_MEAN,
+    TILE_VOTE,
+    Probabilities,
+    Scores,
+    evaluate_scores,
+    fit_temperatures,
+    predictions_csv,
+    score_slides,
+)
 from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import (
     Splits,
@@ -36,14 +47,19 @@ from wsi_pipeline.learn.splits import (
     splits_digest,
     write_splits,
 )
+from wsi_pipeline.learn.study import SplitPlan, Study, open_external, prepare_study, with_features
 from wsi_pipeline.learn.tasks import fit_aggregator, fit_tile_classifier
+from wsi_pipeline.learn.training import Recipe, Trained, Training
 
 __all__ = [
     "AGGREGATORS",
     "HEADS",
+    "TILE_MEAN",
+    "TILE_VOTE",
     "Aggregator",
     "Bag",
     "BagOutput",
+    "Bootstrap",
     "Bundle",
     "BundleConfig",
     "Cases",
@@ -53,10 +69,17 @@ __all__ = [
     "FitSettings",
     "FrozenModels",
     "ModelSpec",
+    "Probabilities",
+    "Recipe",
+    "Scores",
     "SealedCohort",
+    "SplitPlan",
     "SplitSlide",
     "Splits",
+    "Study",
     "TileHead",
+    "Trained",
+    "Training",
     "apply_temperature",
     "assert_no_patient_overlap",
     "bag_scores",
@@ -65,27 +88,37 @@ __all__ = [
     "create_head",
     "estimate",
     "evaluate",
+    "evaluate_scores",
+    "feature_settings",
     "fit",
     "fit_aggregator",
     "fit_temperature",
+    "fit_temperatures",
     "fit_tile_classifier",
     "fold_patients",
     "honour_splits",
     "labelled",
     "load_bundle",
     "majority_vote",
+    "open_external",
     "patient_cases",
+    "predictions_csv",
+    "prepare_study",
     "read_bundle_config",
     "read_splits",
     "require_same_features",
     "resolve_device",
+    "same_setting",
     "save_bundle",
+    "score_slides",
     "seal_external",
+    "shared_settings",
     "slide_cases",
     "split_patients",
     "splits_digest",
     "tile_cases",
     "tile_probabilities",
     "weights_digest",
+    "with_features",
     "write_splits",
 ]

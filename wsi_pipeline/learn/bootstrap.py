@@ -23,6 +23,18 @@ LEAST_DEFINED: Final = 0.5  # of the resamples; else there is no interval
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How intervals are made: patients are drawn with replacement, as many as there are."""
+
+    resamples: int = 1000
+    method: Method = "percentile"
+    seed: int = 0
+
+
+DEFAULT: Final = Bootstrap()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A value with its interval; None where undefined.
 
@@ -36,21 +48,14 @@ class Estimate:
 
 
 def estimate(
-    counts: Counts,
-    classes: Sequence[str],
-    *,
-    resamples: int = 1000,
-    method: Method = "percentile",
-    seed: int = 0,
+    counts: Counts, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Estimate]:
     """Return every measure of :func:`measure` with its patient-bootstrap interval.
 
     Args:
         counts: Cases added up by patient.
         classes: Names of the classes.
-        resamples: How often patients are drawn, with replacement, as many as there are.
-        method: ``percentile`` or ``bca``.
-        seed: Same seed, same intervals.
+        bootstrap: How intervals are made.
     """
     values = {
         name: v[0] for name, v in measure(counts, np.ones((1, counts.patients)), classes).items()
@@ -59,13 +64,15 @@ def estimate(
         return {
             name: Estimate(value=_or_none(v), low=None, high=None) for name, v in values.items()
         }
-    drawn = _resampled(counts, classes, resamples, seed)
-    left_out = measure(counts, 1 - np.eye(counts.patients), classes) if method == "bca" else None
+    drawn = _resampled(counts, classes, bootstrap)
+    left_out = (
+        measure(counts, 1 - np.eye(counts.patients), classes) if bootstrap.method == "bca" else None
+    )
     estimates = {}
     for name, value in values.items():
         defined = drawn[name][~np.isnan(drawn[name])]
         low = high = None
-        if np.isfinite(value) and len(defined) >= LEAST_DEFINED * resamples:
+        if np.isfinite(value) and len(defined) >= LEAST_DEFINED * bootstrap.resamples:
             ends = ENDS
             if left_out is not None:
                 ends = _bca_ends(ends, float(value), defined, left_out[name])
@@ -74,14 +81,14 @@ def estimate(
     return estimates
 
 
-def _resampled(
-    counts: Counts, classes: Sequence[str], resamples: int, seed: int
-) -> dict[str, Array]:
-    rng = np.random.default_rng(seed)
+def _resampled(counts: Counts, classes: Sequence[str], bootstrap: Bootstrap) -> dict[str, Array]:
+    rng = np.random.default_rng(bootstrap.seed)
     uniform = np.full(counts.patients, 1 / counts.patients)
     parts = []
-    for start in range(0, resamples, CHUNK):
-        taken = rng.multinomial(counts.patients, uniform, size=min(CHUNK, resamples - start))
+    for start in range(0, bootstrap.resamples, CHUNK):
+        taken = rng.multinomial(
+            counts.patients, uniform, size=min(CHUNK, bootstrap.resamples - start)
+        )
         parts.append(measure(counts, taken.astype(np.float64), classes))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

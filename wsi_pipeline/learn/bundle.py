@@ -19,6 +19,7 @@ from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.aggregators import Aggregator, create_aggregator
 from wsi_pipeline.learn.external import FrozenModels, weights_digest
 from wsi_pipeline.learn.heads import TileHead, create_head
+from wsi_pipeline.learn.prepared import same_setting
 from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import Splits, write_splits
 
@@ -73,9 +74,7 @@ def save_bundle(
     bundle: Bundle,
     frozen: FrozenModels,
     splits: Splits,
-    *,
-    metrics: Mapping[str, Any],
-    tables: Mapping[str, str],
+    reports: Mapping[str, Any],
 ) -> None:
     """Write ``folder``, replacing one that is there.
 
@@ -84,8 +83,8 @@ def save_bundle(
         bundle: What is saved.
         frozen: The models as they were frozen, before the external cohort was read.
         splits: Written as ``splits.csv``.
-        metrics: JSON-ready, written as ``metrics.json``.
-        tables: Further files, name → text (``predictions.csv``, ``history.csv``).
+        reports: Further files by name (``metrics.json``, ``predictions.csv``): text as it is, all
+            else as JSON.
 
     Raises:
         LearnError: The models changed after they were frozen.
@@ -102,9 +101,9 @@ def save_bundle(
         save_file(weights, partial / "model.safetensors")
         write_json(partial / "config.json", asdict(bundle.config))
         write_splits(partial / "splits.csv", splits)
-        write_json(partial / "metrics.json", metrics)
-        for name, text in tables.items():
-            write_text(partial / name, text)
+        for name, content in reports.items():
+            write = write_text if isinstance(content, str) else write_json
+            write(partial / name, content)
 
 
 def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
@@ -189,17 +188,10 @@ def require_same_features(
     wrong = [] if encoder == config.encoder else [f"encoder {config.encoder!r}, found {encoder!r}"]
     for name, expected in config.features.items():
         found = features.get(name)
-        if name not in ignore and not _same(expected, found):
+        if name not in ignore and not same_setting(expected, found):
             wrong.append(f"{name} {expected!r}, found {found!r}")
     if wrong:
         raise LearnError(
             f"model {config.name!r} was trained on other features: {'; '.join(wrong)}. "
             "Tile and extract these slides with the model's settings"
         )
-
-
-def _same(expected: Any, found: Any) -> bool:
-    numbers = (int, float)
-    if isinstance(expected, numbers) and isinstance(found, numbers):
-        return abs(expected - found) <= 0.02 * abs(expected)
-    return bool(expected == found)

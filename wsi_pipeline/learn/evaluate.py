@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.bootstrap import Method, estimate
+from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap, estimate
 from wsi_pipeline.learn.metrics import count_cases
 from wsi_pipeline.learn.splits import SplitSlide
 
@@ -74,22 +74,17 @@ def tile_cases(
 
 
 def evaluate(
-    cases: Cases,
-    classes: Sequence[str],
-    *,
-    resamples: int = 1000,
-    method: Method = "percentile",
-    seed: int = 0,
+    cases: Cases, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Any]:
     """Return JSON-ready measures of ``cases`` with 95 % patient-bootstrap intervals.
 
     Returns:
         ``cases``, ``patients`` (counts), ``cases_by_class``, ``classes``, ``confusion`` (C, C) true
-        × predicted, ``interval`` (level, method, resamples, unit) and ``measures``: name →
+        × predicted, ``interval`` (how they were made) and ``measures``: name →
         ``{value, low, high}``, None where undefined (see :func:`metrics.measure` for the names).
     """
     counts = count_cases(cases.targets, cases.probabilities, cases.patients)
-    estimates = estimate(counts, classes, resamples=resamples, method=method, seed=seed)
+    estimates = estimate(counts, classes, bootstrap)
     found = Counter(cases.targets.tolist())
     return {
         "cases": len(cases.targets),
@@ -97,12 +92,7 @@ def evaluate(
         "cases_by_class": {name: found[index] for index, name in enumerate(classes)},
         "classes": list(classes),
         "confusion": counts.confusion.sum(0).astype(int).tolist(),
-        "interval": {
-            "level": 0.95,
-            "method": method,
-            "resamples": resamples,
-            "unit": "patient",
-        },
+        "interval": {"level": 0.95, "unit": "patient", **asdict(bootstrap)},
         "measures": {name: asdict(value) for name, value in sorted(estimates.items())},
     }
 

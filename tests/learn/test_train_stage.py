@@ -1,0 +1,275 @@
+"""The train stage: honest order, whole bundles, the same twice."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.errors import ConfigError, LearnError, StoreError, StoreMismatchError
+from wsi_pipeline.events import EpochDone, Note, Planned, StageStarted, Written
+from wsi_pipeline.learn import FrozenModels, load_bundle, require_same_features, seal_external
+from wsi_pipeline.learn.aggregators import create_aggregator
+from wsi_pipeline.learn.spec import ModelSpec
+from wsi_pipeline.learn.splits import SplitSlide, read_splits
+from wsi_pipeline.pipeline.train import TrainConfig, run
+
+ENCODER = "made.for_test"
+WIDTH = 16
+
+
+def write_bag(path, rng, label, mpp=0.5):
+    features = rng.normal(size=(rng.integers(5, 40), WIDTH)).astype(np.float32)
+    features[:, "abc".index(label)] += 2.5
+    with h5py.File(path, "w") as file:
+        file["features"] = features
+        file["coords"] = np.zeros((len(features), 2), dtype=np.int64)
+        file["coords"].attrs["patch_size_level0"] = 512
+        file.attrs.update({"encoder": ENCODER, "tile_px": 256, "mpp": mpp})
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A run folder: three classes of ten patients, and an external cohort of six."""
+    folder = tmp_path_factory.mktemp("run")
+    stores = folder / "features" / ENCODER
+    stores.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    slides = []
+    for label in "abc":
+        for patient in range(12):
+            cohort = "tma" if patient >= 10 else "main"
+            for number in range(1 + patient % 2):
+                slide_id = f"{label}{patient}-{number}"
+                write_bag(stores / f"{slide_id}.h5", rng, label)
+                slides.append(
+                    CohortSlide(
+                        slide_id=slide_id,
+                        path=f"{slide_id}.svs",
+                        patient_id=f"{label}{patient}",
+                        label=label,
+                        cohort=cohort,
+                    )
+                )
+    slides.append(CohortSlide(slide_id="unknown", path="unknown.svs", cohort="main"))
+    write_cohort(folder / "cohort.csv", slides)
+    return folder
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "run")
+
+
+def config(folder, **values):
+    quick = {
+        "epochs": 15,
+        "bag_learning_rate": 2e-3,
+        "resamples": 100,
+        "hidden": 16,
+        "device": "cpu",
+        "encoder": "made",
+    }
+    return TrainConfig(run=folder, **(quick | values))
+
+
+def texts(events):
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+@pytest.fixture(scope="module")
+def trained(template, tmp_path_factory):
+    folder = shutil.copytree(template, tmp_path_factory.mktemp("trained") / "run")
+    return folder, list(run(config(folder, external="tma")))
+
+
+def test_bundle_is_complete(trained):
+    folder, events = trained
+    target = folder / "models" / ENCODER
+    assert {path.name for path in target.iterdir()} == {
+        "model.safetensors", "config.json", "splits.csv", "metrics.json", "predictions.csv",
+        "history.csv",
+    }  # fmt: skip
+    assert isinstance(events[0], StageStarted)
+    assert events[-1] == Written(path=str(target), what="model")
+    assert {event.model for event in events if isinstance(event, EpochDone)} == {
+        "tile", "abmil", "mean"
+    }  # fmt: skip
+    assert "1 slides without a label are left out" in texts(events)
+
+    metrics = json.loads((target / "metrics.json").read_text())
+    found = {(e["model"], e["split"], e["level"]): e for e in metrics["evaluations"]}
+    for split in ("train", "val", "test", "external"):
+        assert ("tile", split, "tile") in found
+        for model in ("tile_mean", "tile_vote", "abmil", "mean"):
+            assert {("slide"), ("patient")} <= {k[2] for k in found if k[:2] == (model, split)}
+    accuracy = found["abmil", "external", "patient"]["measures"]["balanced_accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    assert accuracy["value"] >= 0.8
+    assert found["abmil", "external", "slide"]["patients"] == 6
+
+    predictions = pd.read_csv(target / "predictions.csv")
+    assert len(predictions) == 4 * 54  # 45 internal and 9 external slides, 4 models
+    p = predictions[["p_a", "p_b", "p_c"]]
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert (predictions.predicted == p.idxmax(axis=1).str[2:]).all()
+
+    history = pd.read_csv(target / "history.csv")
+    assert set(history.model) == {"tile", "abmil", "mean"}
+    assert history.best.any()
+
+
+def test_splits_are_written_first_and_keep_patients_apart(trained):
+    folder, _ = trained
+    slides = read_splits(folder / "models" / ENCODER / "splits.csv")
+    by_split = {}
+    for slide in slides:
+        by_split.setdefault(slide.split, set()).add(slide.patient_id)
+    assert by_split.keys() == {"train", "val", "test", "external"}
+    assert sum(map(len, by_split.values())) == 36
+    written = read_splits(folder / "splits" / f"{ENCODER}.csv")
+    assert written == tuple(slide for slide in slides if slide.split != "external")
+
+
+def test_bundle_predicts_as_it_was_judged(trained):
+    folder, _ = trained
+    bundle = load_bundle(folder / "models" / ENCODER)
+    assert bundle.config.features == {"encoder": ENCODER, "tile_px": 256, "mpp": 0.5}
+    rows = pd.read_csv(
+        folder / "models" / ENCODER / "predictions.csv", index_col=["slide_id", "model"]
+    )
+    with h5py.File(folder / "features" / ENCODER / "a0-0.h5") as file:
+        bag = torch.from_numpy(file["features"][()])
+    logits = bundle.primary(bag).logits.double() / bundle.config.aggregators["abmil"].temperature
+    expected = rows.loc[("a0-0", "abmil"), ["p_a", "p_b", "p_c"]].to_numpy(dtype=float)
+    np.testing.assert_allclose(logits.softmax(0), expected, atol=2e-6)
+
+
+def test_same_seed_same_metrics_and_resume(trained, folder):
+    first, _ = trained
+    events = list(run(config(folder, external="tma")))
+    for name in ("metrics.json", "predictions.csv", "splits.csv", "history.csv"):
+        one, other = (f / "models" / ENCODER / name for f in (first, folder))
+        assert one.read_bytes() == other.read_bytes(), name
+    again = list(run(config(folder, external="tma")))
+    assert any("nothing to do" in text for text in texts(again))
+    assert not [event for event in again if isinstance(event, EpochDone)]
+    with pytest.raises(StoreMismatchError, match=r"seed: 0, asked 1.*--overwrite"):
+        list(run(config(folder, external="tma", seed=1)))
+    assert [e for e in run(config(folder, seed=1, overwrite=True)) if isinstance(e, EpochDone)]
+    assert events
+
+
+def test_training_cannot_read_the_external_cohort(trained, folder):
+    """With unreadable external features, training goes through and ends up in the same weights."""
+    for path in (folder / "features" / ENCODER).glob("?1[01]-*.h5"):
+        path.write_bytes(b"sealed")
+    events = []
+    with pytest.raises(StoreError, match="not a readable HDF5 file"):
+        events += run_until_error(config(folder, external="tma"), events)
+    assert {e.model for e in events if isinstance(e, EpochDone)} == {"tile", "abmil", "mean"}
+    epochs = [e for e in trained[1] if isinstance(e, EpochDone)]
+    assert [e for e in events if isinstance(e, EpochDone)] == epochs
+    assert not (folder / "models" / ENCODER).exists()
+
+
+def run_until_error(settings, events):
+    events.extend(run(settings))
+    return events
+
+
+def make_slide(slide_id, cohort="main", split="", patient=None):
+    return SplitSlide(
+        slide_id=slide_id, patient_id=patient or slide_id, label="a", cohort=cohort, split=split
+    )
+
+
+def test_the_seal_opens_once_and_for_frozen_models_only():
+    slides = [make_slide("one"), make_slide("two", "tma"), make_slide("three", split="external")]
+    internal, sealed = seal_external(slides, "tma")
+    assert [s.slide_id for s in internal] == ["one"]
+    assert len(sealed) == 2
+    model = create_aggregator(ModelSpec(name="mean"), 4, 2)
+    frozen = FrozenModels({"mean": model})
+    with torch.no_grad():
+        model.classify.bias += 1
+    with pytest.raises(LearnError, match="changed after they were frozen"):
+        sealed.open(frozen)
+    assert {s.split for s in sealed.open(FrozenModels({"mean": model}))} == {"external"}
+    with pytest.raises(LearnError, match="opened before"):
+        sealed.open(FrozenModels({"mean": model}))
+
+
+def test_external_cohort_is_checked():
+    with pytest.raises(LearnError, match="no labelled slide is of the external cohort 'tmx'"):
+        seal_external([make_slide("one")], "tmx")
+    both = [make_slide("one", patient="p"), make_slide("two", "tma", patient="p")]
+    with pytest.raises(LearnError, match="p: in the external cohort and among"):
+        seal_external(both, "tma")
+    assert seal_external([make_slide("one")], None)[1] is None
+
+
+def test_dry_run_counts_and_writes_nothing(folder):
+    before = sorted(folder.rglob("*"))
+    rows = [
+        e.row for e in run(config(folder, external="tma", dry_run=True)) if isinstance(e, Planned)
+    ]
+    assert sum(row["patients"] for row in rows if row["split"] != "external") == 30
+    assert rows[-1] == {"split": "external", "class": "tma", "slides": 9}
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_slides_without_features_are_named(folder):
+    (folder / "features" / ENCODER / "a0-0.h5").unlink()
+    events = list(run(config(folder, external="tma", epochs=1)))
+    assert "1 of 45 slides have no features (a0-0)" in texts(events)
+
+
+def test_mixed_preparation_is_refused(folder):
+    write_bag(folder / "features" / ENCODER / "a1-0.h5", np.random.default_rng(0), "a", mpp=0.25)
+    with pytest.raises(LearnError, match=r"'a1-0' were prepared differently: mpp is 0.5 and 0.25"):
+        list(run(config(folder)))
+
+
+def test_bad_requests_are_refused(folder):
+    with pytest.raises(ConfigError, match="--aggregator sum"):
+        list(run(config(folder, aggregator=["sum"])))
+    with pytest.raises(ConfigError, match="names one twice"):
+        list(run(config(folder, aggregator=["mean", "mean"])))
+    with pytest.raises(StoreError, match="no features of this encoder"):
+        list(run(config(folder, encoder="vgg16")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no readable config.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "unreadable weights"),
+        (lambda f: edit(f, schema_version=9), "schema version 1 expected"),
+        (lambda f: edit(f, width=17), "do not fit"),
+        (lambda f: edit(f, digests={"weights": "other"}), "not those that config.json"),
+    ],
+)
+def test_damaged_bundles_are_refused(trained, tmp_path, damage, message):
+    bundle = shutil.copytree(trained[0] / "models" / ENCODER, tmp_path / "bundle")
+    damage(bundle)
+    with pytest.raises(LearnError, match=message):
+        load_bundle(bundle)
+
+
+def edit(bundle, **changes):
+    path = bundle / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_other_features_are_refused(trained):
+    expected = load_bundle(trained[0] / "models" / ENCODER).config
+    require_same_features(expected, ENCODER, {"encoder": ENCODER, "tile_px": 256, "mpp": 0.505})
+    with pytest.raises(
+        LearnError, match=r"encoder 'made.for_test', found 'vgg16'.*mpp 0.5, found 1.0"
+    ):
+        require_same_features(expected, "vgg16", {"encoder": "vgg16", "tile_px": 256, "mpp": 1.0})

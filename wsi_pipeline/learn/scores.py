@@ -1,0 +1,126 @@
+"""What every model of a bundle says about slides, as numbers and as a table."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.learn.aggregators import Aggregator
+from wsi_pipeline.learn.bags import FeatureFolder
+from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap
+from wsi_pipeline.learn.calibration import apply_temperature, fit_temperature
+from wsi_pipeline.learn.evaluate import Cases, evaluate, patient_cases, slide_cases, tile_cases
+from wsi_pipeline.learn.heads import TileHead
+from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
+from wsi_pipeline.learn.splits import SplitSlide
+
+TILE_MEAN: Final = "tile_mean"  # mean of the tile classifier's probabilities
+TILE_VOTE: Final = "tile_vote"  # share of tiles that each class wins
+
+Probabilities = dict[str, NDArray[np.float64]]  # slide_id -> (C,)
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """``tiles``: slide → (N, C) float32; ``slides``: model → slide → (C,); and so ``attention``."""
+
+    tiles: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    slides: dict[str, Probabilities] = field(default_factory=dict)
+    attention: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+
+
+def score_slides(
+    head: TileHead,
+    aggregators: Mapping[str, Aggregator],
+    folder: FeatureFolder,
+    slide_ids: Sequence[str],
+    temperatures: Mapping[str, float] | None = None,
+) -> Scores:
+    """Score slides with the tile classifier and each aggregator.
+
+    Args:
+        head: The tile classifier; it gives the models ``tile_mean`` and ``tile_vote``.
+        aggregators: By name.
+        folder: Features of the slides.
+        slide_ids: Which slides.
+        temperatures: Of the models that are calibrated; the others stay as they are.
+    """
+    scores = Scores(
+        slides={name: {} for name in (TILE_MEAN, TILE_VOTE, *aggregators)},
+        attention={name: {} for name in aggregators},
+    )
+    for slide_id in slide_ids:
+        features = folder.bag(slide_id).features
+        tiles = tile_probabilities(head, features)
+        scores.tiles[slide_id] = tiles
+        scores.slides[TILE_MEAN][slide_id] = tiles.mean(0, dtype=np.float64)
+        scores.slides[TILE_VOTE][slide_id] = majority_vote(tiles)
+        for name, model in aggregators.items():
+            scores.slides[name][slide_id], scores.attention[name][slide_id] = bag_scores(
+                model, features
+            )
+    for name, temperature in (temperatures or {}).items():
+        found = scores.slides[name]
+        for slide_id in found:
+            found[slide_id] = apply_temperature(found[slide_id][None], temperature)[0]
+    return scores
+
+
+def fit_temperatures(
+    scores: Scores, slides: Sequence[SplitSlide], classes: Sequence[str]
+) -> dict[str, float]:
+    """Return each model's temperature, fitted on the validation ``slides``; votes have none."""
+    temperatures = {}
+    for name, found in scores.slides.items():
+        if name != TILE_VOTE:
+            cases = slide_cases(slides, found, classes)
+            temperatures[name] = fit_temperature(cases.probabilities, cases.targets)
+    return temperatures
+
+
+def evaluate_scores(
+    scores: Scores,
+    slides: Sequence[SplitSlide],
+    classes: Sequence[str],
+    bootstrap: Bootstrap = DEFAULT,
+) -> Iterator[dict[str, Any]]:
+    """Yield an evaluation for every model, split and level that there is.
+
+    Each has ``model``, ``split`` and ``level`` before what :func:`evaluate` returns. The tile
+    classifier's tiles are the model ``tile``.
+    """
+
+    def judged(model: str, split: str, level: str, cases: Cases) -> dict[str, Any]:
+        measures = evaluate(cases, classes, bootstrap)
+        return {"model": model, "split": split, "level": level, **measures}
+
+    for split in dict.fromkeys(slide.split for slide in slides):
+        part = [slide for slide in slides if slide.split == split]
+        yield judged("tile", split, "tile", tile_cases(part, scores.tiles, classes))
+        for name, found in scores.slides.items():
+            yield judged(name, split, "slide", slide_cases(part, found, classes))
+            yield judged(name, split, "patient", patient_cases(part, found, classes))
+
+
+def predictions_csv(
+    slides: Sequence[SplitSlide], found: Mapping[str, Probabilities], classes: Sequence[str]
+) -> str:
+    """Return one row per slide and model: who it is, what was predicted, ``p_<class>``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["slide_id", "patient_id", "label", "cohort", "split", "model", "predicted"]
+        + [f"p_{name}" for name in classes]
+    )
+    for slide in slides:
+        who = (slide.slide_id, slide.patient_id, slide.label, slide.cohort, slide.split)
+        for model, probabilities in found.items():
+            row = probabilities[slide.slide_id]
+            writer.writerow(
+                [*who, model, classes[int(row.argmax())], *(f"{value:.6f}" for value in row)]
+            )
+    return text.getvalue()

@@ -1,0 +1,156 @@
+"""A cohort made ready for learning: who is trained on, who is tested on, who stays sealed."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.config import digest
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.learn.bags import FeatureFolder
+from wsi_pipeline.learn.external import FrozenModels, SealedCohort, seal_external
+from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
+from wsi_pipeline.learn.splits import (
+    Splits,
+    SplitSlide,
+    assert_no_patient_overlap,
+    honour_splits,
+    labelled,
+    split_patients,
+    splits_digest,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPlan:
+    """How slides are split; ``auto`` takes the table's split column where it is filled in."""
+
+    source: Literal["auto", "random", "given"] = "auto"
+    external: str | None = None
+    test_fraction: float = 0.2
+    val_fraction: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What models are made from.
+
+    ``features`` are the settings all bags share, ``digests`` those of the splits and of each bag,
+    ``notes`` what was left out and why.
+    """
+
+    folder: FeatureFolder
+    classes: tuple[str, ...]
+    splits: Splits
+    sealed: SealedCohort | None
+    features: dict[str, Any]
+    digests: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def inventory(self) -> Iterator[dict[str, str | int]]:
+        """Yield a row for each split and class: how many patients, slides and tiles it has."""
+        for split in dict.fromkeys(("train", "val", "test")):
+            for label in self.classes:
+                part = [s for s in self.splits if (s.split, s.label) == (split, label)]
+                tiles = sum(len(self.folder.bag(slide.slide_id).features) for slide in part)
+                patients = len({slide.patient_id for slide in part})
+                yield {
+                    "split": split,
+                    "class": label,
+                    "patients": patients,
+                    "slides": len(part),
+                    "tiles": tiles,
+                }
+        if self.sealed is not None:
+            yield {"split": "external", "class": self.sealed.name, "slides": len(self.sealed)}
+
+
+def prepare_study(cohort: Iterable[CohortSlide], stores: Path, plan: SplitPlan) -> Study:
+    """Set the external part apart, split the rest by patient, look at how it was prepared.
+
+    Args:
+        cohort: All slides; those without a label are left out.
+        stores: The folder of one encoder's feature stores.
+        plan: How to split.
+
+    Raises:
+        LearnError: The slides cannot be split, or their features do not belong together.
+        StoreError: A feature store is unreadable.
+    """
+    cohort = tuple(cohort)
+    known, sealed = seal_external(labelled(cohort), plan.external)
+    internal, left_out = with_features(known, stores)
+    splits = _split(internal, plan)
+    assert_no_patient_overlap(splits)
+    folder = FeatureFolder(stores, splits)
+    settings = {s.slide_id: feature_settings(folder.bag(s.slide_id).attributes) for s in splits}
+    unlabelled = sum(slide.label is None for slide in cohort)
+    notes = [f"{unlabelled} slides without a label are left out"] if unlabelled else []
+    bags = folder.digests()
+    return Study(
+        folder=folder,
+        classes=tuple(sorted({slide.label for slide in splits})),
+        splits=splits,
+        sealed=sealed,
+        features=shared_settings(settings),
+        digests={"splits": splits_digest(splits), "features": digest(bags), "bags": bags},
+        notes=(*notes, *left_out),
+    )
+
+
+def open_external(
+    study: Study, frozen: FrozenModels
+) -> tuple[Splits, FeatureFolder, tuple[str, ...]]:
+    """Open the study's external cohort; nothing else opens it, and it opens once.
+
+    Returns:
+        The slides that can be judged, their features, and what was left out and why.
+
+    Raises:
+        LearnError: There is none, it was opened before, the models changed since they were frozen,
+            or its features were made in another way than those trained on.
+    """
+    if study.sealed is None:
+        raise LearnError("the study has no external cohort; name one with --external")
+    slides = study.sealed.open(frozen)
+    notes = []
+    foreign = Counter(slide.label for slide in slides if slide.label not in study.classes)
+    for label, count in foreign.items():
+        notes.append(f"{count} external slides of {label!r}, which is not trained on, are left out")
+    slides = tuple(slide for slide in slides if slide.label in study.classes)
+    slides, left_out = with_features(slides, study.folder.folder)
+    folder = FeatureFolder(study.folder.folder, slides)
+    for slide in slides:
+        found = feature_settings(folder.bag(slide.slide_id).attributes)
+        for name, expected in study.features.items():
+            if not same_setting(expected, found.get(name)):
+                raise LearnError(
+                    f"external slide {slide.slide_id!r} was prepared differently: {name} is "
+                    f"{found.get(name)!r}, trained on {expected!r}; tile and extract it alike"
+                )
+    return slides, folder, (*notes, *left_out)
+
+
+def with_features(slides: Sequence[SplitSlide], stores: Path) -> tuple[Splits, tuple[str, ...]]:
+    """Return the slides that have features, and a note that names the others."""
+    missing = FeatureFolder(stores, slides).missing()
+    if not missing:
+        return tuple(slides), ()
+    named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+    kept = tuple(slide for slide in slides if slide.slide_id not in set(missing))
+    return kept, (f"{len(missing)} of {len(slides)} slides have no features ({named})",)
+
+
+def _split(slides: Splits, plan: SplitPlan) -> Splits:
+    given = any(slide.split for slide in slides)
+    if plan.source == "given" or (plan.source == "auto" and given):
+        return honour_splits(slides, val_fraction=plan.val_fraction, seed=plan.seed)
+    return split_patients(
+        slides,
+        test_fraction=plan.test_fraction,
+        val_fraction=plan.val_fraction,
+        seed=plan.seed,
+    )
