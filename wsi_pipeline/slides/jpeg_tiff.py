@@ -1,26 +1,22 @@
-"""Tiled TIFF and SVS with JPEG tiles, decoded natively: each tile once, without the GIL."""
+"""Tiled TIFF and SVS with JPEG or JPEG 2000 tiles, decoded natively without the GIL."""
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.reader import SlideReader, reason
-from wsi_pipeline.slides.tile_table import (
-    TileTable,
-    UnsuitableError,
-    read_tile_tables,
-    whole_jpeg,
-)
+from wsi_pipeline.slides.tile_codec import VERSION, decode_jpeg, decode_jpeg2000
+from wsi_pipeline.slides.tile_table import TileTable, UnsuitableError, read_tile_tables
 from wsi_pipeline.types import RgbImage
 
 VENDORS = ("aperio", "generic-tiff")  # others crop, stitch or overlap their TIFF tiles
@@ -29,11 +25,10 @@ REMEMBERED_BYTES = 64 << 20  # of decoded tiles that a neighbouring read will wa
 log = getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
+class Piece(NamedTuple):
     """The part of one native tile that a read covers, in pixels of the level."""
 
-    index: int
+    number: int
     tile_x: int
     tile_y: int
     left: int
@@ -43,7 +38,7 @@ class Piece:
 
 
 class JpegTiffReader(SlideReader):
-    """A slide whose JPEG tiles are read from the file and decoded by libjpeg-turbo.
+    """A slide whose tiles are read from the file and decoded by libjpeg-turbo or OpenJPEG.
 
     OpenSlide opens it first and stays beside: it tells the metadata and the associated images,
     and delivers any tile that is missing or does not decode cleanly. Where OpenSlide does not
@@ -56,7 +51,7 @@ class JpegTiffReader(SlideReader):
 
     Raises:
         SlideOpenError: OpenSlide cannot open it.
-        UnsuitableError: Its tiles are no JPEGs, or a probe differs from OpenSlide's pixels.
+        UnsuitableError: Its tiles are of other kinds, or a probe differs from OpenSlide's pixels.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
@@ -69,7 +64,7 @@ class JpegTiffReader(SlideReader):
         except UnsuitableError:
             self._openslide.close()
             raise
-        version = f"simplejpeg {simplejpeg.__version__}, openslide {info.reader_version}"
+        version = f"{VERSION}, openslide {info.reader_version}"
         self.info = replace(info, reader="jpeg-tiff", reader_version=version)
         self._file = os.open(path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -114,18 +109,18 @@ class JpegTiffReader(SlideReader):
 
     def _tile(self, level: int, table: TileTable, piece: Piece) -> RgbImage:
         """A native tile, at least as much of it as lies inside the level."""
-        key = (level, piece.index)
+        key = (level, piece.number)
         with self._lock:
             known = self._remembered.get(key)
             if known is not None:
                 self._remembered.move_to_end(key)
                 return known
-        if table.byte_counts[piece.index] == 0:
+        if table.byte_counts[piece.number] == 0:
             return self._tile_by_openslide(level, table, piece)
         try:
-            tile = self._decode(table, piece.index)
+            tile = self._decode(table, piece.number)
         except (ValueError, OSError) as error:
-            self._complain(f"tile {piece.index} of level {level}: {reason(error)}")
+            self._complain(f"tile {piece.number} of level {level}: {reason(error)}")
             return self._tile_by_openslide(level, table, piece)
         if _is_partly_covered(table, piece):
             self._remember(key, tile)
@@ -134,10 +129,12 @@ class JpegTiffReader(SlideReader):
     def _decode(self, table: TileTable, index: int) -> RgbImage:
         size = int(table.byte_counts[index])
         stored = os.pread(self._file, size, int(table.offsets[index]))
-        # Strict: a recoverable error would leave grey or shifted blocks behind.
-        tile: RgbImage = simplejpeg.decode_jpeg(whole_jpeg(table, stored), "RGB", strict=True)
+        if table.preamble is None:
+            tile = decode_jpeg2000(stored)
+        else:
+            tile = decode_jpeg(stored, table.preamble)
         if tile.shape != (table.tile_height, table.tile_width, 3):
-            raise ValueError(f"the JPEG is {tile.shape[1]} × {tile.shape[0]}, not a tile")
+            raise ValueError(f"the image is {tile.shape[1]} × {tile.shape[0]}, not a tile")
         return tile
 
     def _tile_by_openslide(self, level: int, table: TileTable, piece: Piece) -> RgbImage:
@@ -214,7 +211,7 @@ def covering(table: TileTable, x: int, y: int, width: int, height: int) -> Itera
         for column in range(x // table.tile_width, (x + width - 1) // table.tile_width + 1):
             tile_x, tile_y = column * table.tile_width, row * table.tile_height
             yield Piece(
-                index=row * table.columns + column,
+                number=row * table.columns + column,
                 tile_x=tile_x,
                 tile_y=tile_y,
                 left=max(tile_x, x),

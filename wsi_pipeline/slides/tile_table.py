@@ -1,7 +1,6 @@
-"""Where a tiled JPEG TIFF keeps its compressed tiles, and how to make each a whole JPEG."""
+"""Where a tiled TIFF keeps its JPEG or JPEG 2000 tiles."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,11 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi_pipeline.slides.reader import LIBRARY_ERRORS, reason
+from wsi_pipeline.slides.tile_codec import jpeg_preamble
 
 _JPEG = 7  # TIFF compression "new-style JPEG"; 6 is another thing
+_JPEG2000_RGB = 33005  # Aperio's; its 33003 is YCbCr, which OpenSlide converts in its own way
 _RGB, _YCBCR = 2, 6  # TIFF photometric interpretation
-_SOI = b"\xff\xd8"
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its transform byte
-_SOS, _EOI = 0xDA, 0xD9
 
 
 class UnsuitableError(Exception):
@@ -34,7 +32,8 @@ class TileTable:
         tile_width, tile_height: Of a native tile.
         columns: Tiles across.
         offsets, byte_counts: (N,) int64, row-major; a byte count of 0 is a missing tile.
-        preamble: What every tile lacks to be a whole JPEG: colour marker and shared tables.
+        preamble: What every tile lacks to be a whole JPEG, see ``jpeg_preamble``; None when
+            the tiles are JPEG 2000, which lack nothing.
     """
 
     width: int
@@ -44,7 +43,7 @@ class TileTable:
     columns: int
     offsets: NDArray[np.int64]
     byte_counts: NDArray[np.int64]
-    preamble: bytes
+    preamble: bytes | None
 
 
 def read_tile_tables(
@@ -57,8 +56,8 @@ def read_tile_tables(
         level_dimensions: (width, height) of the levels; each must belong to one TIFF directory.
 
     Raises:
-        UnsuitableError: A level is not made of 8-bit RGB or YCbCr JPEG tiles, or the tables
-            cannot be true.
+        UnsuitableError: A level is not made of 8-bit RGB or YCbCr tiles of JPEG or JPEG 2000, or the
+            tables cannot be true.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -80,11 +79,12 @@ def _level_table(
             f"{len(matches)} tiled directories have the size {wanted[0]} × {wanted[1]}"
         )
     page = matches[0]
-    if int(page.compression) != _JPEG:
+    compression, photometric = int(page.compression), int(page.photometric)
+    if compression not in (_JPEG, _JPEG2000_RGB):
         raise UnsuitableError(f"its compression is {page.compression!r}, not JPEG")
     if (page.samplesperpixel, page.bitspersample, int(page.planarconfig)) != (3, 8, 1):
         raise UnsuitableError("its pixels are not 3 × 8 bit, interleaved")
-    if int(page.photometric) not in (_RGB, _YCBCR):
+    if photometric != _RGB and (compression, photometric) != (_JPEG, _YCBCR):
         raise UnsuitableError(f"its colours are {page.photometric!r}")
     columns, rows = -(-wanted[0] // page.tilewidth), -(-wanted[1] // page.tilelength)
     offsets = np.asarray(page.dataoffsets, np.int64)
@@ -97,7 +97,6 @@ def _level_table(
         )
     if (byte_counts < 0).any() or (offsets + byte_counts > file_size).any():
         raise UnsuitableError("some tiles lie beyond the end of the file", suspicious=True)
-    transform = b"\x00" if int(page.photometric) == _RGB else b"\x01"
     return TileTable(
         width=wanted[0],
         height=wanted[1],
@@ -106,44 +105,9 @@ def _level_table(
         columns=columns,
         offsets=offsets,
         byte_counts=byte_counts,
-        preamble=_SOI + _ADOBE + transform + without_app_markers(page.jpegtables or b""),
+        preamble=(
+            jpeg_preamble(page.jpegtables or b"", rgb=photometric == _RGB)
+            if compression == _JPEG
+            else None
+        ),
     )
-
-
-def whole_jpeg(table: TileTable, tile: bytes) -> bytes:
-    """A tile as a JPEG that any decoder shows in the colours the TIFF promises.
-
-    Shared tables and an Adobe marker naming the colour transform go first; the tile's own
-    application markers go out, for a JFIF marker would outrank the TIFF's colour tag.
-
-    Raises:
-        ValueError: The tile is no JPEG.
-    """
-    return table.preamble + without_app_markers(tile)
-
-
-def without_app_markers(stream: bytes) -> bytes:
-    """A JPEG stream behind its start marker, without APPn segments and, if only tables, its end.
-
-    Raises:
-        ValueError: The stream is no JPEG.
-    """
-    if not stream:
-        return b""
-    if stream[:2] != _SOI:
-        raise ValueError("a tile does not begin with a JPEG start marker")
-    cuts = [2]  # alternately where a kept stretch begins and ends
-    at = 2
-    while at + 4 <= len(stream):
-        if stream[at] != 0xFF:
-            raise ValueError(f"a JPEG marker is expected at byte {at} of a tile")
-        marker = stream[at + 1]
-        if marker == _SOS:
-            break
-        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
-        if 0xE0 <= marker <= 0xEF:
-            cuts += [at, end]
-        at = end
-    tables_only = stream[at : at + 2] == bytes((0xFF, _EOI))
-    cuts.append(at if tables_only else len(stream))
-    return b"".join(stream[a:b] for k, (a, b) in enumerate(pairwise(cuts)) if k % 2 == 0)
