@@ -11,6 +11,7 @@ from wsi_pipeline.features.encoders import (
     load_encoder,
     register_encoder,
 )
+from wsi_pipeline.features.interop import export_features, import_features
 from wsi_pipeline.features.store import (
     FeatureBag,
     FeatureMeta,
@@ -29,7 +30,9 @@ __all__ = [
     "Preprocess",
     "build_encoder",
     "encoder_tag",
+    "export_features",
     "find_features",
+    "import_features",
     "load_encoder",
     "read_attributes",
     "read_features",

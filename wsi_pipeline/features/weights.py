@@ -64,8 +64,13 @@ def find_weights(name: str, asked: str) -> Weights:
     return _from_file(name, Path(asked))
 
 
-def build_model(name: str, weights: Weights) -> nn.Module:
-    """Create the timm model and load ``weights`` into it; it returns pooled features (B, D).
+def build_model(name: str, weights: Weights, *, headless: bool = True) -> nn.Module:
+    """Create the timm model and load ``weights`` into it.
+
+    Args:
+        name: timm's name.
+        weights: From :func:`find_weights`.
+        headless: Return pooled features (B, D) instead of the weights' own classes.
 
     Raises:
         EncoderError: The weights do not fit the model.
@@ -88,7 +93,8 @@ def build_model(name: str, weights: Weights) -> nn.Module:
             raise EncoderError(
                 f"{weights.path.name}: these weights do not fit the encoder {name!r}: {reason}"
             ) from error
-    model.reset_classifier(0)  # type: ignore[operator]
+    if headless:
+        model.reset_classifier(0)  # type: ignore[operator]
     return model.eval()
 
 
