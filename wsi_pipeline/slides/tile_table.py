@@ -56,8 +56,8 @@ def read_tile_tables(
         level_dimensions: (width, height) of the levels; each must belong to one TIFF directory.
 
     Raises:
-        UnsuitableError: A level is not made of 8-bit RGB or YCbCr tiles of JPEG or JPEG 2000, or the
-            tables cannot be true.
+        UnsuitableError: A level is not made of 8-bit JPEG or JPEG 2000 tiles, or the tables
+            cannot be true.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
