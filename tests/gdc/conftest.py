@@ -73,6 +73,10 @@ class StandIn:
         }
         httpx.post(f"{self.url}/_set", json=told, trust_env=False).raise_for_status()
 
+    def progress(self) -> int:
+        """Return the body bytes sent so far, whatever is under way."""
+        return int(httpx.get(f"{self.url}/_sent", trust_env=False, timeout=10).json())
+
     def log(self, path: str = "/data/") -> list[dict[str, Any]]:
         """Return the records of requests to ``path``, once none is under way."""
         records = httpx.get(f"{self.url}/_log", trust_env=False, timeout=10).json()

@@ -44,7 +44,8 @@ def send_file(
     if kind == "truncate":
         size -= fault.get("drop", 100)
         file = file | {"md5sum": hashlib.md5(path.read_bytes()[:size]).hexdigest()}
-    asked = None if kind == "ignore_range" else parse_range(headers.get("range"))
+    deaf = kind == "ignore_range" or fault.get("deaf")
+    asked = None if deaf else parse_range(headers.get("range"))
     with path.open("rb") as content:
         if asked is None:
             out = _headers(file, fault) | {"Content-Length": str(size)}

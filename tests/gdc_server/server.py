@@ -4,7 +4,7 @@
 
 It prints its port, and is told what to hold by ``POST /_set`` with ``{"files", "versions",
 "faults", "pace", "tokens"}``; ``GET /_log`` returns a record for each request, among them the body
-bytes that were sent.
+bytes that were sent, once none is under way; ``GET /_sent`` their sum at this moment.
 """
 
 import io
@@ -69,10 +69,10 @@ class Handler(socketserver.BaseRequestHandler):
 
     def _one(self) -> bool:
         """Answer one request; return False when the client has hung up."""
-        state = self.server.state
         head = self._until(b"\r\n\r\n")
         if head is None:
             return False
+        state = self.server.state
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
         headers = {
@@ -199,6 +199,9 @@ class Handler(socketserver.BaseRequestHandler):
             self._json(200, {})
             return
         state = self.server.state
+        if path == "/_sent":
+            self._json(200, sum(record["sent"] for record in state.log))
+            return
         deadline = time.monotonic() + 2.0
         while any(record["ended"] is None for record in state.log):
             if time.monotonic() > deadline:

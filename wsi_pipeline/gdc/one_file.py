@@ -14,11 +14,12 @@ from wsi_pipeline.gdc.ledger import Ledger, file_md5, note_for_gdc_client
 from wsi_pipeline.gdc.limit import RateLimit
 from wsi_pipeline.gdc.manifest import ManifestEntry
 from wsi_pipeline.gdc.partial import PartialFile
+from wsi_pipeline.gdc.resolve import Resolution
 from wsi_pipeline.gdc.results import FileResult
 from wsi_pipeline.gdc.retry import RefusedError, StoppedError
 from wsi_pipeline.gdc.transfer import Transfer
 
-Resolver = Callable[[ManifestEntry], str | None]
+Resolver = Callable[[ManifestEntry], Resolution]
 WITHDRAWN = (404, 410)
 
 
@@ -38,8 +39,8 @@ class Settings:
 class Site:
     """What all files share: where they go and how they come.
 
-    ``resolve`` returns the id under which a withdrawn file's bytes are now, or None. ``moving``
-    holds the transfers under way, by the manifest's id.
+    ``resolve`` finds out where a withdrawn file is now. ``moving`` holds the transfers under way,
+    by the manifest's id.
     """
 
     root: Path
@@ -116,14 +117,16 @@ def _fetch(entry: ManifestEntry, site: Site, file_id: str, begun: float) -> File
         partial.close()
         with site.lock:
             del site.moving[entry.id]
+    reason = "" if error is None else _reason(error)
     if isinstance(error, RefusedError) and error.status in WITHDRAWN and file_id == entry.id:
-        new_id = _resolved(entry, site)
-        if new_id is not None:
-            return _fetch(entry, site, new_id, begun)
+        found = _resolved(entry, site)
+        if found is not None and found.kind == "moved" and found.now is not None:
+            return _fetch(entry, site, found.now.id, begun)
+        reason += f"; {found}" if found else ""
     return FileResult(
         entry=entry,
         status="downloaded" if error is None else "failed",
-        error="" if error is None else _reason(error),
+        error=reason,
         fetched_id=file_id,
         received_bytes=fetch.received,
         resumed_bytes=transfer.resumed_bytes,
@@ -133,8 +136,8 @@ def _fetch(entry: ManifestEntry, site: Site, file_id: str, begun: float) -> File
     )
 
 
-def _resolved(entry: ManifestEntry, site: Site) -> str | None:
-    """Return the id the file has now; None if there is none, or the GDC cannot say."""
+def _resolved(entry: ManifestEntry, site: Site) -> Resolution | None:
+    """Return where the file is now; None if that is not asked for, or the GDC cannot say."""
     if site.resolve is None:
         return None
     try:

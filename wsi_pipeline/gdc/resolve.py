@@ -42,8 +42,8 @@ class Resolution:
                 return f"{name}: the same file is now {self.now.id}"
             case "new version" if self.now is not None:
                 return (
-                    f"{name}: only a new version exists, {self.now.id} with md5 {self.now.md5}; "
-                    "--resolve latest takes it"
+                    f"{name}: only a new version exists, {self.now.id} with md5 {self.now.md5} "
+                    f"and {self.now.size} bytes; --resolve latest takes it"
                 )
             case _:
                 return f"{name}: gone, the GDC has no file of this name"

@@ -111,8 +111,8 @@ class DownloadConfig(StageConfig):
 
     @property
     def log_folder(self) -> Path | None:
-        """Beside the slides."""
-        return self.out / "logs" if self.out else None
+        """Beside the slides; a check of a folder leaves no log in it."""
+        return self.out / "logs" if self.out and not self.verify else None
 
 
 def run(config: DownloadConfig) -> Iterator[Event]:
@@ -316,18 +316,10 @@ def _fetched(
             max_bytes_per_s=rate,
             again=config.overwrite,
         ),
-        None if config.resolve == "off" else lambda entry: _same_bytes(client, entry),
+        None if config.resolve == "off" else lambda entry: gdc.resolve(client, [entry])[0],
     )
     with closing(downloader.run()) as events:
         for event in events:
             if isinstance(event, SlideDone | SlideSkipped | SlideFailed):
                 results.append(downloader.results[-1])
             yield event
-
-
-def _same_bytes(client: "gdc.GdcClient", entry: "gdc.ManifestEntry") -> str | None:
-    """Return the id under which a withdrawn file's bytes are now."""
-    from wsi_pipeline import gdc
-
-    (found,) = gdc.resolve(client, [entry])
-    return found.now.id if found.kind == "moved" and found.now else None
