@@ -23,6 +23,7 @@ SCHEMA: Final = "wsi_pipeline.features"
 SCHEMA_VERSION: Final = 1
 JSON_NAMES: Final = "json_attributes"  # root attributes that hold JSON text
 UM_PER_PX_AT_1X: Final = 10.0  # 20x is 0.5 µm/px by convention
+NOMINAL: Final = (5, 10, 20, 40, 60, 80, 100)
 COORDS_ATTRIBUTES: Final = (
     "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap",
     "name", "savetodir", "level0_width", "level0_height",
@@ -96,7 +97,8 @@ def write_features(
     Raises:
         StoreError: Row counts differ, nothing is there, or a feature is not a finite number.
     """
-    values = np.asarray(features, dtype)
+    with np.errstate(over="ignore"):  # what float16 cannot hold is found below
+        values = np.asarray(features, dtype)
     if values.ndim != 2 or coords.shape != (len(values), 2) or not values.size:
         raise StoreError(
             f"{path}: features {features.shape} and coords {coords.shape} are not those of a slide"
@@ -220,15 +222,15 @@ def _root_attributes(meta: FeatureMeta) -> dict[str, Any]:
 
 
 def magnification(mpp: float | None) -> int | float:
-    """Return the nominal magnification: whole where the mpp is within 3 % of a whole one.
+    """Return the nominal magnification, or the exact one where none is within 3 %.
 
     NaN where the mpp is unknown.
     """
     if mpp is None:
         return float("nan")
     exact = UM_PER_PX_AT_1X / mpp
-    whole = round(exact)
-    return whole if whole and abs(exact - whole) <= 0.03 * whole else exact
+    nearest = min(NOMINAL, key=lambda nominal: abs(exact - nominal))
+    return nearest if abs(exact - nearest) <= 0.03 * nearest else exact
 
 
 def _write_root(file: h5py.File, attributes: Mapping[str, Any]) -> None:
