@@ -89,7 +89,9 @@ def test_a_damaged_store_and_bundle_are_named(trained: Path, tmp_path: Path) -> 
 def test_the_stage_writes_the_same_page_twice(trained: Path, tmp_path: Path) -> None:
     pages = []
     for name in ("one.html", "two.html"):
-        events = list(run(ReportConfig(run=trained, out=tmp_path / name, title="A <b> study")))
+        events = list(
+            run(ReportConfig(run=trained, out=tmp_path / name, title="A <b> study", max_slides=2))
+        )
         assert isinstance(events[-1], Written)
         pages.append((tmp_path / name).read_text("utf-8"))
     assert pages[0] == pages[1]

@@ -1,6 +1,7 @@
 """Heatmaps are where the tiles are, and say what the values are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.reporting import (
     draw_heatmap,
+    jpeg,
     read_heatmaps,
     store_heatmap,
     tiles_geojson,
@@ -120,3 +122,18 @@ def test_heatmap_files_come_back(store, tmp_path: Path) -> None:
     assert read_heatmaps(tmp_path / "heatmaps", "other") == ()
     with pytest.raises(StoreError, match="3 tiles"):
         store_heatmap(store, [1.0])
+
+
+def test_a_whole_slides_thumbnail_lies_beneath(store, tmp_path: Path) -> None:
+    bounds = {"x": 900, "y": 1900, "width": 400, "height": 400}
+    thumbnail = tmp_path / "s.jpg"
+    thumbnail.write_bytes(jpeg(np.full((100, 100, 3), 180, np.uint8), "").data)
+    whole = replace(store, attributes={**store.attributes, "bounds_level0": bounds})
+    drawn, _ = store_heatmap(whole, [0.0, 0.5, 1.0], thumbnail=thumbnail)
+    expected = np.zeros((100, 100), bool)
+    for x, y in store.coords:
+        left, top = round((x - 900) / 4), round((y - 1900) / 4)
+        expected[top : top + 32, left : left + 32] = True
+    assert (coloured(drawn) == expected).mean() > 0.99
+    core = replace(whole, attributes={**whole.attributes, "region_level0": bounds})
+    assert store_heatmap(core, [0.0, 0.5, 1.0], thumbnail=thumbnail)[0].shape[0] > 100

@@ -66,7 +66,7 @@ def collect(
         synthetic=any(_is_synthetic(slide) for slide in cohort),
         random_weights=any(RANDOM in path.name for path in (run / "features").glob("*")),
         notes=_cut(len(stores), limits.slides),
-        funnel=read_funnel(cohort, stores, outcomes, failures),
+        funnel=read_funnel(cohort, stores, failures),
         slides=slide_cards(run, cohort, stores, limits.slides),
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
         stain_method=_stain_method(stores.values()),

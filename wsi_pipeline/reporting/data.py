@@ -166,11 +166,12 @@ class ModelReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A slide that was lost, at which stage, and the error's words."""
+    """A slide that was lost, at which stage, and why: ``failed``, or ``skipped`` as unusable."""
 
     slide_id: str
     stage: str
     reason: str
+    fate: Literal["failed", "skipped"] = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)

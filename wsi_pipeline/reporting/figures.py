@@ -189,7 +189,9 @@ def _draw_reliability(figure: Figure, scores: Scores, ece: Measure | None, title
     upper.plot([0, 1], [0, 1], color=RULE, linewidth=1.2)
     upper.vlines(mean, low, high, color=ACCENT, linewidth=1.2, alpha=0.55)
     upper.plot(mean, accuracy, color=ACCENT, linewidth=1.2, alpha=0.55)
-    upper.scatter(mean, accuracy, s=18 + 90 * cases[used] / cases.max(), color=ACCENT, zorder=3)
+    upper.scatter(
+        mean, accuracy, s=18 + 90 * cases[used] / cases.max(), color=ACCENT, zorder=3, clip_on=False
+    )
     upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy", title=title)
     upper.text(
         0.03, 0.94, f"ECE {with_interval(ece)}", color=INK, va="top", transform=upper.transAxes

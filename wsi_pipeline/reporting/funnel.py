@@ -23,32 +23,31 @@ def all_failures(
     damaged: Sequence[Failure],
     outcomes: Sequence[Outcome],
 ) -> tuple[Failure, ...]:
-    """What the logs call failed, damaged stores, and slides that no log tells of."""
-    failed = [
-        Failure(slide_id=o.slide_id, stage=o.stage, reason=o.words)
+    """What the logs call failed or unusable, damaged stores, and slides that no log tells of."""
+    lost = [
+        Failure(slide_id=o.slide_id, stage=o.stage, reason=o.words, fate=o.fate)
         for o in outcomes
-        if o.fate == "failed" and not (o.stage == TILING and o.slide_id in stores)
+        if o.fate == "failed" or (o.fate == "skipped" and o.stage == TILING)
+        if not (o.stage == TILING and o.slide_id in stores)
     ]
-    told = {o.slide_id for o in outcomes if o.stage == TILING} | {f.slide_id for f in damaged}
+    told = {f.slide_id for f in (*lost, *damaged)}
     silent = [
         Failure(slide_id=s.slide_id, stage=TILING, reason="no tile store, and no log says why")
         for s in cohort
         if s.slide_id not in stores and s.slide_id not in told
     ]
-    return (*failed, *damaged, *silent)
+    return (*lost, *damaged, *silent)
 
 
 def read_funnel(
-    cohort: Sequence[CohortSlide],
-    stores: Mapping[str, TileStore],
-    outcomes: Sequence[Outcome],
-    failures: Sequence[Failure],
+    cohort: Sequence[CohortSlide], stores: Mapping[str, TileStore], failures: Sequence[Failure]
 ) -> Funnel:
     """Slides from the cohort table to tile stores; tiles from the grid to the stores."""
-    lost = {f.slide_id: "failed, see below" for f in failures if f.stage == TILING}
-    for outcome in outcomes:
-        if (outcome.stage, outcome.fate) == (TILING, "skipped") and outcome.slide_id not in stores:
-            lost[outcome.slide_id] = outcome.words
+    lost = {
+        f.slide_id: "failed" if f.fate == "failed" else f.reason.partition(":")[0]
+        for f in failures
+        if f.stage == TILING
+    }
     asked = {slide.slide_id for slide in cohort} | set(stores) | set(lost)
     if not asked:
         return Funnel()

@@ -64,17 +64,22 @@ def _found(folder: Path, slide_id: str) -> Iterator[Heatmap]:
 
 
 def store_heatmap(
-    store: TileStore, values: ArrayLike, limits: tuple[float, float] | None = None
+    store: TileStore,
+    values: ArrayLike,
+    limits: tuple[float, float] | None = None,
+    thumbnail: Path | None = None,
 ) -> tuple[RgbImage, tuple[float, float]]:
-    """Draw a value per tile of a store over a mosaic of its tiles; the slide is not needed.
+    """Draw a value per tile of a store over the slide; the slide itself is not needed.
 
     Args:
         store: The slide's tiles.
         values: (N,) in the order of the tiles.
         limits: Ends of the colours; None takes the least and the largest value.
+        thumbnail: ``<run>/thumbnails/<slide_id>.jpg``; a mosaic of the tiles where there is none,
+            and for a core, whose thumbnail shows an unknown part of its surroundings.
 
     Returns:
-        (H, W, 3) uint8 with a longest side of about 900 px, and the limits used.
+        (H, W, 3) uint8 and the limits used.
 
     Raises:
         StoreError: There is not one value a tile.
@@ -83,10 +88,21 @@ def store_heatmap(
     if numbers.shape != (len(store),):
         raise StoreError(f"{store.path}: {len(store)} tiles, but {numbers.shape} values")
     used = limits if limits is not None else value_limits(numbers)
-    rgb, downsample, origin = mosaic(store)
+    rgb, downsample, origin = _overview(store, thumbnail)
     side = float(store.attributes["tile_px_level0"])
     drawn = draw_heatmap(rgb, store.coords, numbers, side, downsample, origin=origin, limits=used)
     return drawn, used
+
+
+def _overview(store: TileStore, thumbnail: Path | None) -> tuple[RgbImage, float, tuple[int, int]]:
+    """The thumbnail, which shows the slide's bounds; a mosaic for a core or where there is none."""
+    area = store.attributes.get("bounds_level0")
+    whole = area is not None and store.attributes.get("region_level0") is None
+    rgb = read_rgb(thumbnail) if thumbnail is not None and whole else None
+    if rgb is None or area is None:
+        return mosaic(store)
+    downsample = max(area["width"], area["height"]) / max(rgb.shape[:2])
+    return rgb, downsample, (int(area["x"]), int(area["y"]))
 
 
 def mosaic(

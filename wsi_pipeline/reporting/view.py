@@ -27,6 +27,7 @@ COLUMNS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ap", "ece", "b
 SPLITS = ("train", "val", "test", "external")
 LEVELS: tuple[Level, ...] = ("tile", "slide", "patient")
 SHOWN_SPLITS = ("test", "external")
+TILE = "tile"  # the tile classifier's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,12 @@ class MetricRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricTable:
-    """Everything at one level."""
+    """One level: the primary model and what was not trained on, then, in ``more``, the rest."""
 
     level: Level
     columns: tuple[str, ...]
     rows: tuple[MetricRow, ...]
+    more: tuple[MetricRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def model_view(report: ModelReport) -> ModelView:
     return ModelView(
         report=report,
         comparison=_comparison(report),
-        tables=tuple(_table(judged, level) for level in LEVELS if _at(judged, level)),
+        tables=tuple(_table(report, judged, level) for level in LEVELS if _at(judged, level)),
         groups=tuple(_group(e) for e in judged if _is_shown(report, e)),
         primary_curves=_curves(report, primary=True),
         other_curves=_curves(report, primary=False),
@@ -123,8 +125,9 @@ def key_figures(data: ReportData) -> tuple[tuple[str, str], ...]:
         if patients:
             figures.append((f"{len(patients):,}", "patients"))
         figures.append((f"{sum(s.tiles_kept or 0 for s in data.slides):,}", "tiles kept"))
-    if data.failures:
-        figures.append((f"{len(data.failures):,}", "slides failed"))
+    failed = {f.slide_id for f in data.failures if f.fate == "failed"}
+    if failed:
+        figures.append((f"{len(failed):,}", "slides failed"))
     for model in data.models[:1]:
         for split in SHOWN_SPLITS:
             found = _primary(model, split)
@@ -187,23 +190,26 @@ def _cell(measure: Measure | None) -> tuple[str, str]:
     return value, interval
 
 
-def _table(judged: Iterable[Evaluation], level: Level) -> MetricTable:
-    rows = _at(judged, level)
-    columns = tuple(name for name in COLUMNS if any(name in e.measures for e in rows))
+def _table(report: ModelReport, judged: Iterable[Evaluation], level: Level) -> MetricTable:
+    found = _at(judged, level)
+    columns = tuple(name for name in COLUMNS if any(name in e.measures for e in found))
+    first = [e for e in found if e.split in SHOWN_SPLITS or e.model in (report.primary, TILE)]
     return MetricTable(
         level=level,
         columns=tuple(MEASURE_NAMES[name] for name in columns),
-        rows=tuple(
-            MetricRow(
-                model=e.model,
-                split=e.split,
-                cases=f"{e.cases:,}",
-                patients=f"{e.patients:,}",
-                values=tuple(_cell(e.measures.get(name)) for name in columns),
-                unseen=e.split in SHOWN_SPLITS,
-            )
-            for e in rows
-        ),
+        rows=tuple(_row(e, columns) for e in first),
+        more=tuple(_row(e, columns) for e in found if e not in first),
+    )
+
+
+def _row(evaluation: Evaluation, columns: Sequence[str]) -> MetricRow:
+    return MetricRow(
+        model=evaluation.model,
+        split=evaluation.split,
+        cases=f"{evaluation.cases:,}",
+        patients=f"{evaluation.patients:,}",
+        values=tuple(_cell(evaluation.measures.get(name)) for name in columns),
+        unseen=evaluation.split in SHOWN_SPLITS,
     )
 
 
