@@ -16,6 +16,7 @@ import pytest
 
 from wsi_pipeline.gdc import ManifestEntry, write_manifest
 
+CONTROL = httpx.Client(trust_env=False, verify=False, timeout=10)
 SERVER = Path(__file__).parents[1] / "gdc_server" / "server.py"
 
 
@@ -71,15 +72,19 @@ class StandIn:
             "pace": self.pace,
             "tokens": self.tokens,
         }
-        httpx.post(f"{self.url}/_set", json=told, trust_env=False).raise_for_status()
+        CONTROL.post(f"{self.url}/_set", json=told).raise_for_status()
+
+    def faster(self) -> None:
+        """Give up the pace; the log goes on."""
+        CONTROL.post(f"{self.url}/_hurry").raise_for_status()
 
     def progress(self) -> int:
         """Return the body bytes sent so far, whatever is under way."""
-        return int(httpx.get(f"{self.url}/_sent", trust_env=False, timeout=10).json())
+        return int(CONTROL.get(f"{self.url}/_sent").json())
 
     def log(self, path: str = "/data/") -> list[dict[str, Any]]:
         """Return the records of requests to ``path``, once none is under way."""
-        records = httpx.get(f"{self.url}/_log", trust_env=False, timeout=10).json()
+        records = CONTROL.get(f"{self.url}/_log").json()
         return [record for record in records if record["path"].startswith(path)]
 
     def sent(self) -> int:

@@ -4,7 +4,8 @@
 
 It prints its port, and is told what to hold by ``POST /_set`` with ``{"files", "versions",
 "faults", "pace", "tokens"}``; ``GET /_log`` returns a record for each request, among them the body
-bytes that were sent, once none is under way; ``GET /_sent`` their sum at this moment.
+bytes that were sent, once none is under way; ``GET /_sent`` their sum at this moment;
+``POST /_hurry`` ends the pace.
 """
 
 import io
@@ -199,6 +200,10 @@ class Handler(socketserver.BaseRequestHandler):
             self._json(200, {})
             return
         state = self.server.state
+        if path == "/_hurry":
+            state.pace = None
+            self._json(200, {})
+            return
         if path == "/_sent":
             self._json(200, sum(record["sent"] for record in state.log))
             return
