@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -82,6 +83,48 @@ def test_a_store_gives_back_what_was_appended(tmp_path: Path, suffix: str, codec
     np.testing.assert_array_equal(np.concatenate(list(store.batches(128))), tiles)
     assert verify_tiles(path) == []
     assert names_in(tmp_path) == [path.name]
+
+
+def photo_like(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth tiles, as JPEG expects them."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(tile, (32, 32), interpolation=cv2.INTER_CUBIC) for tile in coarse])
+
+
+@suffixes
+@pytest.mark.parametrize("count", [1, 3, 500])
+def test_jpeg_tiles_are_close_whichever_way_they_are_read(
+    tmp_path: Path, suffix: str, count: int
+) -> None:
+    path, tiles = tmp_path / f"s{suffix}", photo_like(count)
+    with create_tiles(path, tile_px=32, capacity=count + 5, codec="jpeg") as writer:
+        for start in range(0, count, 70):
+            part = slice(start, start + 70)
+            writer.append(tiles[part], coords_of(count)[part], {})
+        writer.commit(ATTRIBUTES)
+    store = open_tiles(path)
+    whole = store.tiles[:]
+    assert whole.shape == tiles.shape
+    assert np.abs(whole.astype(int) - tiles).mean() < 4
+    assert verify_tiles(path) == []
+    rng = np.random.default_rng(1)
+    for key in (rng.permutation(count), np.arange(count)[::-2], rng.integers(0, count, 9)):
+        np.testing.assert_array_equal(store.tiles[key], whole[key])
+    np.testing.assert_array_equal(store.tiles[count - 1], whole[-1])
+    assert store.tiles[0:0].shape == (0, 32, 32, 3)
+    assert store.attributes["codec"] == "jpeg"
+
+
+def test_damaged_jpeg_tiles_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    with create_tiles(path, tile_px=32, capacity=9, codec="jpeg") as writer:
+        writer.append(photo_like(9), coords_of(9), {})
+        writer.commit({})
+    with h5py.File(path, "r+") as file:
+        start = file["tiles_offset"][4]
+        file["tiles_jpeg"][start : start + 200] = 0
+    assert any("tile 4" in problem for problem in verify_tiles(path))
 
 
 @suffixes
@@ -205,7 +248,7 @@ def test_unknown_suffixes_and_codecs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"\.zarr or \.h5"):
         create_tiles(tmp_path / "s.tar", tile_px=32, capacity=1)
     with (
-        pytest.raises(StoreError, match="use codec none"),
+        pytest.raises(StoreError, match="use codec none or jpeg"),
         create_tiles(tmp_path / "s.h5", tile_px=32, capacity=1, codec="zstd"),
     ):
         pass

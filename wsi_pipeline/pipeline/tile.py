@@ -95,8 +95,10 @@ class TileConfig(StageConfig):
         default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
     )
     store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
-    codec: Literal["auto", "zstd", "none"] = Field(
-        default="auto", description="How tiles are packed; auto: zstd in Zarr, none in HDF5."
+    codec: Literal["auto", "zstd", "none", "jpeg"] = Field(
+        default="auto",
+        description="How tiles are packed; auto: zstd in Zarr, none in HDF5; jpeg: a sixth of the "
+        "space, with a slight loss.",
     )
     reader: str = Field(default="auto", description="auto, openslide, tiffslide or image.")
     seed: int = Field(default=0, ge=0, description="Of the pixels the stain is fitted on.")

@@ -109,12 +109,19 @@ class TileWriter:
     """Takes a slide's tiles in canonical order; the store appears with :meth:`commit` or never."""
 
     def __init__(
-        self, path: Path, opening: AbstractContextManager[Backend], tile_px: int, capacity: int
+        self,
+        path: Path,
+        opening: AbstractContextManager[Backend],
+        *,
+        tile_px: int,
+        capacity: int,
+        codec: str,
     ) -> None:
         self.path = path
         self._opening = opening
         self._tile = (tile_px, tile_px, 3)
         self._capacity = capacity
+        self._codec = codec
         self._coords: list[Coords] = []
         self._columns: list[Columns] = []
         self._committed = False
@@ -183,7 +190,12 @@ class TileWriter:
         coords = np.concatenate(self._coords)
         names = self._columns[0]
         columns = {name: np.concatenate([part[name] for part in self._columns]) for name in names}
-        marks = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "tile_px": self._tile[0]}
+        marks = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "tile_px": self._tile[0],
+            "codec": self._codec,
+        }
         self._backend.finish(coords, columns, {**attributes, **marks})
         self._opening.__exit__(None, None, None)
         self._committed = True
@@ -204,18 +216,24 @@ def create_tiles(
         tile_px: Side of a tile.
         capacity: The most tiles that may come.
         codec: ``zstd`` and ``none`` keep every bit; ``auto`` is zstd in Zarr and none in HDF5.
+            ``jpeg`` (quality 90) takes a sixth of the space, and only we read the tiles.
 
     Raises:
         StoreError: The suffix is unknown, or the format has no such codec.
     """
     remove_partials(path)
+    opening: AbstractContextManager[Backend]
     if _format(path) == "zarr":
         from wsi_pipeline.tiles.zarr_store import writing_zarr
 
-        return TileWriter(path, writing_zarr(path, tile_px, capacity, codec), tile_px, capacity)
-    from wsi_pipeline.tiles.hdf5_store import writing_hdf5
+        codec = "zstd" if codec == "auto" else codec
+        opening = writing_zarr(path, tile_px, capacity, codec)
+    else:
+        from wsi_pipeline.tiles.hdf5_store import writing_hdf5
 
-    return TileWriter(path, writing_hdf5(path, tile_px, capacity, codec), tile_px, capacity)
+        codec = "none" if codec == "auto" else codec
+        opening = writing_hdf5(path, tile_px, capacity, codec)
+    return TileWriter(path, opening, tile_px=tile_px, capacity=capacity, codec=codec)
 
 
 def open_tiles(path: Path) -> TileStore:

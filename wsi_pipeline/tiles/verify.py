@@ -23,7 +23,7 @@ def _missing(store: TileStore) -> Iterator[str]:
         return
     from wsi_pipeline.tiles.zarr_store import missing_shards
 
-    for name in missing_shards(store.path, len(store)):
+    for name in missing_shards(store.path):
         yield f"{store.path}: {name} is missing"
 
 

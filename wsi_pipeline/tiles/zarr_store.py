@@ -7,7 +7,7 @@ is few files. A CRC-32C per chunk tells damage from data. Plain ``zarr.open`` re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import tensorstore as ts
@@ -16,67 +16,99 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsi_pipeline.atomic import atomic_folder
-from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
 from wsi_pipeline.tiles.store import Backend, Codec, Columns, TileArray, TileStore, check_marks
 from wsi_pipeline.types import Coords, RgbTiles
 
 SHARD: Final = 128  # tiles in a file
+PACKED_CHUNK: Final = 1 << 16  # bytes read for a tile, about
+PACKED_SHARD: Final = 1 << 26  # bytes in a file
+MOST_PER_PIXEL: Final = 4  # bytes: no JPEG is larger
 ZSTD_LEVEL: Final = 1  # scanned tissue hardly compresses; more effort buys nothing
 
 
 @contextmanager
 def writing_zarr(path: Path, tile_px: int, capacity: int, codec: Codec) -> Iterator[Backend]:
     """Yield the writing half of a folder that takes ``path``'s place on leaving."""
-    compressors: list[Any] = []
-    if codec in ("auto", "zstd"):
-        compressors.append(ZstdCodec(level=ZSTD_LEVEL))
-    elif codec != "none":
-        raise StoreError(f"{path}: codec {codec!r} is unknown to Zarr stores; use zstd or none")
     with atomic_folder(path) as folder:
         group = zarr.create_group(folder, zarr_format=3)
+        if codec == "jpeg":
+            group.create_array(
+                JPEG,
+                shape=(capacity * (MOST_PER_PIXEL * tile_px**2 + 4096),),
+                chunks=(PACKED_CHUNK,),
+                shards=(PACKED_SHARD,),
+                dtype="uint8",
+                compressors=[Crc32cCodec()],
+            )
+            yield _ZarrBackend(folder, group, JPEG, Packer())
+            return
+        zstd = [] if codec == "none" else [ZstdCodec(level=ZSTD_LEVEL)]
         group.create_array(
             "tiles",
             shape=(capacity, tile_px, tile_px, 3),
             chunks=(1, tile_px, tile_px, 3),
             shards=(SHARD, tile_px, tile_px, 3),
             dtype="uint8",
-            compressors=[*compressors, Crc32cCodec()],
+            compressors=[*zstd, Crc32cCodec()],
             dimension_names=("tile", "y", "x", "channel"),
         )
-        yield _ZarrBackend(folder, group)
+        yield _ZarrBackend(folder, group, "tiles", None)
 
 
 class _ZarrBackend:
-    """Gathers whole shards; one is written in the background while the next fills."""
+    """Writes tiles, or their packed bytes, as rows of one array."""
 
-    def __init__(self, folder: Path, group: zarr.Group) -> None:
+    def __init__(
+        self, folder: Path, group: zarr.Group, name: str, packer: Packer | None
+    ) -> None:
         self._group = group
-        self._array = _tensorstore(folder / "tiles", write=True)
-        self._shard = np.empty((SHARD, *self._array.shape[1:]), np.uint8)
-        self._begin = 0
-        self._filled = 0
-        self._pending: ts.WriteFutures | None = None
+        self._name = name
+        self._packer = packer
+        self._rows = _Rows(_tensorstore(folder / name, write=True), group[name].shards[0])
 
     def write(self, tiles: RgbTiles) -> None:
-        taken = 0
-        while taken < len(tiles):
-            part = tiles[taken : taken + SHARD - self._filled]
-            self._shard[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            taken += len(part)
-            if self._filled == SHARD:
-                self._flush()
+        self._rows.write(tiles if self._packer is None else self._packer.pack(tiles))
 
     def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
-        self._flush()
-        self._wait()
-        tiles = cast("zarr.Array[Any]", self._group["tiles"])
-        tiles.resize((len(coords), *tiles.shape[1:]))
+        count = self._rows.close()
+        array = self._group[self._name]
+        array.resize((count, *array.shape[1:]))
         arrays: dict[str, NDArray[Any]] = {"coords": coords, **columns}
+        if self._packer is not None:
+            arrays[OFFSET] = self._packer.offsets
         for name, values in arrays.items():
             self._group.create_array(name, data=values, chunks=values.shape, compressors=None)
         self._group.attrs.update(dict(attributes))
         self._group.attrs["complete"] = True
+
+
+class _Rows:
+    """Gathers rows to whole shards; one is written in the background while the next fills."""
+
+    def __init__(self, array: ts.TensorStore, shard: int) -> None:
+        self._array = array
+        self._shard = np.empty((shard, *array.shape[1:]), np.uint8)
+        self._begin = 0
+        self._filled = 0
+        self._pending: ts.WriteFutures | None = None
+
+    def write(self, rows: NDArray[np.uint8]) -> None:
+        taken = 0
+        while taken < len(rows):
+            part = rows[taken : taken + len(self._shard) - self._filled]
+            self._shard[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            taken += len(part)
+            if self._filled == len(self._shard):
+                self._flush()
+
+    def close(self) -> int:
+        """Write the rest; return how many rows there are."""
+        self._flush()
+        self._wait()
+        return self._begin
 
     def _flush(self) -> None:
         self._wait()
@@ -102,34 +134,50 @@ def open_zarr(path: Path) -> TileStore:
         arrays = {
             name: np.asarray(array[...])
             for name, array in group.arrays()
-            if name != "tiles"
+            if name not in ("tiles", JPEG)
         }
-        tiles = _ZarrTiles(path)
+        tiles: TileArray
+        if attributes.get("codec") == "jpeg":
+            stream = _ZarrRows(path, JPEG)
+            tiles = PackedTiles(path, attributes["tile_px"], arrays.pop(OFFSET), stream.read)
+        else:
+            tiles = _ZarrTiles(path)
         coords = arrays.pop("coords")
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, StoreCorruptError):
             raise
-        raise StoreCorruptError(f"{path}: cannot be read: {error}") from error
+        raise StoreCorruptError(f"{path}: cannot be read: {error}; cut the slide again") from error
     return TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
 
 
-class _ZarrTiles(TileArray):
-    def __init__(self, path: Path) -> None:
+class _ZarrRows:
+    """An array whose rows are read by tensorstore."""
+
+    def __init__(self, path: Path, name: str) -> None:
         self._path = path
-        self._array = _tensorstore(path / "tiles", write=False)
-        self.shape = cast("tuple[int, int, int, int]", self._array.shape)
+        self.array = _tensorstore(path / name, write=False)
 
-    def _range(self, start: int, stop: int) -> RgbTiles:
-        return self._read(self._array[start:stop])
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self.fetch(self.array[start:stop])
 
-    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
-        return self._read(self._array[indices])
-
-    def _read(self, view: ts.TensorStore) -> RgbTiles:
+    def fetch(self, view: ts.TensorStore) -> NDArray[np.uint8]:
         try:
             return np.asarray(view.read().result())
         except ValueError as error:
             raise StoreCorruptError(f"{self._path}: damaged tiles: {error}") from error
+
+
+class _ZarrTiles(TileArray):
+    def __init__(self, path: Path) -> None:
+        self._rows = _ZarrRows(path, "tiles")
+        count, height, width, channels = self._rows.array.shape
+        self.shape = (count, height, width, channels)
+
+    def _range(self, start: int, stop: int) -> RgbTiles:
+        return self._rows.read(start, stop)
+
+    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
+        return self._rows.fetch(self._rows.array[indices])
 
 
 def _tensorstore(array: Path, *, write: bool) -> ts.TensorStore:
@@ -138,7 +186,11 @@ def _tensorstore(array: Path, *, write: bool) -> ts.TensorStore:
     return ts.open(spec, open=True, read=True, write=write).result()
 
 
-def missing_shards(path: Path, count: int) -> list[str]:
-    """Name the shard files that a store of ``count`` tiles must have and has not."""
-    names = [f"tiles/c/{shard}/0/0/0" for shard in range(-(-count // SHARD))]
+def missing_shards(path: Path) -> list[str]:
+    """Name the shard files that the store must have and has not."""
+    group = zarr.open_group(path, mode="r", zarr_format=3)
+    name = JPEG if JPEG in group else "tiles"
+    array = group[name]
+    tail = "/0" * (array.ndim - 1)
+    names = [f"{name}/c/{i}{tail}" for i in range(-(-array.shape[0] // array.shards[0]))]
     return [name for name in names if not (path / name).is_file()]
