@@ -1,7 +1,7 @@
 """Splits, tile classifiers, aggregators, honest evaluation, model bundles."""
 
 from wsi_pipeline.learn.aggregators import AGGREGATORS, Aggregator, BagOutput, create_aggregator
-from wsi_pipeline.learn.bags import Bag, FeatureFolder
+from wsi_pipeline.learn.bags import Bag, FeatureFolder, features_digest
 from wsi_pipeline.learn.balance import balanced_weights
 from wsi_pipeline.learn.bootstrap import Bootstrap, Estimate, estimate
 from wsi_pipeline.learn.bundle import (
@@ -22,16 +22,19 @@ from wsi_pipeline.learn.external import (
 )
 from wsi_pipeline.learn.fit import Epoch, FitSettings, fit, resolve_device
 from wsi_pipeline.learn.heads import HEADS, TileHead, create_head
-from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
+from wsi_pipeline.learn.infer import bag_scores, majority_vote, novelty, tile_probabilities
+from wsi_pipeline.learn.predictions import SlidePrediction, read_prediction, write_prediction
 from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
 from wsi_pipeline.learn.scores import (
     TILE_MEAN,
     TILE_VOTE,
     Probabilities,
     Scores,
+    SlideScores,
     evaluate_scores,
     fit_temperatures,
     predictions_csv,
+    score_slide,
     score_slides,
 )
 from wsi_pipeline.learn.spec import ModelSpec
@@ -73,6 +76,8 @@ __all__ = [
     "Recipe",
     "Scores",
     "SealedCohort",
+    "SlidePrediction",
+    "SlideScores",
     "SplitPlan",
     "SplitSlide",
     "Splits",
@@ -90,6 +95,7 @@ __all__ = [
     "evaluate",
     "evaluate_scores",
     "feature_settings",
+    "features_digest",
     "fit",
     "fit_aggregator",
     "fit_temperature",
@@ -100,16 +106,19 @@ __all__ = [
     "labelled",
     "load_bundle",
     "majority_vote",
+    "novelty",
     "open_external",
     "patient_cases",
     "predictions_csv",
     "prepare_study",
     "read_bundle_config",
+    "read_prediction",
     "read_splits",
     "require_same_features",
     "resolve_device",
     "same_setting",
     "save_bundle",
+    "score_slide",
     "score_slides",
     "seal_external",
     "shared_settings",
@@ -120,5 +129,6 @@ __all__ = [
     "tile_probabilities",
     "weights_digest",
     "with_features",
+    "write_prediction",
     "write_splits",
 ]

@@ -74,7 +74,7 @@ class FeatureFolder:
             coords=stored.coords,
             attributes=dict(stored.attributes),
         )
-        self._digests[slide_id] = hashlib.blake2b(features.tobytes(), digest_size=16).hexdigest()
+        self._digests[slide_id] = features_digest(features)
         if features.nbytes <= self._room:
             self._room -= features.nbytes
             self._kept[slide_id] = bag
@@ -90,3 +90,8 @@ class FeatureFolder:
     def digests(self) -> dict[str, str]:
         """Return the digest of each bag read so far, by slide."""
         return dict(sorted(self._digests.items()))
+
+
+def features_digest(features: NDArray[np.float32]) -> str:
+    """Return the digest of a bag's features, (N, D) float32 in C order."""
+    return hashlib.blake2b(features.tobytes(), digest_size=16).hexdigest()

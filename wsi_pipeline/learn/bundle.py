@@ -20,6 +20,7 @@ from wsi_pipeline.learn.aggregators import Aggregator, create_aggregator
 from wsi_pipeline.learn.external import FrozenModels, weights_digest
 from wsi_pipeline.learn.heads import TileHead, create_head
 from wsi_pipeline.learn.prepared import same_setting
+from wsi_pipeline.learn.scores import TILE_MEAN
 from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import Splits, write_splits
 
@@ -32,8 +33,10 @@ class BundleConfig:
     """``config.json``: what the model expects and where it comes from.
 
     ``features`` holds the settings its features were made with (encoder, weights, mpp, tile size,
-    stain): new slides must be prepared the same way. ``digests`` has those of the split, the
-    weights, the training settings and each slide's features.
+    stain): new slides must be prepared the same way, and ``tiling`` are the tile stage's settings
+    that do so (empty if unknown). ``novelty`` has the ``median`` and the ``highest`` novelty of a
+    slide trained on. ``digests`` has those of the split, the weights, the training settings and
+    each slide's features.
     """
 
     name: str
@@ -45,10 +48,18 @@ class BundleConfig:
     primary: str
     seed: int
     features: dict[str, Any] = field(default_factory=dict)
+    tiling: dict[str, Any] = field(default_factory=dict)
+    novelty: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """The temperature of each model that has one."""
+        found = {name: spec.temperature for name, spec in self.aggregators.items()}
+        return {TILE_MEAN: self.tile_classifier.temperature, **found}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,18 @@ def bag_scores(
         return probabilities, output.attention.float().cpu().numpy()
 
 
+def novelty(head: TileHead, features: NDArray[np.float32]) -> float:
+    """Return how far a slide's mean feature lies from the training tiles'.
+
+    Root mean square over the dimensions, in standard deviations of a training tile: near 0 for a
+    slide like those trained on, large for another scanner, stain or organ.
+    """
+    mean = torch.from_numpy(features.mean(0, dtype=np.float64).astype(np.float32))
+    with torch.inference_mode():
+        shift = head.standardise(mean.to(_device(head)))
+    return float(shift.square().mean().sqrt())
+
+
 def majority_vote(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the share of tiles that each class wins, (C,) float64; of ties the first class."""
     classes = probabilities.shape[1]

@@ -33,6 +33,15 @@ class Scores:
     attention: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlideScores:
+    """``tiles`` (N, C) float32; ``slide``: model → (C,); ``attention``: aggregator → (N,)."""
+
+    tiles: NDArray[np.float32]
+    slide: dict[str, NDArray[np.float64]]
+    attention: dict[str, NDArray[np.float32]]
+
+
 def score_slides(
     head: TileHead,
     aggregators: Mapping[str, Aggregator],
@@ -54,20 +63,30 @@ def score_slides(
         attention={name: {} for name in aggregators},
     )
     for slide_id in slide_ids:
-        features = folder.bag(slide_id).features
-        tiles = tile_probabilities(head, features)
-        scores.tiles[slide_id] = tiles
-        scores.slides[TILE_MEAN][slide_id] = tiles.mean(0, dtype=np.float64)
-        scores.slides[TILE_VOTE][slide_id] = majority_vote(tiles)
-        for name, model in aggregators.items():
-            scores.slides[name][slide_id], scores.attention[name][slide_id] = bag_scores(
-                model, features
-            )
-    for name, temperature in (temperatures or {}).items():
-        found = scores.slides[name]
-        for slide_id in found:
-            found[slide_id] = apply_temperature(found[slide_id][None], temperature)[0]
+        found = score_slide(head, aggregators, folder.bag(slide_id).features, temperatures)
+        scores.tiles[slide_id] = found.tiles
+        for name, probabilities in found.slide.items():
+            scores.slides[name][slide_id] = probabilities
+        for name, attention in found.attention.items():
+            scores.attention[name][slide_id] = attention
     return scores
+
+
+def score_slide(
+    head: TileHead,
+    aggregators: Mapping[str, Aggregator],
+    features: NDArray[np.float32],
+    temperatures: Mapping[str, float] | None = None,
+) -> SlideScores:
+    """Score one slide's ``features`` (N, D); arguments as for :func:`score_slides`."""
+    tiles = tile_probabilities(head, features)
+    slide = {TILE_MEAN: tiles.mean(0, dtype=np.float64), TILE_VOTE: majority_vote(tiles)}
+    attention = {}
+    for name, model in aggregators.items():
+        slide[name], attention[name] = bag_scores(model, features)
+    for name, temperature in (temperatures or {}).items():
+        slide[name] = apply_temperature(slide[name][None], temperature)[0]
+    return SlideScores(tiles=tiles, slide=slide, attention=attention)
 
 
 def fit_temperatures(

@@ -22,7 +22,7 @@ from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 
 TILES_IN_MEMORY: Final = 200_000  # of the training part; 1.6 GB at 2048 features
-TILES_PER_EPOCH: Final = 20_000
+TILES_PER_EPOCH: Final = (4_000, 20_000)  # at least and at most; drawn with replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,8 @@ class _TileTask:
         self._val_weights = balanced_weights(data.val)
 
     def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
-        count = min(len(self._tiles), TILES_PER_EPOCH)
+        least, most = TILES_PER_EPOCH
+        count = min(max(len(self._tiles), least), most)
         places = rng.random(count) * self._drawn_by[-1]
         drawn = np.minimum(np.searchsorted(self._drawn_by, places, "right"), len(self._tiles) - 1)
         for start in range(0, count, self._settings.batch):

@@ -219,6 +219,8 @@ def _save(config: TrainConfig, outcome: _Outcome, target: Path) -> None:
             primary=config.aggregator[0],
             seed=config.seed,
             features=study.features,
+            tiling=_tiling(config.run, study),
+            novelty=_novelty(outcome),
             settings=config.identity(),
             digests={
                 **outcome.digests,
@@ -303,6 +305,27 @@ def _identity(config: TrainConfig, study: "Study") -> dict[str, Any]:
         "features": study.digests["features"],
         "external_slides": 0 if study.sealed is None else len(study.sealed),
     }
+
+
+def _tiling(run: Path, study: "Study") -> dict[str, Any]:
+    """Return the tile stage's settings, empty where the tiles are not at hand."""
+    from wsi_pipeline.tiles import find_store, open_tiles
+
+    store = find_store(run / "tiles", study.splits[0].slide_id)
+    found: dict[str, Any] = {} if store is None else open_tiles(store).attributes.get("config", {})
+    return found
+
+
+def _novelty(outcome: _Outcome) -> dict[str, float]:
+    """Return what is usual among the slides trained on."""
+    from wsi_pipeline.learn import novelty
+
+    found = sorted(
+        novelty(outcome.trained.head, outcome.study.folder.bag(slide.slide_id).features)
+        for slide in outcome.study.splits
+        if slide.split == "train"
+    )
+    return {"median": found[len(found) // 2], "highest": found[-1]}
 
 
 def _stored(target: Path) -> dict[str, Any] | None:

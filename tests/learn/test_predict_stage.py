@@ -1,0 +1,171 @@
+"""The predict stage: the training's own figures again, drawn, exported, and refused where wrong."""
+
+import json
+import shutil
+
+import cv2
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import Note, Planned, SlideDone, SlideFailed, SlideSkipped
+from wsi_pipeline.learn import read_prediction
+from wsi_pipeline.pipeline.predict import PredictConfig, encoder_of, run
+from wsi_pipeline.pipeline.train import TrainConfig
+from wsi_pipeline.pipeline.train import run as train
+
+ENCODER = "made.for_test"
+WIDTH = 8
+
+
+def write_bag(path, rng, label, shift=0.0, **attributes):
+    """A slide whose left half shows its class."""
+    x, y = np.meshgrid(np.arange(8), np.arange(4))
+    features = rng.normal(size=(32, WIDTH)).astype(np.float32) + shift
+    features[x.ravel() < 4, "abc".index(label)] += 4
+    with h5py.File(path, "w") as file:
+        file["features"] = features
+        file["coords"] = np.stack([x.ravel() * 512 + 1024, y.ravel() * 512], axis=1)
+        file.attrs.update(
+            {"encoder": ENCODER, "tile_px": 256, "tile_px_level0": 512.0, "mpp": 0.5} | attributes
+        )
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "features" / ENCODER).mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    slides = []
+    for label in "abc":
+        for number in range(7):
+            slide_id = f"{label}{number}"
+            write_bag(folder / "features" / ENCODER / f"{slide_id}.h5", rng, label)
+            slides.append(
+                CohortSlide(
+                    slide_id=slide_id,
+                    path=f"{slide_id}.svs",
+                    patient_id=f"p{slide_id}",
+                    label=label,
+                    cohort="main",
+                )
+            )
+    write_cohort(folder / "cohort.csv", slides)
+    quick = {"epochs": 10, "bag_learning_rate": 2e-3, "hidden": 16, "resamples": 100}
+    for _ in train(TrainConfig(run=folder, encoder="made", device="cpu", **quick)):
+        pass
+    return folder
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "run")
+
+
+def predict(folder, **values):
+    return list(run(PredictConfig(run=folder, **({"device": "cpu"} | values))))
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_predictions_are_those_the_model_was_judged_by(folder):
+    events = predict(folder, geojson=False, heatmaps=False)
+    assert len(of(SlideDone, events)) == 21
+    ours = pd.read_csv(folder / "predictions" / ENCODER / "slides.csv")
+    judged = pd.read_csv(folder / "models" / ENCODER / "predictions.csv")
+    both = ours.merge(judged, on=["slide_id", "model"], suffixes=("", "_judged"))
+    assert len(both) == len(judged) == len(ours)
+    for column in ("p_a", "p_b", "p_c"):
+        np.testing.assert_allclose(both[column], both[f"{column}_judged"], atol=2e-6)
+    assert (both.split == both.split_judged).all()
+    assert any("were trained on" in note.text for note in of(Note, events))
+    patients = pd.read_csv(folder / "predictions" / ENCODER / "patients.csv")
+    assert patients.slides.sum() == 21
+
+
+def test_heatmaps_and_geojson_show_where_the_class_is(folder):
+    predict(folder)
+    slide = read_prediction(folder / "predictions" / ENCODER / "b0.h5")
+    left = slide.coords[:, 0] < 1024 + 4 * 512
+    assert slide.tiles[left, 1].mean() > slide.tiles[~left, 1].mean() + 0.2
+    assert slide.attention["abmil"].sum() == pytest.approx(1, abs=1e-4)
+    for kind in ("attention", "tiles"):
+        picture = folder / "heatmaps" / f"{ENCODER}-{kind}" / "b0.jpg"
+        assert cv2.imread(str(picture)).std() > 10
+        legend = json.loads(picture.with_suffix(".json").read_text())
+        assert legend["low"] == 0
+    text = (folder / "predictions" / ENCODER / "b0.geojson").read_text()
+    found = json.loads(text)["features"]
+    assert len(found) == 32
+    corner = found[5]["geometry"]["coordinates"][0]
+    assert corner[0] == slide.coords[5].tolist()
+    assert corner[2] == (slide.coords[5] + 512).tolist()
+    named = found[5]["properties"]["measurements"]
+    assert named["p(b)"] == pytest.approx(slide.tiles[5, 1], abs=1e-6)
+    assert named["attention abmil"] == pytest.approx(32 * slide.attention["abmil"][5], abs=1e-6)
+
+
+def test_finished_slides_are_not_redone(folder):
+    predict(folder, geojson=False, heatmaps=False)
+    before = (folder / "predictions" / ENCODER / "slides.csv").read_bytes()
+    again = predict(folder, geojson=False, heatmaps=False)
+    assert {event.reason for event in of(SlideSkipped, again)} == {"predicted earlier"}
+    assert (folder / "predictions" / ENCODER / "slides.csv").read_bytes() == before
+    rng = np.random.default_rng(9)
+    write_bag(folder / "features" / ENCODER / "a0.h5", rng, "a")
+    changed = predict(folder, geojson=False, heatmaps=False)
+    assert [event.slide_id for event in of(SlideFailed, changed)] == ["a0"]
+    assert "--overwrite" in of(SlideFailed, changed)[0].error
+    redone = predict(folder, geojson=False, heatmaps=False, overwrite=True)
+    assert [event.slide_id for event in of(SlideDone, redone)] == ["a0"]
+
+
+def test_other_preparation_costs_the_slide_alone(folder):
+    rng = np.random.default_rng(2)
+    stores = folder / "features" / ENCODER
+    write_bag(stores / "a0.h5", rng, "a", mpp=0.25)
+    write_bag(stores / "a1.h5", rng, "a", tile_px=224)
+    (stores / "a2.h5").write_bytes(b"not HDF5")
+    (stores / "a3.h5").unlink()
+    write_bag(stores / "a4.h5", rng, "a", shift=5.0)
+    events = predict(folder, geojson=False, heatmaps=False)
+    errors = {event.slide_id: event.error for event in of(SlideFailed, events)}
+    assert errors.keys() == {"a0", "a1", "a2"}
+    assert "mpp 0.5, found 0.25" in errors["a0"]
+    assert "tile_px 256, found 224" in errors["a1"]
+    assert [(e.slide_id, e.reason) for e in of(SlideSkipped, events)] == [("a3", "no features")]
+    flags = {event.slide_id: event.flags for event in of(SlideDone, events)}
+    assert flags.pop("a4") == ("unlike_training",)
+    assert sum(map(bool, flags.values())) == 0
+    table = pd.read_csv(folder / "predictions" / ENCODER / "slides.csv")
+    assert set(table.slide_id) == flags.keys() | {"a4"}
+
+
+def test_the_model_must_be_named_where_several_are(folder, tmp_path):
+    shutil.copytree(folder / "models" / ENCODER, folder / "models" / "second")
+    with pytest.raises(ConfigError, match=r"found made.for_test, second; choose with --model"):
+        predict(folder)
+    for model in ("second", folder / "models" / "second"):
+        assert of(Planned, predict(folder, model=model, dry_run=True))
+    with pytest.raises(ConfigError, match="no model there"):
+        predict(folder, model="third")
+    with pytest.raises(ConfigError, match="found none"):
+        predict(tmp_path / "elsewhere")
+
+
+def test_new_slides_need_a_folder_of_their_own_and_known_tiling(folder, tmp_path):
+    with pytest.raises(ConfigError, match="run folder of their own"):
+        predict(folder, slides=tmp_path)
+    with pytest.raises(ConfigError, match="does not know how its slides were tiled"):
+        predict(tmp_path / "new", model=folder / "models" / ENCODER, slides=tmp_path)
+
+
+def test_encoder_of_a_tag():
+    assert encoder_of("tf_efficientnet_lite0.package") == ("tf_efficientnet_lite0", "package")
+    assert encoder_of("vgg16.random-seed0") == ("vgg16", "random")
+    assert encoder_of("densenet121.ra_in1k") == ("densenet121.ra_in1k", "auto")

@@ -1,0 +1,76 @@
+"""What a model says of one slide, on disk: ``predictions/<model>/<slide_id>.h5``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.types import Coords
+
+ATTENTION: Final = "attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePrediction:
+    """One slide as a bundle sees it.
+
+    Attributes:
+        classes: Names of the C classes.
+        coords: (N, 2) int64, level-0 (x, y) of each tile.
+        tiles: (N, C) float32 class probabilities of the tiles.
+        attention: Aggregator → (N,) float32; each sums to one.
+        slide: Model → (C,) float64 class probabilities of the slide, calibrated.
+        novelty: Distance from the slides trained on, see :func:`infer.novelty`.
+        made_from: Digests of the weights and of the features.
+    """
+
+    classes: tuple[str, ...]
+    coords: Coords
+    tiles: NDArray[np.float32]
+    attention: Mapping[str, NDArray[np.float32]]
+    slide: Mapping[str, NDArray[np.float64]]
+    novelty: float
+    made_from: Mapping[str, Any]
+
+
+def write_prediction(path: Path, prediction: SlidePrediction) -> None:
+    """Write one slide's prediction; ``path`` is whole or as it was before."""
+    with atomic_file(path) as partial, h5py.File(partial, "w") as file:
+        file["coords"] = prediction.coords
+        file["tile_probabilities"] = prediction.tiles
+        for name, values in prediction.attention.items():
+            file[f"{ATTENTION}/{name}"] = values
+        file.attrs["classes"] = json.dumps(prediction.classes, ensure_ascii=False)
+        file.attrs["slide"] = json.dumps({k: list(v) for k, v in prediction.slide.items()})
+        file.attrs["novelty"] = prediction.novelty
+        file.attrs["made_from"] = json.dumps(dict(prediction.made_from))
+
+
+def read_prediction(path: Path) -> SlidePrediction:
+    """Read what :func:`write_prediction` wrote.
+
+    Raises:
+        StoreCorruptError: The file is missing, damaged or something else.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return SlidePrediction(
+                classes=tuple(json.loads(file.attrs["classes"])),
+                coords=file["coords"][()],
+                tiles=file["tile_probabilities"][()],
+                attention={name: values[()] for name, values in file[ATTENTION].items()},
+                slide={k: np.array(v) for k, v in json.loads(file.attrs["slide"]).items()},
+                novelty=float(file.attrs["novelty"]),
+                made_from=json.loads(file.attrs["made_from"]),
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreCorruptError(
+            f"{path}: not a readable prediction ({error}); delete it and predict again"
+        ) from error

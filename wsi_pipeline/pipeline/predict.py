@@ -1,0 +1,299 @@
+"""Score slides with a trained model: probabilities, attention, heatmaps, tiles for QuPath.
+
+From stored features this takes moments. New slides are tiled and encoded first, with the settings
+that the model's own slides were prepared with.
+"""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.engine import SlideTask, lock_path, map_slides
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import (
+    Event,
+    Note,
+    Planned,
+    SlideFailed,
+    SlideSkipped,
+    StageStarted,
+    Written,
+)
+from wsi_pipeline.pipeline import stage
+from wsi_pipeline.pipeline.predict_slide import PredictTask, predict_slide
+
+if TYPE_CHECKING:
+    from wsi_pipeline.learn import BundleConfig, SlidePrediction
+
+NO_FEATURES = "no features"
+
+
+class PredictConfig(StageConfig):
+    """Score a run folder's slides with a trained model; draw heatmaps."""
+
+    run: Annotated[CliPositionalArg[Path], HOW] = Field(
+        description="Run folder whose features are scored; predictions go there too."
+    )
+    model: Path | None = Field(
+        default=None,
+        description="Model folder, or the name of one in <run>/models; the only one there if not "
+        "given.",
+    )
+    encoder: str | None = Field(
+        default=None,
+        description="Among several models of the run folder, the one on this encoder.",
+    )
+    weights: str | None = Field(
+        default=None,
+        description="With --slides: the encoder's weights, where the model's own came from a file.",
+    )
+    mpp_override: float | None = Field(
+        default=None,
+        description="With --slides: resolution of slides whose file does not say it, µm/px.",
+    )
+    slides: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="New slides, a folder or a cohort table: tile and encode them into the run "
+        "folder first, as the model's own were. Give them a run folder of their own.",
+    )
+    heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
+    geojson: bool = Field(default=True, description="Write each slide's tiles for QuPath.")
+    device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+def run(config: PredictConfig) -> Iterator[Event]:
+    """Write ``predictions/<model>/`` and ``heatmaps/<model>-*/``.
+
+    Raises:
+        ConfigError: No model is named, or none is there.
+        LearnError: The model is not whole.
+        CohortError: The run folder's cohort table is unusable.
+    """
+    from wsi_pipeline.learn import read_bundle_config
+
+    folder = find_bundle(config)
+    model = read_bundle_config(folder)
+    if config.slides is not None:
+        yield from _prepare(config, model)
+    tasks = list(_tasks(config, folder, model))
+    yield StageStarted(stage="predict", total=len(tasks))
+    present = [task for task in tasks if task.features.exists()]
+    if config.dry_run:
+        yield from (Planned(row={"slide": t.slide_id, "model": model.name}) for t in present)
+        return
+    for task in tasks:
+        if not task.features.exists():
+            yield SlideSkipped(slide_id=task.slide_id, reason=NO_FEATURES)
+    lost = set()
+    for event in map_slides(
+        predict_slide,
+        [
+            SlideTask(
+                slide_id=task.slide_id,
+                lock=lock_path(config.run, f"predict-{model.name}", task.slide_id),
+                payload=task,
+            )
+            for task in present
+        ],
+        config,
+    ):
+        if isinstance(event, SlideFailed):
+            lost.add(event.slide_id)
+        yield event
+    yield from _summarise(
+        config, folder, model, [task for task in present if task.slide_id not in lost]
+    )
+
+
+def find_bundle(config: PredictConfig) -> Path:
+    """Return the model's folder.
+
+    Raises:
+        ConfigError: There is none, or several and nothing says which.
+    """
+    models = config.run / "models"
+    if config.model is not None:
+        for path in (config.model, models / config.model):
+            if (path / "config.json").exists():
+                return path
+        raise ConfigError(f"--model {config.model}: no model there; train one first")
+    found = sorted(path.parent for path in models.glob("[!.]*/config.json"))
+    if config.encoder is not None:
+        found = [path for path in found if _is_of(path, config.encoder)]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ConfigError(f"{models}: one model expected, found {names}; choose with --model")
+    return found[0]
+
+
+def _is_of(bundle: Path, encoder: str) -> bool:
+    from wsi_pipeline.learn import read_bundle_config
+
+    tag = read_bundle_config(bundle).encoder
+    return tag == encoder or tag.startswith(f"{encoder}.")
+
+
+def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
+    """Tile and encode new slides as the model's own were.
+
+    Raises:
+        ConfigError: The run folder has a model trained in it, so it has slides of its own; or the
+            model does not know how its slides were tiled.
+    """
+    if any((config.run / "models").glob("[!.]*/config.json")):
+        raise ConfigError(
+            f"{config.run}: models were trained here; predict new slides into a run folder of "
+            "their own"
+        )
+    if not model.tiling:
+        raise ConfigError(
+            f"model {model.name!r} does not know how its slides were tiled; tile and extract the "
+            "new ones yourself, then predict without --slides"
+        )
+    how = {
+        "workers": config.workers,
+        "scheduler": config.scheduler,
+        "dry_run": config.dry_run,
+        "overwrite": config.overwrite,
+        "run": config.run,
+    }
+    source = f"model {model.name}"
+    tile, extract = stage("tile"), stage("extract")
+    settings = model.tiling | how
+    settings |= {"cohort": config.slides, "mpp_override": config.mpp_override}
+    yield from tile.run(tile.config_class.from_mapping(settings, source))
+    if config.dry_run:
+        return
+    encoder, weights = encoder_of(model.encoder)
+    chosen = {
+        "encoder": config.encoder or encoder,
+        "weights": config.weights or weights,
+        "device": config.device,
+    }
+    yield from extract.run(extract.config_class.from_mapping(how | chosen, source))
+    if not (config.run / "features" / model.encoder).is_dir():
+        raise ConfigError(
+            f"model {model.name!r} was trained on features of {model.encoder}, which "
+            f"--encoder {chosen['encoder']} --weights {chosen['weights']} does not give"
+        )
+
+
+def encoder_of(tag: str) -> tuple[str, str]:
+    """Return the encoder's name and ``--weights`` that lead to features with this tag."""
+    base, _, weights = tag.partition(".")
+    if weights == "package":
+        return base, "package"
+    if weights.startswith("random"):
+        return base, "random"
+    if weights.startswith("file-"):
+        return base, "auto"  # the file is the user's to name, with --weights
+    return tag, "auto"
+
+
+def _tasks(config: PredictConfig, folder: Path, model: "BundleConfig") -> Iterator[PredictTask]:
+    features = config.run / "features" / model.encoder
+    table = config.run / "cohort.csv"
+    if table.exists():
+        ids = [slide.slide_id for slide in read_cohort(table)]
+    else:
+        ids = sorted(path.stem for path in features.glob("[!.]*.h5"))
+    for slide_id in ids:
+        yield PredictTask(
+            slide_id=slide_id,
+            run=config.run,
+            features=features / f"{slide_id}.h5",
+            bundle=folder,
+            name=model.name,
+            weights=model.digests["weights"],
+            device=config.device,
+            heatmaps=config.heatmaps,
+            geojson=config.geojson,
+            overwrite=config.overwrite,
+        )
+
+
+def _summarise(
+    config: PredictConfig, folder: Path, model: "BundleConfig", tasks: list[PredictTask]
+) -> Iterator[Event]:
+    """Write the tables of slides and patients."""
+    from wsi_pipeline.learn import read_prediction, read_splits
+
+    found = {task.slide_id: read_prediction(task.target) for task in tasks}
+    table = config.run / "cohort.csv"
+    cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
+    splits = {slide.slide_id: slide.split for slide in read_splits(folder / "splits.csv")}
+    target = config.run / "predictions" / model.name
+    write_text(target / "slides.csv", _slides_csv(found, cohort, splits, model))
+    write_text(target / "patients.csv", _patients_csv(found, cohort, model))
+    known = sum(splits.get(slide_id) in ("train", "val") for slide_id in found)
+    if known:
+        yield Note(
+            text=f"{known} of {len(found)} slides were trained on; the split column says which"
+        )
+    yield Written(path=str(target), what="predictions")
+    if config.heatmaps:
+        yield Written(path=str(config.run / "heatmaps"), what="heatmaps")
+
+
+def _slides_csv(
+    found: Mapping[str, "SlidePrediction"],
+    cohort: Mapping[str, CohortSlide],
+    splits: Mapping[str, str],
+    model: "BundleConfig",
+) -> str:
+    """One row per slide and model; ``split`` says on which side of the training the slide was."""
+    rows: list[list[Any]] = []
+    for slide_id, prediction in found.items():
+        slide = cohort.get(slide_id)
+        who = [slide_id, *((slide.patient_id, slide.label) if slide else ("", ""))]
+        for name, probabilities in prediction.slide.items():
+            best = model.classes[int(probabilities.argmax())]
+            rows.append(
+                [*who, splits.get(slide_id, ""), name, best]
+                + [f"{value:.6f}" for value in probabilities]
+                + [f"{prediction.novelty:.4f}"]
+            )
+    classes = [f"p_{name}" for name in model.classes]
+    header = ["slide_id", "patient_id", "label", "split", "model", "predicted", *classes, "novelty"]
+    return _csv(header, rows)
+
+
+def _patients_csv(
+    found: Mapping[str, "SlidePrediction"],
+    cohort: Mapping[str, CohortSlide],
+    model: "BundleConfig",
+) -> str:
+    """One row per patient: the primary model's mean over all of the patient's slides."""
+    grouped: dict[str, list[Any]] = defaultdict(list)
+    for slide_id, prediction in found.items():
+        slide = cohort.get(slide_id)
+        if slide is not None and slide.patient_id is not None:
+            grouped[slide.patient_id].append(prediction.slide[model.primary])
+    rows: list[list[Any]] = []
+    for patient, scores in grouped.items():
+        mean = np.mean(scores, axis=0)
+        best = model.classes[int(mean.argmax())]
+        rows.append([patient, len(scores), best, *(f"{value:.6f}" for value in mean)])
+    return _csv(["patient_id", "slides", "predicted", *(f"p_{n}" for n in model.classes)], rows)
+
+
+def _csv(header: list[str], rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
