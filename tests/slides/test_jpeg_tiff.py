@@ -29,7 +29,7 @@ def tissue_like(width: int, height: int) -> RgbImage:
     for cells in (6, 30, 200):
         coarse = noise.normal(0, 40, (cells, cells, 3)).astype(np.float32)
         rgb += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(rgb + np.float32([190, 120, 170]), 0, 255).astype(np.uint8)
+    return np.clip(rgb + np.array([190, 120, 170], np.float32), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,14 @@ SIZES = ((1000, 760), (500, 380), (250, 190))
 
 
 def encode(tile: RgbImage, kind: Kind) -> bytes:
-    return imagecodecs.jpeg8_encode(
+    encoded = imagecodecs.jpeg8_encode(
         tile,
         level=85,
         colorspace="RGB",
         outcolorspace="RGB" if kind.photometric == "rgb" else "YCBCR",
         subsampling={(2, 2): "420", (2, 1): "422", (1, 1): "444"}[kind.subsampling],
     )
+    return bytes(encoded)
 
 
 def split_tables(jpeg: bytes) -> tuple[bytes, bytes]:
@@ -181,7 +182,7 @@ def test_threads_inside_and_outside_change_nothing(written: dict[str, Path]) -> 
     with open_slide(written["ycbcr420"]) as one, open_slide(written["ycbcr420"], threads=3) as more:
         alone = [one.read(0, x, y, 300, 290) for x, y in corners]
         with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda corner: more.read(0, *corner, 300, 290), corners))
+            together = list(pool.map(lambda at: more.read(0, at[0], at[1], 300, 290), corners))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 

@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wsi_pipeline.errors import ConfigError, SlideOpenError, SlideReadError
 from wsi_pipeline.slides import Slide, open_slide
-from wsi_pipeline.types import RgbImage
+from wsi_pipeline.types import Region, RgbImage
 
 SMALL_SVS = "slides/CMU-1-Small-Region.svs"
 
@@ -200,7 +200,7 @@ def test_threads_read_the_same_pixels(data_dir: Path) -> None:
     with open_slide(data_dir / SMALL_SVS, reader="openslide") as slide:
         alone = [slide.read(0, x, y, 300, 300) for x, y in corners]
         with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda corner: slide.read(0, *corner, 300, 300), corners))
+            together = list(pool.map(lambda at: slide.read(0, at[0], at[1], 300, 300), corners))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
@@ -243,6 +243,7 @@ def assert_one_sentence(message: str) -> None:
         ("cut.tif", b"II*\x00\x08\x00\x00\x00", "cannot open"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_what_is_no_slide_is_refused(
     tmp_path: Path, name: str, content: bytes | None, said: str
 ) -> None:
@@ -305,3 +306,25 @@ def test_unknown_readers_are_refused(data_dir: Path) -> None:
         open_slide(data_dir / SMALL_SVS, reader="bioformats")
     with pytest.raises(ConfigError, match="only the tiffslide reader"):
         open_slide("s3://bucket/slide.svs", reader="openslide")
+
+
+def test_the_scanned_part_of_a_mirax_slide_is_honoured(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No MIRAX file is small enough to keep, so its bounds are put into another slide's."""
+    bounds = {"x": "200", "y": "300", "width": "800", "height": "640"}
+    real = openslide.OpenSlide.properties.fget
+    monkeypatch.setattr(
+        openslide.OpenSlide,
+        "properties",
+        property(
+            lambda slide: (
+                dict(real(slide)) | {f"openslide.bounds-{key}": v for key, v in bounds.items()}
+            )
+        ),
+    )
+    with open_slide(data_dir / SMALL_SVS, reader="openslide") as slide:
+        assert slide.info.bounds == Region(x=200, y=300, width=800, height=640)
+        assert slide.info.dimensions == (2220, 2967)
+        thumbnail = slide.thumbnail(1000)
+        assert np.array_equal(thumbnail, slide.read(0, 200, 300, 800, 640))

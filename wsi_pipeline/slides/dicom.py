@@ -1,18 +1,22 @@
-"""DICOM files: which of them are slides, and which belong together."""
+"""DICOM files: which of them are slides, and which belong together.
+
+pydicom is imported where a header is read: most slides are not DICOM, and it is slow to import.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import JPEGBaseline8Bit
 
 from wsi_pipeline.errors import SlideOpenError
 
-_TAGS = ["Modality", "SeriesInstanceUID"]
+if TYPE_CHECKING:
+    import pydicom
+
+_TAGS = ("Modality", "SeriesInstanceUID")
+_JPEG_BASELINE = "1.2.840.10008.1.2.4.50"  # transfer syntax
 
 
 def is_dicom(path: Path) -> bool:
@@ -79,11 +83,15 @@ def holds_mislabelled_ycbcr(path: Path) -> bool:
     """
     if not is_dicom(path):
         return False
+    import pydicom
+    from pydicom.encaps import generate_frames
+    from pydicom.errors import InvalidDicomError
+
     try:
         header = pydicom.dcmread(path, defer_size=1024)
         if header.get("PhotometricInterpretation") != "RGB":
             return False
-        if header.file_meta.TransferSyntaxUID != JPEGBaseline8Bit:
+        if header.file_meta.TransferSyntaxUID != _JPEG_BASELINE:
             return False
         frame = next(generate_frames(header.PixelData, number_of_frames=header.NumberOfFrames))
     except (InvalidDicomError, OSError, ValueError, AttributeError, StopIteration):
@@ -123,7 +131,10 @@ def _refuse_other_modality(file: Path, named: Path) -> None:
         )
 
 
-def _header(path: Path) -> pydicom.Dataset | None:
+def _header(path: Path) -> "pydicom.Dataset | None":
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
     except (InvalidDicomError, OSError, ValueError, EOFError):

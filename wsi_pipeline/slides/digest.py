@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import fsspec
-
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, is_dicom
 
@@ -77,6 +75,8 @@ def _add_file(digest: hashlib.blake2b, path: Path) -> None:
 
 
 def _url_identity(url: str) -> str:
+    import fsspec  # only URLs need it, and it is slow to import
+
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         facts = filesystem.info(path)
