@@ -93,7 +93,8 @@ def test_geojson_is_what_qupath_reads() -> None:
 
 @pytest.fixture
 def store(tmp_path: Path):
-    path = tmp_path / "s.zarr"
+    path = tmp_path / "tiles" / "s.zarr"
+    path.parent.mkdir()
     tiles = np.zeros((3, 64, 64, 3), np.uint8)
     tiles[0, ..., 0], tiles[1, ..., 1], tiles[2, ..., 2] = 250, 250, 250
     coords = np.array([[1000, 2000], [1128, 2000], [1000, 2128]])
@@ -126,14 +127,16 @@ def test_heatmap_files_come_back(store, tmp_path: Path) -> None:
 
 def test_a_whole_slides_thumbnail_lies_beneath(store, tmp_path: Path) -> None:
     bounds = {"x": 900, "y": 1900, "width": 400, "height": 400}
-    thumbnail = tmp_path / "s.jpg"
-    thumbnail.write_bytes(jpeg(np.full((100, 100, 3), 180, np.uint8), "").data)
+    (tmp_path / "thumbnails").mkdir()
+    (tmp_path / "thumbnails" / "s.jpg").write_bytes(
+        jpeg(np.full((100, 100, 3), 180, np.uint8), "").data
+    )
     whole = replace(store, attributes={**store.attributes, "bounds_level0": bounds})
-    drawn, _ = store_heatmap(whole, [0.0, 0.5, 1.0], thumbnail=thumbnail)
+    drawn, _ = store_heatmap(whole, [0.0, 0.5, 1.0])
     expected = np.zeros((100, 100), bool)
     for x, y in store.coords:
         left, top = round((x - 900) / 4), round((y - 1900) / 4)
         expected[top : top + 32, left : left + 32] = True
     assert (coloured(drawn) == expected).mean() > 0.99
     core = replace(whole, attributes={**whole.attributes, "region_level0": bounds})
-    assert store_heatmap(core, [0.0, 0.5, 1.0], thumbnail=thumbnail)[0].shape[0] > 100
+    assert store_heatmap(core, [0.0, 0.5, 1.0])[0].shape[0] > 100

@@ -67,16 +67,16 @@ def store_heatmap(
     store: TileStore,
     values: ArrayLike,
     limits: tuple[float, float] | None = None,
-    thumbnail: Path | None = None,
 ) -> tuple[RgbImage, tuple[float, float]]:
     """Draw a value per tile of a store over the slide; the slide itself is not needed.
+
+    Beneath lies the thumbnail of the store's run folder; a mosaic of the tiles where there is none,
+    and for a core, whose thumbnail shows an unknown part of its surroundings.
 
     Args:
         store: The slide's tiles.
         values: (N,) in the order of the tiles.
         limits: Ends of the colours; None takes the least and the largest value.
-        thumbnail: ``<run>/thumbnails/<slide_id>.jpg``; a mosaic of the tiles where there is none,
-            and for a core, whose thumbnail shows an unknown part of its surroundings.
 
     Returns:
         (H, W, 3) uint8 and the limits used.
@@ -88,17 +88,18 @@ def store_heatmap(
     if numbers.shape != (len(store),):
         raise StoreError(f"{store.path}: {len(store)} tiles, but {numbers.shape} values")
     used = limits if limits is not None else value_limits(numbers)
-    rgb, downsample, origin = _overview(store, thumbnail)
+    rgb, downsample, origin = _overview(store)
     side = float(store.attributes["tile_px_level0"])
     drawn = draw_heatmap(rgb, store.coords, numbers, side, downsample, origin=origin, limits=used)
     return drawn, used
 
 
-def _overview(store: TileStore, thumbnail: Path | None) -> tuple[RgbImage, float, tuple[int, int]]:
+def _overview(store: TileStore) -> tuple[RgbImage, float, tuple[int, int]]:
     """The thumbnail, which shows the slide's bounds; a mosaic for a core or where there is none."""
     area = store.attributes.get("bounds_level0")
     whole = area is not None and store.attributes.get("region_level0") is None
-    rgb = read_rgb(thumbnail) if thumbnail is not None and whole else None
+    beside = store.path.parent.parent / "thumbnails" / f"{store.path.stem}.jpg"
+    rgb = read_rgb(beside) if whole else None
     if rgb is None or area is None:
         return mosaic(store)
     downsample = max(area["width"], area["height"]) / max(rgb.shape[:2])
