@@ -35,7 +35,6 @@ def made_array(
     turn = np.radians(turn_deg)
     axes = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     places = {}
-    y, x = np.mgrid[:height, :width]
     for row in range(rows):
         for column in range(columns):
             grid = np.array([column - (columns - 1) / 2, row - (rows - 1) / 2]) * pitch
@@ -43,10 +42,24 @@ def made_array(
             if (row, column) in missing:
                 continue
             places[row, column] = (float(centre[0]), float(centre[1]))
-            inside = np.hypot(x - centre[0], y - centre[1]) <= diameter / 2
             colour = np.array([205, 130, 180]) + rng.normal(0, 12, 3)
-            rgb[inside] = colour + rng.normal(0, 14, (int(inside.sum()), 3))
+            paint_disc(rgb, centre, diameter / 2, colour, rng)
     return np.clip(rgb, 0, 255).astype(np.uint8), places
+
+
+def paint_disc(
+    rgb: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    radius: float,
+    colour: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> None:
+    left, top = np.floor(centre - radius).astype(int)
+    side = int(2 * radius) + 3
+    y, x = np.mgrid[top : top + side, left : left + side]
+    inside = np.hypot(x - centre[0], y - centre[1]) <= radius
+    texture = colour + rng.normal(0, 14, (int(inside.sum()), 3))
+    rgb[top : top + side, left : left + side][inside] = texture
 
 
 def assert_exact(array: Dearray, places: Places, tolerance_px: float) -> None:
@@ -87,7 +100,7 @@ def test_missing_cores_stand_where_they_should() -> None:
     fill=st.floats(0.55, 0.85),
     seed=st.integers(0, 99),
 )
-def test_any_regular_array(  # noqa: PLR0913
+def test_any_regular_array(
     rows: int, columns: int, turn: float, pitch: float, fill: float, seed: int
 ) -> None:
     rgb, places = made_array(

@@ -13,6 +13,8 @@ from wsi_pipeline.tissue.tma_spots import find_spots
 from wsi_pipeline.tissue.tma_view import view_of
 from wsi_pipeline.types import Mask, RgbImage
 
+REACH = 1.5  # core diameters within which there is glass beside a core
+
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
@@ -103,6 +105,7 @@ def dearray(
         diameter = core_diameter_um / um_per_px * view.scale
     else:
         diameter = diameter_of(view.mask, pitch.shortest_px)
+    view = view_of(overview, REACH * diameter / view.scale)
     lattice = fit_lattice(find_spots(view, diameter), pitch)
     if not len(lattice.cells):
         raise NoTissueError("No cores found: no spot on the overview has the size of a core.")

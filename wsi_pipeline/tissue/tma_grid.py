@@ -84,9 +84,9 @@ def _supported(cells: Cells, coverage: NDArray[np.float64]) -> NDArray[np.bool_]
 
 def _inside(cells: Cells, coverage: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Cores between the outermost lines that hold a whole core: debris founds no row; (N,) bool."""
-    whole = cells[coverage >= WHOLE]
-    if not len(whole):
-        return np.ones(len(cells), bool)
+    if not len(cells):
+        return np.zeros(0, bool)
+    whole = cells[coverage >= min(WHOLE, float(np.median(coverage)))]
     return np.asarray(
         ((cells >= whole.min(axis=0)) & (cells <= whole.max(axis=0))).all(axis=1), dtype=bool
     )
