@@ -159,6 +159,24 @@ def test_a_tile_that_never_fits_is_refused() -> None:
         encoder.encode(tiles(1))
 
 
+def test_a_compiler_that_fails_is_named_before_any_slide() -> None:
+    class Uncompilable(ChannelMeans):
+        compiled = False
+
+        def compile(self, **how: object) -> None:
+            self.compiled = True
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            if self.compiled:
+                raise RuntimeError("no working C++ compiler found")
+            return super().forward(pixels)
+
+    built = EncoderModel(model=Uncompilable(), preprocess=GREY, tag="mine.v1")
+    runtime = Runtime(device=torch.device("cpu"), batch_size=1, compile_model=True)
+    with pytest.raises(EncoderError, match=r"no working C.* run without --compile"):
+        Encoder("mine", built, runtime)
+
+
 @pytest.mark.parametrize("wrong", [np.zeros((2, 8, 8, 3)), np.zeros((2, 3, 8, 8), np.uint8)])
 def test_anything_but_uint8_rgb_tiles_is_refused(wrong: np.ndarray) -> None:
     with pytest.raises(EncoderError, match=r"\(B, H, W, 3\) uint8"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -24,7 +25,7 @@ from wsi_pipeline.events import (
     StageStarted,
 )
 from wsi_pipeline.features import read_features, verify_features
-from wsi_pipeline.pipeline.extract import ExtractConfig, run
+from wsi_pipeline.pipeline.extract import ExtractConfig, run, worker_device
 from wsi_pipeline.tiles import create_tiles
 
 TAG = "test_resnet.random-seed0"
@@ -203,6 +204,15 @@ def test_another_processs_slide_is_waited_for_and_not_done_twice(folder: Path) -
     assert list(found)[-1] == "A"
     assert isinstance(found["A"], SlideDone)
     assert set(arrays(folder)) == set(COUNTS)
+
+
+def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_device("auto") == "auto"  # not on a worker
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=3))
+    assert worker_device("auto") == worker_device("cuda") == "cuda:1"
+    assert worker_device("cpu") == "cpu"
+    assert worker_device("cuda:0") == "cuda:0"
 
 
 def test_killed_and_run_again_equals_never_killed(folder: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Encoder:
             "torch": torch.__version__,
         }
         if runtime.compile_model:
-            self._model.compile(dynamic=False)
+            self._compile()
 
     def encode(self, tiles: RgbTiles | torch.Tensor) -> NDArray[np.float32]:
         """Encode tiles.
@@ -173,6 +173,18 @@ class Encoder:
         self.batch_size //= 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _compile(self) -> None:
+        """Compile for full batches of the usual tiles, now rather than in the first slide."""
+        self._model.compile(dynamic=False)
+        side = self.preprocess.input_px or 256
+        try:
+            self.encode(torch.zeros((self.batch_size, side, side, 3), dtype=torch.uint8))
+        except RuntimeError as error:  # whatever torch's compiler or the C++ one behind it raises
+            reason = str(error).strip().partition("\n")[0][:300]
+            raise EncoderError(
+                f"{self.tag}: torch.compile failed ({reason}); run without --compile"
+            ) from error
 
     def _measure_dim(self) -> int:
         size = self.preprocess.input_px or 256
