@@ -27,8 +27,8 @@ from wsi_pipeline.learn.splits import SplitSlide
 
 CLASSES = ("cca", "hcc", "normal")
 WIDTH = 24
-QUICK = FitSettings(epochs=25, patience=6, batch=64, tiles=60)
-QUICK_BAGS = FitSettings(epochs=30, patience=8, batch=4, tiles=60)
+QUICK = FitSettings(epochs=8, patience=4, batch=256, tiles=60)
+QUICK_BAGS = FitSettings(epochs=20, patience=6, batch=4, tiles=60)
 
 
 def write_bag(folder, slide_id, features):
@@ -111,7 +111,7 @@ def test_shuffled_labels_stay_at_chance(tmp_path, name):
     slides = make_cohort(tmp_path, 2)
     patients = sorted({s.patient_id for s in slides})
     found = []
-    for seed in range(4):
+    for seed in range(3):
         labels = np.random.default_rng(seed).permutation([p.rstrip("0123456789") for p in patients])
         shuffled = dict(zip(patients, labels, strict=True))
         mixed = [

@@ -36,7 +36,7 @@ def values_of(targets, probabilities, patients=None):
     return {name: v[0] for name, v in measure(counts, taken, CLASSES).items()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(20, 200), st.integers(0, 10_000), st.sampled_from([1, 2, 8]))
 def test_parity_with_scikit_learn(n, seed, decimals):
     targets, p = make_scores(n, seed, decimals=decimals)
@@ -129,7 +129,7 @@ def evaluate_values(targets, p, patients):
 def test_intervals_cover(method):
     """60 patients with 1 to 4 slides whose errors are correlated: 95 % intervals hold ≥ 93 %."""
     rng = np.random.default_rng(11)
-    truth, covered, trials = 0.8, 0, 300
+    truth, covered, trials = 0.8, 0, 200
     for _ in range(trials):
         skill = rng.beta(8, 2, 60)  # each patient's own chance to be right; mean 0.8
         slides = np.repeat(np.arange(60), rng.integers(1, 5, 60))
@@ -145,7 +145,7 @@ def test_ignoring_patients_would_not_cover():
     """The same intervals by slide are too narrow when a patient's slides agree."""
     rng = np.random.default_rng(3)
     covered = {"patient": 0, "slide": 0}
-    for _ in range(150):
+    for _ in range(100):
         right = np.repeat(rng.random(40) < 0.8, 6)
         p = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
         targets = np.zeros(240, dtype=np.int64)
@@ -153,8 +153,8 @@ def test_ignoring_patients_would_not_cover():
             counts = count_cases(targets, p, [str(owner) for owner in owners])
             interval = estimate(counts, ("a", "b"), Bootstrap(resamples=300))["accuracy"]
             covered[unit] += interval.low <= 0.8 <= interval.high
-    assert covered["patient"] / 150 >= 0.9
-    assert covered["slide"] / 150 < 0.8
+    assert covered["patient"] / 100 >= 0.9
+    assert covered["slide"] / 100 < 0.8
 
 
 def test_a_thousand_resamples_take_about_a_second():

@@ -58,7 +58,7 @@ def mixed_cohorts(draw: st.DrawFn) -> list[SplitSlide]:
     return draw(st.permutations(slides))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(mixed_cohorts(), st.integers(0, 9))
 def test_patients_are_whole_and_classes_everywhere(slides, seed):
     splits = split_patients(slides, seed=seed)
@@ -74,7 +74,7 @@ def test_patients_are_whole_and_classes_everywhere(slides, seed):
             assert abs(len(found[split, label]) - fraction * total) <= 2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(mixed_cohorts(), st.integers(2, 4))
 def test_each_patient_is_tested_in_one_fold(slides, folds):
     tested = []

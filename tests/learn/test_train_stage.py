@@ -67,8 +67,8 @@ def folder(template, tmp_path):
 
 def config(folder, **values):
     quick = {
-        "epochs": 15,
-        "bag_learning_rate": 2e-3,
+        "epochs": 8,
+        "bag_learning_rate": 4e-3,
         "resamples": 100,
         "hidden": 16,
         "device": "cpu",
