@@ -160,9 +160,9 @@ def test_the_model_must_be_named_where_several_are(folder, tmp_path):
 
 def test_new_slides_need_a_folder_of_their_own_and_known_tiling(folder, tmp_path):
     with pytest.raises(ConfigError, match="run folder of their own"):
-        predict(folder, slides=tmp_path)
+        predict(folder, new_slides=tmp_path)
     with pytest.raises(ConfigError, match="does not know how its slides were tiled"):
-        predict(tmp_path / "new", model=folder / "models" / ENCODER, slides=tmp_path)
+        predict(tmp_path / "new", model=folder / "models" / ENCODER, new_slides=tmp_path)
 
 
 def test_encoder_of_a_tag():

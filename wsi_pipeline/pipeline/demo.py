@@ -28,11 +28,11 @@ STUDY: Final = """\
 [study]
 run = "{folder}/run"
 cohort = "{folder}/slides/cohort.csv"
+slides = "{folder}/slides"
 encoder = "{encoder}"
 weights = "{weights}"
 
 [tile]
-slides = "{folder}/slides"
 
 [extract]
 
@@ -71,7 +71,7 @@ class DemoConfig(StageConfig):
 
     @property
     def log_folder(self) -> Path | None:
-        return self.folder / "logs"
+        return self.folder / "run" / "logs"
 
 
 def run(config: DemoConfig) -> Iterator[Event]:
@@ -100,8 +100,7 @@ def generate(config: DemoConfig) -> Iterator[Event]:
         config.seed,
         patients_per_label=config.patients_per_label,
         side_px=config.side_px,
-        tma_rows=config.tma_rows,
-        tma_columns=config.tma_columns,
+        tma_grid=(config.tma_rows, config.tma_columns),
         include_broken=config.include_broken,
     )
     yield StageStarted(stage="generate", total=len(specs))

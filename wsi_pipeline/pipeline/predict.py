@@ -55,13 +55,13 @@ class PredictConfig(StageConfig):
     )
     weights: str | None = Field(
         default=None,
-        description="With --slides: the encoder's weights, where the model's own came from a file.",
+        description="With --new-slides: the encoder's weights, where the model's own came from a file.",
     )
     mpp_override: float | None = Field(
         default=None,
-        description="With --slides: resolution of slides whose file does not say it, µm/px.",
+        description="With --new-slides: resolution of slides whose file does not say it, µm/px.",
     )
-    slides: Annotated[Path | None, HOW] = Field(
+    new_slides: Annotated[Path | None, HOW] = Field(
         default=None,
         description="New slides, a folder or a cohort table: tile and encode them into the run "
         "folder first, as the model's own were. Give them a run folder of their own.",
@@ -87,7 +87,7 @@ def run(config: PredictConfig) -> Iterator[Event]:
 
     folder = find_bundle(config)
     model = read_bundle_config(folder)
-    if config.slides is not None:
+    if config.new_slides is not None:
         yield from _prepare(config, model)
     tasks = list(_tasks(config, folder, model))
     yield StageStarted(stage="predict", total=len(tasks))
@@ -162,7 +162,7 @@ def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
     if not model.tiling:
         raise ConfigError(
             f"model {model.name!r} does not know how its slides were tiled; tile and extract the "
-            "new ones yourself, then predict without --slides"
+            "new ones yourself, then predict without --new-slides"
         )
     how = {
         "workers": config.workers,
@@ -174,7 +174,7 @@ def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
     source = f"model {model.name}"
     tile, extract = stage("tile"), stage("extract")
     settings = model.tiling | how
-    settings |= {"cohort": config.slides, "mpp_override": config.mpp_override}
+    settings |= {"cohort": config.new_slides, "mpp_override": config.mpp_override}
     yield from tile.run(tile.config_class.from_mapping(settings, source))
     if config.dry_run:
         return

@@ -28,6 +28,15 @@ class RunConfig(StageConfig):
         default=[], description="Run these stages alone; may be given several times."
     )
 
+    @property
+    def log_folder(self) -> Path | None:
+        """The run folder's, where the stages' own logs go too."""
+        try:
+            plan = read_study(self.study)
+        except ConfigError:
+            return None
+        return next((config.log_folder for _, config in plan if config.log_folder), None)
+
 
 def read_study(path: Path) -> list[tuple[Stage, StageConfig]]:
     """Read and validate a study file.
