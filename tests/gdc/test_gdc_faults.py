@@ -20,7 +20,7 @@ SIZE = 3_000_000
 SEGMENT = 1 << 20
 BUFFER = 1 << 16  # what one connection may lose: the buffer it is reading into
 FLAGS = (
-    "--timeout-s=0.4",
+    "--timeout-s=0.7",
     "--first-wait-s=0.01",
     "--retry-after-cap-s=0.2",
     "--attempts=3",
@@ -238,7 +238,7 @@ def test_retry_after_is_kept_and_capped(
     command = [str(manifest([entry])), f"--out={tmp_path / 'slides'}", f"--server={stand_in.url}"]
     assert main([*command, "--first-wait-s=0", f"--retry-after-cap-s={cap}"]) == 0
     first, second = stand_in.log()
-    assert least <= second["begun"] - first["ended"] < least + 2
+    assert least <= second["begun"] - first["ended"] < least + 8
 
 
 def test_retry_after_as_a_date_is_kept(

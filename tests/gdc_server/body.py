@@ -116,7 +116,7 @@ def _break(wire: Wire, content: BinaryIO, at: int, end: int, fault: dict[str, An
         case "reset":
             linger = struct.pack("ii", 1, 0)
             wire.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            time.sleep(fault.get("settle", 0.05))  # what was sent may arrive before the reset
+            time.sleep(fault.get("settle", 0.2))  # what was sent may arrive before the reset
         case "stall_body":
             sleep_while_open(wire, fault.get("seconds", 3600))
         case "trickle":

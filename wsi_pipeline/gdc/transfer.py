@@ -14,6 +14,7 @@ from wsi_pipeline.gdc.retry import StoppedError
 
 POLL_S: Final = 0.05
 HASH_BLOCK: Final = 1 << 20
+BLOCKS_AT_ONCE: Final = 8
 ROUNDS: Final = 3  # whole downloads of a file whose digest comes out wrong
 
 
@@ -65,21 +66,20 @@ class Transfer:
         """Fetch what is missing; return the whole file's md5."""
         digest = _Follower(self._partial)
         self._start(self.fetch.first())
-        spread = False
+        spread = behind = False
         while True:
             with self._changed:
-                if self._under_way:
+                if self._under_way and not behind:
                     self._changed.wait(POLL_S)
                 under_way = self._under_way
-            digest.follow()
+            behind = digest.follow()
             if self._error is not None:
                 if not under_way:
                     spread = self._recover()
             elif self.fetch.opened.is_set() and not spread:
                 spread = True
                 self._start(self.fetch.others())
-            elif not under_way and not self._partial.missing:
-                digest.follow()
+            elif not under_way and not behind and not self._partial.missing:
                 return digest.hexdigest()
 
     def _recover(self) -> bool:
@@ -121,8 +121,9 @@ class _Follower:
         self._partial = partial
         self._restart()
 
-    def follow(self) -> None:
-        while True:
+    def follow(self) -> bool:
+        """Take in a stretch of what has arrived; return whether more is waiting."""
+        for _ in range(BLOCKS_AT_ONCE):
             block = self._partial.read_arrived(self._at, HASH_BLOCK, self._generation)
             if block is None:
                 self._restart()
@@ -130,7 +131,8 @@ class _Follower:
                 self._md5.update(block)
                 self._at += len(block)
             else:
-                return
+                return False
+        return True
 
     def hexdigest(self) -> str:
         return self._md5.hexdigest()

@@ -1,0 +1,62 @@
+"""From a manifest to tiles in two commands, with real slides served by the stand-in."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wsi_pipeline import download, tile
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.slides import find_slides
+from wsi_pipeline.tiles import open_tiles
+
+SLIDES = {
+    "CMU-1-Small-Region.svs": "TCGA-XX-0001-01A-01-TS1.svs",
+    "TCGA-CR-7395-01A-01-TS1.svs": "TCGA-CR-7395-01A-01-TS1.svs",
+}
+
+
+def test_download_then_tile(
+    data_dir: Path, stand_in: Any, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    entries = []
+    for name, served_as in SLIDES.items():
+        path = data_dir / "slides" / name
+        entries.append(stand_in.hold(path, served_as, hashlib.md5(path.read_bytes()).hexdigest()))
+    stand_in.tell()
+    slides, run = tmp_path / "slides", tmp_path / "run"
+    assert (
+        download.main([str(manifest(entries)), f"--out={slides}", f"--server={stand_in.url}"]) == 0
+    )
+    rows = [
+        CohortSlide(
+            slide_id=Path(entry.filename).stem,
+            path=entry.relative_path.as_posix(),
+            patient_id=entry.filename[:12],
+            label="hcc",
+            cohort="tcga",
+            mpp=None if "XX" in entry.filename else 0.5,
+        )
+        for entry in entries
+    ]
+    write_cohort(tmp_path / "cohort.csv", rows)
+    command = [str(tmp_path / "cohort.csv"), f"--slides={slides}", f"--run={run}"]
+    assert tile.main(command) == 0
+    for row in rows:
+        store = open_tiles(run / "tiles" / f"{row.slide_id}.zarr")
+        assert store.tiles[0].shape == (256, 256, 3)
+        assert len(store.coords) > 20
+
+
+def test_only_slides_are_found_in_a_folder_of_downloads(
+    stand_in: Any, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Reports, logs and notes beside the slides are not taken for slides."""
+    entries = [stand_in.add(100), stand_in.add(200)]
+    stand_in.tell()
+    slides = tmp_path / "slides"
+    assert (
+        download.main([str(manifest(entries)), f"--out={slides}", f"--server={stand_in.url}"]) == 0
+    )
+    assert len(list(slides.rglob("*.*"))) > 4
+    assert sorted(find_slides(slides)) == sorted(slides / e.relative_path for e in entries)
