@@ -157,6 +157,24 @@ def test_ignoring_patients_would_not_cover():
     assert covered["slide"] / 100 < 0.8
 
 
+def test_perfection_on_few_patients_is_not_certainty():
+    """All right on 10 patients (5 a class): exact bounds, 0.025 ** (1/10) and so on."""
+    targets = np.repeat([0, 1], 10)
+    p = np.where(targets[:, None] == [0, 1], 0.9, 0.1)
+    counts = count_cases(targets, p, [str(i // 2) for i in range(20)])
+    for method in ("percentile", "bca"):
+        found = estimate(counts, ("a", "b"), Bootstrap(resamples=200, method=method))
+        assert (found["accuracy"].value, found["accuracy"].high) == (1, 1)
+        assert found["accuracy"].low == pytest.approx(0.025**0.1)
+        for name in ("balanced_accuracy", "sensitivity/a", "specificity/a"):
+            assert found[name].low == pytest.approx(0.025**0.2)
+        assert found["auroc"].value == 1
+        assert found["auroc"].low is None
+    wrong = estimate(count_cases(1 - targets, p, [str(i) for i in range(20)]), ("a", "b"))
+    assert (wrong["accuracy"].low, wrong["accuracy"].value) == (0, 0)
+    assert wrong["accuracy"].high == pytest.approx(1 - 0.025**0.05)
+
+
 def test_a_thousand_resamples_take_about_a_second():
     targets, p = make_scores(1500, 4)
     start = time.perf_counter()

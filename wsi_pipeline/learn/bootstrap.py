@@ -3,7 +3,11 @@
 Patients are resampled, with all their slides and tiles; slides of one patient are not independent
 cases. Intervals are percentiles of the resampled values, or bias-corrected and accelerated (BCa).
 
-Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 14.
+Where every patient is right, every resample is, and the bootstrap would claim certainty from a
+handful of patients. There the interval of a share is the exact binomial one over patients.
+
+Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 14; Clopper
+and Pearson, Biometrika 26, 1934.
 """
 
 from collections.abc import Sequence
@@ -38,8 +42,9 @@ DEFAULT: Final = Bootstrap()
 class Estimate:
     """A value with its interval; None where undefined.
 
-    ``low`` and ``high`` are None with fewer than two patients, or where the measure was undefined
-    in more than half of the resamples (a class so rare that most of them miss it).
+    ``low`` and ``high`` are None with fewer than two patients; where the measure was undefined in
+    more than half of the resamples (a class so rare that most of them miss it); and where all
+    resamples agree and the measure is no share of cases (an AUROC of 1).
     """
 
     value: float | None
@@ -72,7 +77,9 @@ def estimate(
     for name, value in values.items():
         defined = drawn[name][~np.isnan(drawn[name])]
         low = high = None
-        if np.isfinite(value) and len(defined) >= LEAST_DEFINED * bootstrap.resamples:
+        if len(defined) and np.ptp(defined) == 0:
+            low, high = _exact(name, float(value), counts, classes)
+        elif np.isfinite(value) and len(defined) >= LEAST_DEFINED * bootstrap.resamples:
             ends = ENDS
             if left_out is not None:
                 ends = _bca_ends(ends, float(value), defined, left_out[name])
@@ -91,6 +98,32 @@ def _resampled(counts: Counts, classes: Sequence[str], bootstrap: Bootstrap) -> 
         )
         parts.append(measure(counts, taken.astype(np.float64), classes))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _exact(
+    name: str, value: float, counts: Counts, classes: Sequence[str]
+) -> tuple[float | None, float | None]:
+    """Bound a share that is 0 or 1 in every resample by the number of patients behind it."""
+    if value not in (0, 1):
+        return None, None
+    of_class = (counts.confusion.sum(2) > 0).sum(0)  # patients with a case of each class
+    of_others = [
+        (np.delete(counts.confusion.sum(2), index, axis=1).sum(1) > 0).sum()
+        for index in range(len(classes))
+    ]
+    match name.split("/", 1):
+        case ["accuracy"]:
+            patients = np.array([counts.patients])
+        case ["balanced_accuracy"]:
+            patients = of_class[of_class > 0]
+        case ["sensitivity", label]:
+            patients = of_class[[classes.index(label)]]
+        case ["specificity", label]:
+            patients = np.array(of_others)[[classes.index(label)]]
+        case _:
+            return None, None
+    reach = float(np.mean(ENDS[0] ** (1 / patients)))  # the mean, where it is a mean of classes
+    return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
 
 
 def _bca_ends(

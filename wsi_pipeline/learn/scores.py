@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.cohort import SPLITS
 from wsi_pipeline.learn.aggregators import Aggregator
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap
@@ -117,8 +118,10 @@ def evaluate_scores(
         measures = evaluate(cases, classes, bootstrap)
         return {"model": model, "split": split, "level": level, **measures}
 
-    for split in dict.fromkeys(slide.split for slide in slides):
+    for split in SPLITS:
         part = [slide for slide in slides if slide.split == split]
+        if not part:
+            continue
         yield judged("tile", split, "tile", tile_cases(part, scores.tiles, classes))
         for name, found in scores.slides.items():
             yield judged(name, split, "slide", slide_cases(part, found, classes))
