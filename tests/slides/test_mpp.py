@@ -84,7 +84,7 @@ def test_print_resolution_is_no_scale(data_dir: Path) -> None:
         (with_mpp(0.05, power=20), "unit is probably wrong"),
         (
             replace(with_mpp(2.5), bounds=Region(x=0, y=0, width=100_000, height=90_000)),
-            "makes the scan 250 mm long",
+            "makes the scan 250 mm wide and 225 mm long",
         ),
     ],
 )
@@ -152,3 +152,86 @@ def test_ome_tiff_and_tagged_tiff(tmp_path: Path) -> None:
     for reader in ("tiffslide", "image"):
         with open_slide(tmp_path / "b.tif", reader=reader) as slide:
             assert resolve_mpp(slide.info).mpp == pytest.approx(0.5)
+
+
+def test_ome_tiff_is_understood_by_every_reader(tmp_path: Path) -> None:
+    pixels = np.zeros((300, 300, 3), np.uint8)
+    metadata = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 250.0, "PhysicalSizeYUnit": "nm"}
+    path = tmp_path / "tiled.ome.tif"
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", metadata=metadata, tile=(128, 128), compression="jpeg"
+    )
+    for reader in ("openslide", "tiffslide", "auto"):
+        with open_slide(path, reader=reader) as slide:
+            assert resolve_mpp(slide.info).mpp == pytest.approx(0.25)
+
+
+DICOM = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing"
+
+
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        (
+            {"tiff.XResolution": "40000", "tiff.YResolution": "40000",
+             "tiff.ResolutionUnit": "inch"},
+            r"its aperio\.MPP says 0\.25 µm/px, but its tiff\.XResolution \(40000.* says 0\.635",
+        ),
+        ({"ome.PhysicalSizeX": "0.5", "ome.PhysicalSizeY": "0.5"}, r"PhysicalSizeX says 0\.5"),
+        ({"ome.PhysicalSizeX": "0.25", "ome.PhysicalSizeY": "0.5"}, r"PhysicalSizeX says 0\.5"),
+        ({f"{DICOM}[0]": "0.0005", f"{DICOM}[1]": "0.0005"}, r"PixelSpacing\[1\] says 0\.5"),
+        (
+            {"dicom.ImagedVolumeWidth": "10", "dicom.ImagedVolumeHeight": "10",
+             "dicom.TotalPixelMatrixColumns": "20000", "dicom.TotalPixelMatrixRows": "20000"},
+            r"dicom\.ImagedVolumeWidth says 0\.5",
+        ),
+    ],
+)  # fmt: skip
+def test_fields_that_contradict_each_other_are_both_named(
+    properties: dict[str, str], said: str
+) -> None:
+    info = replace(with_mpp(0.25), properties={"aperio.MPP": "0.25", **properties})
+    with pytest.raises(MppError, match=said) as refusal:
+        resolve_mpp(info)
+    assert "--mpp-override" in str(refusal.value)
+    assert resolve_mpp(info, override=0.5).mpp == 0.5
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"tiff.XResolution": "72", "tiff.YResolution": "72", "tiff.ResolutionUnit": "inch"},
+        {"tiff.XResolution": "40400", "tiff.YResolution": "40400",
+         "tiff.ResolutionUnit": "centimeter"},
+        {"tiff.XResolution": "5000", "tiff.YResolution": "5000",
+         "tiff.ResolutionUnit": "centimeter", "openslide.vendor": "leica"},
+    ],
+)  # fmt: skip
+def test_print_sizes_and_an_overviews_tags_contradict_nothing(properties: dict[str, str]) -> None:
+    info = replace(with_mpp(0.25), properties={"aperio.MPP": "0.25", **properties})
+    assert resolve_mpp(info).mpp == 0.25
+
+
+def test_hamamatsu_and_leica_speak_through_openslide() -> None:
+    """OpenSlide reads both from the resolution of the image itself; no small file of either."""
+    for vendor, name in (("hamamatsu", "ndpi"), ("leica", "scn")):
+        found = find_mpp(
+            {"openslide.vendor": vendor, "openslide.mpp-x": "0.4531", "openslide.mpp-y": "0.4532"}
+        )
+        assert found is not None, name
+        assert (found.x, found.y, found.source) == (0.4531, 0.4532, "openslide.mpp-x")
+
+
+def test_an_svs_whose_tags_disagree_is_refused_whichever_reader_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "resaved.svs"
+    tifffile.imwrite(
+        path, np.zeros((256, 256, 3), np.uint8), photometric="rgb", tile=(256, 256),
+        compression="jpeg", metadata=None, resolution=(40000, 40000), resolutionunit=3,
+        description="Aperio Image Library v12\r\n256x256 (256x256) JPEG|AppMag = 20|MPP = 0.5",
+    )  # fmt: skip
+    for reader in ("auto", "openslide", "tiffslide"):
+        with (
+            open_slide(path, reader=reader) as slide,
+            pytest.raises(MppError, match=r"says 0\.5 µm/px, but its tiff\.XResolution.* 0\.25"),
+        ):
+            resolve_mpp(slide.info)

@@ -9,6 +9,7 @@ from PIL import Image, TiffTags, UnidentifiedImageError
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides.mpp import find_mpp
+from wsi_pipeline.slides.ome import pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import SlideReader, flatten, reason
 from wsi_pipeline.types import Region, RgbImage
@@ -104,4 +105,5 @@ def _properties(image: Image.Image) -> dict[str, str]:
             properties[f"tiff.{name}"] = str(value)
     if "tiff.ResolutionUnit" in properties:
         properties["tiff.ResolutionUnit"] = _TIFF_UNITS.get(tags[296], "none")
+    properties.update(pixel_size(properties.get("tiff.ImageDescription")))
     return properties

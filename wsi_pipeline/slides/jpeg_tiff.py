@@ -129,12 +129,13 @@ class JpegTiffReader(SlideReader):
     def _decode(self, table: TileTable, index: int) -> RgbImage:
         size = int(table.byte_counts[index])
         stored = os.pread(self._file, size, int(table.offsets[index]))
+        tile_size = (table.tile_width, table.tile_height)
         if table.preamble is None:
-            tile = decode_jpeg2000(stored)
+            tile = decode_jpeg2000(stored, tile_size)
         else:
-            tile = decode_jpeg(stored, table.preamble)
+            tile = decode_jpeg(stored, table.preamble, tile_size)
         if tile.shape != (table.tile_height, table.tile_width, 3):
-            raise ValueError(f"the image is {tile.shape[1]} × {tile.shape[0]}, not a tile")
+            raise ValueError(f"the samples are {tile.shape}, not RGB")
         return tile
 
     def _tile_by_openslide(self, level: int, table: TileTable, piece: Piece) -> RgbImage:

@@ -9,8 +9,11 @@ from wsi_pipeline.slides.protocol import SlideInfo
 PLAUSIBLE = (0.05, 10.0)  # µm/px a slide scanner can have; 10 µm/px is 2540 dpi
 MAX_ANISOTROPY = 0.05  # relative difference of x and y
 MAX_SLIDE_MM = 200.0  # twice the largest glass in use, the 100 mm whole-mount slide
+MAX_SLIDE_MM2 = 20_000.0  # twice the largest again: the area, which the header of a bomb overdoes
+MAX_CONTRADICTION = 0.05  # relative difference between two fields of one file
 MAX_POWER_RATIO = 5.0  # mpp × objective power is near 10; a unit off by 10× is not
 REMEDY = "give it in the mpp column of the cohort table or with --mpp-override"
+_TAGS_OF_ANOTHER_IMAGE = ("leica", "philips", "ventana")  # their first directory is an overview
 _TIFF_UNIT_UM = {"inch": 25400.0, "centimeter": 10000.0, "millimeter": 1000.0, "micrometer": 1.0}
 _DICOM_SPACING = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[{}]"
 
@@ -41,10 +44,12 @@ def resolve_mpp(info: SlideInfo, override: float | None = None) -> ResolvedMpp:
 
     Raises:
         MppError: It is missing, outside 0.05 to 10 µm/px, differs by more than 5 % between x
-            and y, or contradicts the objective power or the size of a glass slide.
+            and y or between two fields of the file, or contradicts the objective power or the
+            size of a glass slide.
     """
     if override is not None:
         _check_range(info.path, override, "the value given for it")
+        _check_extent(info, override, "the value given for it")
         return ResolvedMpp(mpp=override, source="override")
     if info.mpp_x is None or info.mpp_y is None or info.mpp_source is None:
         raise MppError(_missing(info))
@@ -57,7 +62,9 @@ def resolve_mpp(info: SlideInfo, override: float | None = None) -> ResolvedMpp:
             f" and pixels should be square; {REMEDY}."
         )
     mpp = (info.mpp_x + info.mpp_y) / 2
-    _check_consistency(info, mpp, where)
+    _check_fields(info, mpp, where)
+    _check_power(info, mpp, where)
+    _check_extent(info, mpp, where)
     return ResolvedMpp(mpp=mpp, source=info.mpp_source)
 
 
@@ -80,9 +87,19 @@ def _candidates(properties: Mapping[str, str]) -> Iterator[FoundMpp]:
     yield from _pair(properties, "aperio.MPP", "aperio.MPP")
     yield from _pair(properties, "ome.PhysicalSizeX", "ome.PhysicalSizeY")
     yield from _pair(properties, _DICOM_SPACING.format(1), _DICOM_SPACING.format(0), 1000.0)
+    yield from _dicom_volume(properties)
     tags = tiff_tag_mpp(properties)
     if tags is not None and max(tags.x, tags.y) <= PLAUSIBLE[1]:
         yield tags
+
+
+def _dicom_volume(properties: Mapping[str, str]) -> Iterator[FoundMpp]:
+    """The imaged volume (mm) over the pixels that show it."""
+    names = ("ImagedVolumeWidth", "ImagedVolumeHeight", "TotalPixelMatrixColumns",
+             "TotalPixelMatrixRows")  # fmt: skip
+    width, height, columns, rows = (number(properties.get(f"dicom.{name}")) for name in names)
+    if width and height and columns and rows:
+        yield FoundMpp(x=1000 * width / columns, y=1000 * height / rows, source=f"dicom.{names[0]}")
 
 
 def tiff_tag_mpp(properties: Mapping[str, str]) -> FoundMpp | None:
@@ -121,20 +138,38 @@ def _check_range(path: str, mpp: float, where: str) -> None:
         )
 
 
-def _check_consistency(info: SlideInfo, mpp: float, where: str) -> None:
-    if info.objective_power is not None:
-        ratio = mpp * info.objective_power / 10
-        if not 1 / MAX_POWER_RATIO <= ratio <= MAX_POWER_RATIO:
-            raise MppError(
-                f"{info.path}: {where} says {mpp:.4g} µm/px, but its objective of"
-                f" {info.objective_power:g}x suggests about {10 / info.objective_power:.2g}, so the"
-                f" unit is probably wrong; {REMEDY}."
-            )
-    longest_mm = max(info.bounds.width, info.bounds.height) * mpp / 1000
-    if longest_mm > MAX_SLIDE_MM:
+def _check_fields(info: SlideInfo, mpp: float, where: str) -> None:
+    """Refuse a file of which two fields say different things."""
+    ours = info.properties.get("openslide.vendor") not in _TAGS_OF_ANOTHER_IMAGE
+    for other in _candidates(info.properties):
+        if other.source.startswith("tiff.") and not ours:
+            continue
+        for value in (other.x, other.y):
+            if abs(value - mpp) > MAX_CONTRADICTION * mpp:
+                raise MppError(
+                    f"{info.path}: {where} says {mpp:.4g} µm/px, but its {other.source} says"
+                    f" {value:.4g}; find out which is right, and {REMEDY}."
+                )
+
+
+def _check_power(info: SlideInfo, mpp: float, where: str) -> None:
+    if info.objective_power is None:
+        return
+    ratio = mpp * info.objective_power / 10
+    if not 1 / MAX_POWER_RATIO <= ratio <= MAX_POWER_RATIO:
         raise MppError(
-            f"{info.path}: {where} says {mpp:.4g} µm/px, which makes the scan {longest_mm:.0f} mm"
-            f" long, more than any glass slide; {REMEDY}."
+            f"{info.path}: {where} says {mpp:.4g} µm/px, but its objective of"
+            f" {info.objective_power:g}x suggests about {10 / info.objective_power:.2g}, so the"
+            f" unit is probably wrong; {REMEDY}."
+        )
+
+
+def _check_extent(info: SlideInfo, mpp: float, where: str) -> None:
+    across, down = info.bounds.width * mpp / 1000, info.bounds.height * mpp / 1000
+    if max(across, down) > MAX_SLIDE_MM or across * down > MAX_SLIDE_MM2:
+        raise MppError(
+            f"{info.path}: {where} says {mpp:.4g} µm/px, which makes the scan {across:.0f} mm wide"
+            f" and {down:.0f} mm long, more than any glass slide; {REMEDY}."
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.slides.digest import is_url
 from wsi_pipeline.slides.protocol import Slide
+from wsi_pipeline.slides.tiff_header import check_size, check_tiff
 
 READERS = ("auto", "openslide", "jpeg-tiff", "tiffslide", "image")
 _PICTURES = {".png", ".jpg", ".jpeg"}
@@ -32,8 +33,16 @@ def open_slide(path: str | Path, reader: str = "auto", threads: int = 1) -> Slid
         _check_file(Path(path))
     elif reader not in ("auto", "tiffslide"):
         raise ConfigError(f"{path}: only the tiffslide reader opens URLs, not {reader!r}.")
-    if reader != "auto":
-        return _open_with(reader, path, threads)
+    slide = _open_with(reader, path, threads) if reader != "auto" else _open_auto(path, threads)
+    try:
+        check_size(path, *slide.info.dimensions)
+    except SlideOpenError:
+        slide.close()
+        raise
+    return slide
+
+
+def _open_auto(path: str | Path, threads: int) -> Slide:
     if is_url(path):
         return _open_with("tiffslide", path)
     suffix = Path(path).suffix.lower()
@@ -85,7 +94,9 @@ def _check_file(path: Path) -> None:
     try:
         if not path.exists():
             raise SlideOpenError(f"{path}: there is no such file; check the path.")
-        if path.is_file() and path.stat().st_size == 0:
-            raise SlideOpenError(f"{path}: the file is empty; fetch it again.")
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise SlideOpenError(f"{path}: the file is empty; fetch it again.")
+            check_tiff(path)
     except PermissionError as error:
         raise SlideOpenError(f"{path}: it may not be read; check its permissions.") from error

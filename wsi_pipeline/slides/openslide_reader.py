@@ -9,6 +9,7 @@ from openslide.lowlevel import OpenSlideError
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import holds_mislabelled_ycbcr, slide_file, ycbcr_to_rgb
 from wsi_pipeline.slides.mpp import find_mpp, number
+from wsi_pipeline.slides.ome import pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import SlideReader, flatten, reason
 from wsi_pipeline.types import Region, RgbImage
@@ -84,6 +85,7 @@ class OpenSlideReader(SlideReader):
 
 def _describe(path: str, slide: openslide.OpenSlide, ycbcr: bool) -> SlideInfo:
     properties = dict(slide.properties)
+    properties.update(pixel_size(properties.get("tiff.ImageDescription")))
     if ycbcr:
         properties["repair.colour"] = "frames are labelled RGB, but their JPEG header says YCbCr"
     found = find_mpp(properties)

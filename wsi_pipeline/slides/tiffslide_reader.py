@@ -1,6 +1,5 @@
 """Slides through TiffSlide: URLs (fsspec), and TIFF flavours that OpenSlide lacks."""
 
-import re
 from pathlib import Path
 from threading import Lock
 
@@ -10,11 +9,12 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.mpp import find_mpp, number
+from wsi_pipeline.slides.ome import pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import LIBRARY_ERRORS, SlideReader, flatten, reason
 from wsi_pipeline.types import Region, RgbImage
 
-_OME_UNIT_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_TIFF_UNITS = {2: "inch", 3: "centimeter"}
 
 
 class TiffSlideReader(SlideReader):
@@ -84,8 +84,10 @@ class TiffSlideReader(SlideReader):
 
 def _describe(path: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = {key: str(value) for key, value in slide.properties.items() if value is not None}
-    properties.update(_ome_properties(slide))
+    properties.update(pixel_size(slide.ts_tifffile.ome_metadata))
     vendor = properties.get("tiffslide.vendor", "generic-tiff")
+    if vendor == "aperio":
+        properties.update(_resolution_tags(slide))
     found = find_mpp(properties)
     width, height = slide.dimensions
     return SlideInfo(
@@ -105,14 +107,11 @@ def _describe(path: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     )
 
 
-def _ome_properties(slide: tiffslide.TiffSlide) -> dict[str, str]:
-    """PhysicalSizeX/Y of the first image of an OME-TIFF, converted to micrometres."""
-    element = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", slide.ts_tifffile.ome_metadata or "")
-    pixels = dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)", element.group())) if element else {}
-    found: dict[str, str] = {}
-    for axis in "XY":
-        size = number(pixels.get(f"PhysicalSize{axis}"))
-        unit = _OME_UNIT_UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        if size is not None and unit is not None:
-            found[f"ome.PhysicalSize{axis}"] = str(size * unit)
-    return found
+def _resolution_tags(slide: tiffslide.TiffSlide) -> dict[str, str]:
+    """The resolution tags of level 0, which TiffSlide leaves out where it has another source."""
+    page = slide.ts_tifffile.pages.first
+    unit = _TIFF_UNITS.get(int(page.resolutionunit))
+    x, y = page.resolution
+    if unit is None or "XResolution" not in page.tags:
+        return {}
+    return {"tiff.XResolution": str(x), "tiff.YResolution": str(y), "tiff.ResolutionUnit": unit}

@@ -1,5 +1,6 @@
 """From the stored bytes of one native tile to its pixels."""
 
+import struct
 from itertools import pairwise
 
 import imagecodecs
@@ -8,13 +9,14 @@ import simplejpeg
 from wsi_pipeline.types import RgbImage
 
 VERSION = f"simplejpeg {simplejpeg.__version__}, imagecodecs {imagecodecs.__version__}"
+_SOC_SIZ = b"\xff\x4f\xff\x51"  # a codestream's start and, at once, its size
 _SOI = b"\xff\xd8"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its transform byte
 _SOS, _EOI = 0xDA, 0xD9
 
 
-def decode_jpeg(stored: bytes, preamble: bytes) -> RgbImage:
-    """Decode a tile of a JPEG TIFF, (h, w, 3) uint8, without the GIL.
+def decode_jpeg(stored: bytes, preamble: bytes, size: tuple[int, int]) -> RgbImage:
+    """Decode a tile of a JPEG TIFF of ``size`` (width, height), (h, w, 3) uint8, without the GIL.
 
     The tile's own application markers are left out, for a JFIF marker would outrank the colour
     transform that the preamble takes from the TIFF.
@@ -24,16 +26,25 @@ def decode_jpeg(stored: bytes, preamble: bytes) -> RgbImage:
             with grey or shifted blocks.
     """
     whole = preamble + without_app_markers(stored)
+    height, width = simplejpeg.decode_jpeg_header(whole)[:2]
+    _expect(size, width, height)  # before memory is taken for what it says
     rgb: RgbImage = simplejpeg.decode_jpeg(whole, "RGB", strict=True)
     return rgb
 
 
-def decode_jpeg2000(stored: bytes) -> RgbImage:
-    """Decode an RGB JPEG 2000 tile, (h, w, 3) uint8, without the GIL.
+def decode_jpeg2000(stored: bytes, size: tuple[int, int]) -> RgbImage:
+    """Decode an RGB JPEG 2000 codestream of ``size`` (width, height), without the GIL.
+
+    Returns:
+        (h, w, 3) uint8.
 
     Raises:
         ValueError: The tile is damaged or not 8-bit RGB.
     """
+    if stored[:4] != _SOC_SIZ or len(stored) < 24:
+        raise ValueError("the tile is no JPEG 2000 codestream")
+    right, bottom, left, top = struct.unpack(">4I", stored[8:24])
+    _expect(size, right - left, bottom - top)
     try:
         rgb: RgbImage = imagecodecs.jpeg2k_decode(stored)
     except imagecodecs.Jpeg2kError as error:
@@ -41,6 +52,11 @@ def decode_jpeg2000(stored: bytes) -> RgbImage:
     if rgb.dtype != "uint8":
         raise ValueError(f"the JPEG 2000 samples are {rgb.dtype}")
     return rgb
+
+
+def _expect(size: tuple[int, int], width: int, height: int) -> None:
+    if (width, height) != size:
+        raise ValueError(f"the image is {width} × {height}, not {size[0]} × {size[1]}")
 
 
 def jpeg_preamble(tables: bytes, *, rgb: bool) -> bytes:

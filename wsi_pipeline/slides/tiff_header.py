@@ -1,0 +1,232 @@
+"""The directories of a TIFF, read without trusting them, before a decoder does.
+
+The libraries beneath allocate what a header asks for; some end the process when they cannot. So a
+header that no slide can have is found here first, in a few small reads.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from wsi_pipeline.errors import SlideOpenError
+
+MAX_SIDE_PX: Final = 4_000_000  # 200 mm at 0.05 µm/px
+MAX_TILE_PX: Final = 1 << 26  # 256 MB as RGBA
+MAX_STRIP_PX: Final = 1 << 28  # of an image in strips; the flat-picture reader has less
+MAX_PX_PER_BYTE: Final = 20_000  # empty tiles packed by Deflate have 344
+SURELY_SMALL_PX: Final = 1 << 27  # less than this is no bomb, however well it is packed
+MAX_DIRECTORIES: Final = 4096
+COMPRESSIONS: Final = {
+    1: "none",
+    5: "LZW",
+    6: "old JPEG",
+    7: "JPEG",
+    8: "Deflate",
+    22610: "JPEG XR",
+    32773: "PackBits",
+    32946: "Deflate",
+    33003: "JPEG 2000 (33003)",
+    33005: "JPEG 2000 (33005)",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    50000: "Zstandard",
+    50001: "WebP",
+    50002: "JPEG XL",
+}
+_WIDTH, _HEIGHT, _COMPRESSION, _DESCRIPTION = 256, 257, 259, 270
+_ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT, _SUBIFDS, _ICC = 278, 322, 323, 330, 34675
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8, 18: 8}  # bytes of a value, by field type
+_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_MAX_TEXT = 1 << 22  # bytes read of a description or profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiffDirectory:
+    """What one directory says.
+
+    Attributes:
+        width, height: Pixels.
+        tile_width, tile_height: Of a native tile; 0 when the image is in strips.
+        rows_per_strip: 0 when it is in tiles.
+        compression: TIFF number, see ``COMPRESSIONS``.
+        description: The start of ImageDescription.
+        icc: The ICC profile, empty if there is none.
+        reduced: It hangs below another directory (SubIFDs), as OME-TIFF keeps its pyramids.
+    """
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    rows_per_strip: int
+    compression: int
+    description: str
+    icc: bytes
+    reduced: bool
+
+
+class _Layout:
+    """Byte order and widths of classic TIFF, BigTIFF and NDPI (classic with long offsets)."""
+
+    def __init__(self, head: bytes, size: int, *, long_offsets: bool) -> None:
+        self.size = size
+        self.order = "<" if head[:2] == b"II" else ">"
+        self.big = struct.unpack(self.order + "H", head[2:4])[0] == 43
+        self.count, self.entry = ("Q", 20) if self.big else ("H", 12)
+        self.offset = "Q" if self.big or long_offsets else "I"
+        self.first_at = 8 if self.big else 4
+
+    def number(self, code: str, data: bytes) -> int:
+        return int(struct.unpack(self.order + code, data)[0])
+
+
+def is_tiff(head: bytes) -> bool:
+    """Whether a file that begins so is a TIFF."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_directories(path: Path) -> tuple[TiffDirectory, ...]:
+    """Read the directories of a TIFF as far as they can be followed; none if it is no TIFF.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        if len(head) < 8 or not is_tiff(head):
+            return ()
+        size = path.stat().st_size
+        layout = _Layout(head, size, long_offsets=path.suffix.lower() == ".ndpi")
+        return tuple(_walk(file, layout, head))
+
+
+def check_tiff(path: Path) -> None:
+    """Refuse a TIFF whose header asks for more than a slide can have.
+
+    Raises:
+        SlideOpenError: Sizes that no scanner makes, or far more pixels than the bytes can hold.
+    """
+    size = path.stat().st_size
+    for directory in read_directories(path):
+        problem = _impossible(directory, size)
+        if problem:
+            raise SlideOpenError(
+                f"{path}: its header is damaged or hostile, for {problem}; fetch the file again."
+            )
+        strip = directory.width * min(directory.rows_per_strip, directory.height)
+        if strip > MAX_STRIP_PX and path.suffix.lower() != ".ndpi":  # those decode in parts
+            raise SlideOpenError(
+                f"{path}: it is stored in strips of {strip // 1_000_000} megapixels, which must be"
+                " decoded whole; convert it to a pyramidal TIFF."
+            )
+
+
+def check_size(path: str | Path, width: int, height: int) -> None:
+    """Refuse a slide larger than any glass.
+
+    Raises:
+        SlideOpenError: As said.
+    """
+    if not 0 < width <= MAX_SIDE_PX or not 0 < height <= MAX_SIDE_PX:
+        raise SlideOpenError(
+            f"{path}: its header says {width} × {height} px, which no slide has"
+            f" (at most {MAX_SIDE_PX} a side); fetch the file again."
+        )
+
+
+def _impossible(directory: TiffDirectory, size: int) -> str:
+    width, height = directory.width, directory.height
+    if max(width, height) > MAX_SIDE_PX:
+        return f"it says {width} × {height} px, which no slide has"
+    if directory.tile_width * directory.tile_height > MAX_TILE_PX:
+        return f"it says tiles of {directory.tile_width} × {directory.tile_height} px"
+    if width * height > SURELY_SMALL_PX and width * height > size * MAX_PX_PER_BYTE:
+        return f"{size} bytes cannot hold the {width} × {height} px it says"
+    return ""
+
+
+def _walk(file: BinaryIO, layout: _Layout, head: bytes) -> Iterator[TiffDirectory]:
+    width = struct.calcsize(layout.offset)
+    first = layout.number(layout.offset, head.ljust(16)[layout.first_at : layout.first_at + width])
+    waiting = [(first, False)]
+    seen: set[int] = set()
+    while waiting and len(seen) < MAX_DIRECTORIES:
+        offset, reduced = waiting.pop()
+        if offset in seen or not 0 < offset < layout.size - 8:
+            continue
+        seen.add(offset)
+        entries, following = _entries(file, layout, offset)
+        waiting.append((following, reduced))
+        waiting += [(at, True) for at in _values(file, layout, entries.get(_SUBIFDS), 64)]
+        yield _directory(file, layout, entries, reduced)
+
+
+def _entries(
+    file: BinaryIO, layout: _Layout, offset: int
+) -> tuple[dict[int, tuple[int, int, bytes]], int]:
+    """A directory's entries, tag → (type, count, value or its offset), and the next's offset."""
+    file.seek(offset)
+    number = layout.number(layout.count, file.read(struct.calcsize(layout.count)))
+    number = min(number, 4096)
+    data = file.read(number * layout.entry)
+    entries = {}
+    for at in range(0, len(data) - layout.entry + 1, layout.entry):
+        tag, kind = struct.unpack(layout.order + "HH", data[at : at + 4])
+        middle = at + 4 + (8 if layout.big else 4)
+        count = layout.number("Q" if layout.big else "I", data[at + 4 : middle])
+        entries[tag] = (kind, count, data[middle : at + layout.entry])
+    following = file.read(struct.calcsize(layout.offset))
+    if len(following) < struct.calcsize(layout.offset):
+        return entries, 0
+    return entries, layout.number(layout.offset, following)
+
+
+def _bytes(
+    file: BinaryIO, layout: _Layout, entry: tuple[int, int, bytes] | None, most: int
+) -> bytes:
+    if entry is None or entry[0] not in _SIZES:
+        return b""
+    kind, count, value = entry
+    length = min(count * _SIZES[kind], most)
+    if count * _SIZES[kind] <= len(value):
+        return value[:length]
+    offset = layout.number("Q" if layout.big else "I", value)
+    if offset >= layout.size:
+        return b""
+    file.seek(offset)
+    return file.read(length)
+
+
+def _values(
+    file: BinaryIO, layout: _Layout, entry: tuple[int, int, bytes] | None, most: int = 1
+) -> tuple[int, ...]:
+    """The first whole numbers of an entry; none if it is absent or of another type."""
+    if entry is None or entry[0] not in _FORMATS:
+        return ()
+    width = _SIZES[entry[0]]
+    data = _bytes(file, layout, entry, most * width)
+    count = len(data) // width
+    return struct.unpack(f"{layout.order}{count}{_FORMATS[entry[0]]}", data[: count * width])
+
+
+def _directory(
+    file: BinaryIO, layout: _Layout, entries: dict[int, tuple[int, int, bytes]], reduced: bool
+) -> TiffDirectory:
+    def one(tag: int, default: int = 0) -> int:
+        return next(iter(_values(file, layout, entries.get(tag))), default)
+
+    tiled = _TILE_WIDTH in entries
+    text = _bytes(file, layout, entries.get(_DESCRIPTION), _MAX_TEXT)
+    return TiffDirectory(
+        width=one(_WIDTH),
+        height=one(_HEIGHT),
+        tile_width=one(_TILE_WIDTH),
+        tile_height=one(_TILE_HEIGHT),
+        rows_per_strip=0 if tiled else one(_ROWS_PER_STRIP, one(_HEIGHT)),
+        compression=one(_COMPRESSION, 1),
+        description=text.split(b"\0", 1)[0].decode("utf-8", "replace"),
+        icc=_bytes(file, layout, entries.get(_ICC), _MAX_TEXT),
+        reduced=reduced,
+    )
