@@ -5,6 +5,8 @@ from typing import Final
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.aggregators.abmil import Abmil, GatedAbmil
 from wsi_pipeline.learn.aggregators.base import Aggregator, BagOutput, Standardise
+from wsi_pipeline.learn.aggregators.clam import ClamSb
+from wsi_pipeline.learn.aggregators.dsmil import Dsmil
 from wsi_pipeline.learn.aggregators.pooling import MaxPool, MeanPool
 from wsi_pipeline.learn.spec import ModelSpec
 
@@ -13,6 +15,8 @@ AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "max": MaxPool,
     "abmil": Abmil,
     "gated_abmil": GatedAbmil,
+    "clam_sb": ClamSb,
+    "dsmil": Dsmil,
 }
 
 __all__ = [
@@ -20,6 +24,8 @@ __all__ = [
     "Abmil",
     "Aggregator",
     "BagOutput",
+    "ClamSb",
+    "Dsmil",
     "GatedAbmil",
     "MaxPool",
     "MeanPool",

@@ -13,8 +13,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]  # (B, C) logits, (B,) targets ->
 class BagOutput(NamedTuple):
     """What one bag gives.
 
-    ``logits`` (C,); ``attention`` (N,), not negative, sums to one; ``instance_logits`` (N, C) where
-    the method scores tiles of its own, else None.
+    ``logits`` (C,); ``attention`` (N,), not negative, sums to one; ``instance_logits`` (N, …) where
+    the method scores tiles in its own way, else None.
     """
 
     logits: Tensor

@@ -1,0 +1,111 @@
+"""Aggregators against torchmil's, number by number, and against their papers."""
+
+import numpy as np
+import pytest
+import torch
+
+from wsi_pipeline.learn.aggregators import Abmil, ClamSb, Dsmil, GatedAbmil
+from wsi_pipeline.learn.aggregators.clam import smooth_svm
+
+WIDTH = 12
+
+
+@pytest.fixture
+def reference():
+    return pytest.importorskip("torchmil.models", reason="torchmil is not installed")
+
+
+def bag(tiles=40):
+    return torch.randn(tiles, WIDTH, generator=torch.Generator().manual_seed(3))
+
+
+def give_attention(model, pool):
+    """Copy our attention into torchmil's pool, which has no bias on its last layer."""
+    with torch.no_grad():
+        model.attention_w.bias.zero_()
+        pool.fc1.module.weight.copy_(model.attention_v.weight)
+        pool.fc1.module.bias.copy_(model.attention_v.bias)
+        pool.fc2.weight.copy_(model.attention_w.weight)
+        if isinstance(model, GatedAbmil):
+            pool.fc_gated.module.weight.copy_(model.attention_u.weight)
+            pool.fc_gated.module.bias.copy_(model.attention_u.bias)
+
+
+@pytest.mark.parametrize("kind", [Abmil, GatedAbmil])
+def test_abmil_equals_torchmil(reference, kind):
+    ours = kind(WIDTH, 1, hidden=WIDTH)
+    theirs = reference.ABMIL(in_shape=(WIDTH,), att_dim=128, gated=kind is GatedAbmil)
+    give_attention(ours, theirs.pool)
+    theirs.classifier.module.load_state_dict(ours.classify.state_dict())
+    output = ours.pool(bag())
+    logits, scores = theirs(bag()[None], return_att=True)
+    torch.testing.assert_close(output.logits, logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.attention, scores[0].softmax(0), rtol=1e-5, atol=1e-7)
+
+
+def svm_by_definition(scores, targets):
+    """The smooth top-1 SVM as published; torchmil 1.0.2's own broadcasts targets over all rows."""
+    right = scores.gather(1, targets.long())
+    wrong = scores + 1 - torch.zeros_like(scores).scatter(1, targets.long(), 1.0)
+    return (wrong - right).logsumexp(1).mean()
+
+
+def test_clam_tiles_equal_torchmil(reference):
+    ours = ClamSb(WIDTH, 2, hidden=WIDTH)
+    theirs = reference.CLAM_SB(in_shape=(WIDTH,), att_dim=128, gated=True, k_sample=8)
+    theirs.inst_loss_fn = svm_by_definition
+    give_attention(ours, theirs.pool)
+    for mine, other in zip(ours.judge, theirs.inst_classifiers, strict=True):
+        other.module.load_state_dict(mine.state_dict())
+    output = ours.pool(bag())
+    _, scores, embedded = theirs(bag()[None], return_att=True, return_emb=True)
+    for target in (0, 1):
+        expected = theirs.compute_inst_loss(scores, embedded, torch.tensor([target]))
+        torch.testing.assert_close(ours.tile_loss(output, target), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dsmil_equals_torchmil(reference):
+    ours = Dsmil(WIDTH, 1, hidden=WIDTH)
+    theirs = reference.DSMIL(in_shape=(WIDTH,), att_dim=128)
+    theirs.inst_classifier.load_state_dict(ours.score.state_dict())
+    theirs.q_nn.load_state_dict(ours.query.state_dict())
+    theirs.bag_classifier.load_state_dict(ours.classify.state_dict())
+    output = ours.pool(bag())
+    _, attention, tiles = theirs(bag()[None], return_att=True, return_inst_pred=True)
+    torch.testing.assert_close(output.logits, theirs.predict(bag()[None]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.attention, attention[0, :, 0], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(output.instance_logits[:, 0], tiles[0], rtol=1e-5, atol=1e-6)
+
+
+def test_smooth_svm_follows_its_definition():
+    scores = np.random.default_rng(0).normal(size=(6, 3))
+    targets = np.array([0, 1, 2, 0, 1, 2])
+    expected = [
+        np.log(sum(np.exp((j != y) + row[j] - row[y]) for j in range(3)))
+        for row, y in zip(scores, targets, strict=True)
+    ]
+    found = smooth_svm(torch.from_numpy(scores), torch.from_numpy(targets))
+    assert found.item() == pytest.approx(np.mean(expected))
+
+
+def test_clam_labels_tiles_of_small_bags():
+    """A bag's only tile is of its class; of three tiles, one is and one is not."""
+    model = ClamSb(WIDTH, 2, hidden=WIDTH)
+    for tiles, labelled in ((1, 1), (3, 2), (16, 16), (50, 16)):
+        output = model.pool(bag(tiles))
+        own = output.instance_logits[:, 1].detach().clone().requires_grad_()
+        scores = torch.stack([output.instance_logits[:, 0].detach(), own], dim=1)
+        model.tile_loss(output._replace(instance_logits=scores), 1).backward()
+        assert int((own.grad != 0).any(1).sum()) == labelled
+
+
+def test_dsmil_loss_is_the_mean_of_both_streams():
+    model = Dsmil(WIDTH, 3, hidden=WIDTH)
+    embedded = bag()
+    output = model.pool(embedded)
+    attention = model.attend(embedded, output.instance_logits.argmax(0))
+    streams = [output.instance_logits.amax(0), model.by_likeness(attention, embedded)]
+    entropy = torch.nn.functional.cross_entropy
+    target = torch.tensor(2)
+    expected = sum(entropy(stream[None], target[None]) for stream in streams) / 2
+    torch.testing.assert_close(model.loss(output, target, entropy), expected)
