@@ -114,5 +114,5 @@ def _lining(rng: np.random.Generator, shape: Shape, centres: Points) -> Field:
     eosin = np.exp(-np.square(inset * np.float32(1 / um(0.7))))
     eosin *= np.float32(0.14)
     eosin += tints[label]
-    eosin += np.float32(0.50) + np.float32(0.10) * texture(rng, shape, 0.4, 1.5)
+    eosin += np.float32(0.60) + np.float32(0.12) * texture(rng, shape, 0.4, 1.5)
     return np.asarray(eosin, np.float32)

@@ -44,6 +44,7 @@ class PlateStyle:
         nuclei: Kinds of hepatocyte nuclei with their shares.
         lining_um: Distance between endothelial nuclei along a blood space.
         acini: Share of the area with little lumina between the cells.
+        binucleate: Share of cells with two nuclei.
     """
 
     period_um: float
@@ -55,18 +56,20 @@ class PlateStyle:
     nuclei: tuple[tuple[NucleusKind, float], ...]
     lining_um: float
     acini: float = 0.0
+    binucleate: float = 0.06
 
 
 CORDS: Final = PlateStyle(
-    period_um=26.0, gap_um=4.8, gap_variation=0.45, regularity=0.24, cell_um=14.8, centring=2.5,
+    period_um=26.0, gap_um=4.8, gap_variation=0.45, regularity=0.24, cell_um=14.4, centring=2.5,
     nuclei=(
-        (NucleusKind(length_um=7.7, width_um=7.4, density=1.3, clearing=0.36, nucleolus=0.45), 0.9),
+        (NucleusKind(length_um=7.9, width_um=7.6, density=1.3, clearing=0.36, nucleolus=0.45), 0.9),
         (NucleusKind(length_um=9.0, width_um=8.8, density=1.25, clearing=0.4, nucleolus=0.5), 0.1),
     ),
-    lining_um=13.0,
+    lining_um=11.0,
+    binucleate=0.18,
 )  # fmt: skip
 TRABECULAE: Final = PlateStyle(
-    period_um=66.0, gap_um=8.0, gap_variation=0.55, regularity=0.30, cell_um=13.4, centring=0.0,
+    period_um=66.0, gap_um=8.0, gap_variation=0.55, regularity=0.30, cell_um=13.8, centring=0.0,
     nuclei=(
         (
             NucleusKind(
@@ -186,12 +189,15 @@ def _fill_spaces(rng: np.random.Generator, eosin: Field, rim: Field) -> None:
 
 
 def _hepatocytes(rng: np.random.Generator, centres: Points, style: PlateStyle) -> list[Nuclei]:
-    jitter = rng.standard_normal(centres.shape, dtype=np.float32)
-    shown = rng.random(len(centres)) < 0.93  # the section misses some nuclei
-    kind = rng.choice(len(style.nuclei), len(centres), p=[share for _, share in style.nuclei])
+    spots = centres + rng.standard_normal(centres.shape, dtype=np.float32)
+    spots = spots[rng.random(len(spots)) < 0.93]  # the section misses some nuclei
+    apart = np.where(rng.random(len(spots)) < style.binucleate, np.float32(4.4), np.float32(0.0))
+    turn = rng.uniform(0.0, 2.0 * np.pi, len(spots)).astype(np.float32)
+    shift = apart[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    spots = np.concatenate([spots + shift, (spots - shift)[apart > 0]])
+    kind = rng.choice(len(style.nuclei), len(spots), p=[share for _, share in style.nuclei])
     return [
-        place(rng, one, (centres + jitter)[shown & (kind == index)])
-        for index, (one, _) in enumerate(style.nuclei)
+        place(rng, one, spots[kind == index]) for index, (one, _) in enumerate(style.nuclei)
     ]
 
 

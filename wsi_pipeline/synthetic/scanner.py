@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.synthetic.glass import Glass
-from wsi_pipeline.synthetic.scene import DYE_STEP
+from wsi_pipeline.synthetic.uptake import DYE_STEP
 from wsi_pipeline.types import RgbImage
 
 BAND_PX: Final = 512
@@ -46,7 +46,7 @@ SCANNERS: Final = {
             white=(244.0, 243.0, 245.0), blur_px=0.75, noise=1.3, quality=82,
         ),
         Scanner(
-            name="synthetic-b", haematoxylin=(0.68, 0.67, 0.30), eosin=(0.10, 0.83, 0.52),
+            name="synthetic-b", haematoxylin=(0.64, 0.69, 0.32), eosin=(0.14, 0.84, 0.43),
             white=(240.0, 238.0, 236.0), blur_px=0.95, noise=1.7, quality=80,
         ),
         Scanner(
@@ -91,8 +91,8 @@ def scan(
         dye = glass.rows(first, last)
         pair = (dye.haematoxylin.astype(np.uint16) << 8) | dye.eosin
         rgb = np.asarray(np.take(colours, pair, axis=0), np.uint8)
-        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), np.uint8)[top - first : bottom - first]
-        yield _add_noise(rng, rgb, noise, glass.width)
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), np.uint8)
+        yield _add_noise(rng, rgb[top - first : bottom - first], noise, glass.width)
 
 
 def _colours(scanner: Scanner) -> NDArray[np.uint8]:
@@ -101,7 +101,7 @@ def _colours(scanner: Scanner) -> NDArray[np.uint8]:
     blue = np.exp(-amount[:, None, None] * np.array(scanner.haematoxylin))
     pink = np.exp(-amount[None, :, None] * np.array(scanner.eosin))
     light = blue * pink * np.array(scanner.white)
-    return np.rint(light).astype(np.uint8).reshape(65536, 3)
+    return np.asarray(np.rint(light), np.uint8).reshape(65536, 3)
 
 
 def _noise(rng: np.random.Generator, scanner: Scanner) -> NDArray[np.int16]:

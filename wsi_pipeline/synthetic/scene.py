@@ -23,12 +23,9 @@ from wsi_pipeline.synthetic.pattern import (
     um,
 )
 from wsi_pipeline.synthetic.stroma import blood, fat, fibrous, necrosis
-from wsi_pipeline.synthetic.uptake import Targets, match
+from wsi_pipeline.synthetic.uptake import DYE_STEP, DyeMap, Uptake, take_up
 
-DYE_STEP: Final = 0.0125  # concentration of one unit in the 8-bit dye maps
 MPP: Final = 0.25  # level 0
-
-DyeMap = NDArray[np.uint8]  # (H, W), concentration / DYE_STEP
 
 Draw = Callable[[np.random.Generator, Shape], Pattern]
 
@@ -49,7 +46,7 @@ class Dye:
 
 
 def section(
-    rng: np.random.Generator, label: str, size: tuple[int, int], targets: Targets
+    rng: np.random.Generator, label: str, size: tuple[int, int], uptake: Uptake
 ) -> Dye:
     """A resection or biopsy on its glass.
 
@@ -57,19 +54,19 @@ def section(
         rng: Source of randomness.
         label: A key of PATTERNS.
         size: (width, height) in level-0 pixels.
-        targets: How strongly this patient's tissue takes the stains.
+        uptake: How strongly this patient's tissue takes the stains.
     """
     shape = (-(-size[1] // 2), -(-size[0] // 2))
     outline = _fragments(rng, shape)
     pattern = PATTERNS[label](rng, shape)
-    if label != "normal" and rng.random() < 0.4:
-        pattern = _beside(rng, pattern, lobular, rng.uniform(0.1, 0.25))
+    if label != "normal" and rng.random() < 0.5:
+        pattern = _beside(rng, pattern, lobular, rng.uniform(0.12, 0.35))
     for kind in rng.permutation(len(COMMON))[: rng.integers(1, 3)]:
-        pattern = _beside(rng, pattern, COMMON[kind], rng.uniform(0.06, 0.16))
-    return _develop(rng, pattern, outline, size, targets)
+        pattern = _beside(rng, pattern, COMMON[kind], rng.uniform(0.06, 0.22))
+    return _develop(rng, pattern, outline, size, uptake)
 
 
-def core(rng: np.random.Generator, label: str, side: int, diameter: int, targets: Targets) -> Dye:
+def core(rng: np.random.Generator, label: str, side: int, diameter: int, uptake: Uptake) -> Dye:
     """A round core of a tissue microarray in the middle of a (side, side) field, level-0 pixels."""
     shape = (-(-side // 2), -(-side // 2))
     mask = np.zeros(shape, np.uint8)
@@ -79,7 +76,7 @@ def core(rng: np.random.Generator, label: str, side: int, diameter: int, targets
     if rng.random() < 0.35:
         kind = COMMON[rng.integers(len(COMMON))]
         pattern = _beside(rng, pattern, kind, rng.uniform(0.05, 0.15))
-    return _develop(rng, pattern, _ragged(rng, mask), (side, side), targets)
+    return _develop(rng, pattern, _ragged(rng, mask), (side, side), uptake)
 
 
 def _fragments(rng: np.random.Generator, shape: Shape) -> Field:
@@ -131,7 +128,7 @@ def _beside(rng: np.random.Generator, below: Pattern, draw: Draw, share: float) 
 
 def _develop(
     rng: np.random.Generator, pattern: Pattern, outline: Field, size: tuple[int, int],
-    targets: Targets,
+    uptake: Uptake,
 ) -> Dye:  # fmt: skip
     """Enlarge to level 0, add fine grain and nuclei, and give the dyes this patient's range."""
     full = (outline.shape[0] * 2, outline.shape[1] * 2)
@@ -139,13 +136,10 @@ def _develop(
     for nuclei in gather(pattern.nuclei):
         paint(rng, nuclei.where(at(outline, nuclei.xy_um) > 0.5), dyes[0], dyes[1], MPP)
     cover = enlarge(outline, full)
-    inside = cover > 0.5
-    maps = [
-        match(_quantise(dye, cover), inside, quantiles, DYE_STEP)
-        for dye, quantiles in zip(dyes, (targets.haematoxylin, targets.eosin), strict=True)
-    ]
+    haematoxylin, eosin = (_quantise(dye, cover) for dye in dyes)
+    haematoxylin, eosin = take_up(haematoxylin, eosin, cover > 0.5, uptake)
     tissue = (slice(0, size[1]), slice(0, size[0]))
-    return Dye(haematoxylin=maps[0][tissue], eosin=maps[1][tissue])
+    return Dye(haematoxylin=haematoxylin[tissue], eosin=eosin[tissue])
 
 
 def _grainy(rng: np.random.Generator, field: Field, full: Shape) -> Field:

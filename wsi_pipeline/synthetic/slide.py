@@ -15,7 +15,7 @@ from wsi_pipeline.synthetic.scanner import BAND_PX, SCANNERS, Scanner, scan, var
 from wsi_pipeline.synthetic.scene import MPP, core, section
 from wsi_pipeline.synthetic.seeds import generator
 from wsi_pipeline.synthetic.svs import SvsHeader, write_svs
-from wsi_pipeline.synthetic.uptake import draw_targets
+from wsi_pipeline.synthetic.uptake import draw_uptake
 from wsi_pipeline.types import RgbImage
 
 _DEFOCUS_PX = 9.0
@@ -70,8 +70,8 @@ def _header(spec: SlideSpec, scanner: Scanner) -> SvsHeader:
 def _whole(rng: np.random.Generator, spec: SlideSpec) -> Glass:
     if spec.artefact == "blank" or spec.label is None:
         return Pieces(width=spec.width, height=spec.height, pieces=())
-    targets = draw_targets(generator(spec.seed, spec.patient_id or spec.slide_id, "stain"))
-    return Section(dye=section(rng, spec.label, (spec.width, spec.height), targets))
+    uptake = draw_uptake(generator(spec.seed, spec.patient_id or spec.slide_id, "stain"))
+    return Section(dye=section(rng, spec.label, (spec.width, spec.height), uptake))
 
 
 def _tma(spec: SlideSpec) -> Glass:
@@ -84,13 +84,13 @@ def _tma(spec: SlideSpec) -> Glass:
 
 def _piece(seed: int, one: CoreSpec) -> Piece:
     side = 2 * int(one.diameter_px * 0.54)
-    targets = draw_targets(generator(seed, one.patient_id, "stain"))
+    uptake = draw_uptake(generator(seed, one.patient_id, "stain"))
     return Piece(
         x=one.x - side // 2,
         y=one.y - side // 2,
         side=side,
         draw=lambda: core(
-            generator(seed, one.core_id), one.label, side, one.diameter_px, targets
+            generator(seed, one.core_id), one.label, side, one.diameter_px, uptake
         ),
     )
 

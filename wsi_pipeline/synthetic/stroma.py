@@ -62,8 +62,8 @@ def fibrous(
     fibre = _streaks(rng, across, shape, (9.0, 0.38))
     bundle = _streaks(rng, across, shape, (26.0, 0.45))
     eosin = np.float32(0.05) * texture(rng, shape, 0.4, 1.6)
-    eosin += np.float32(0.50) + np.float32(0.11) * fibre
-    eosin += np.float32(0.10) * bundle
+    eosin += np.float32(0.56) + np.float32(0.14) * fibre
+    eosin += np.float32(0.13) * bundle
     free = np.float32(1.0) - step(np.float32(-1.05) - bundle - np.float32(0.35) * fibre, 0.35)
     eosin *= np.float32(0.15) + np.float32(0.85) * free
     np.maximum(eosin, np.float32(0.02), out=eosin)
@@ -71,7 +71,7 @@ def fibrous(
     along = direction[tuple((spindle[:, ::-1] / (CANVAS_MPP * COARSE)).astype(np.int64).T)]
     return Pattern(
         eosin=eosin,
-        haematoxylin=np.float32(0.05) + np.float32(0.05) * eosin,
+        haematoxylin=np.float32(0.02) + np.float32(0.14) * eosin,
         nuclei=(
             place(rng, FIBROBLAST, spindle, along),
             place(rng, LYMPHOCYTE, _crowds(rng, shape, lymphocytes)),
