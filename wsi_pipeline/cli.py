@@ -75,9 +75,10 @@ def parse(verb: str, config_class: type[Config], argv: Sequence[str]) -> Config:
         flags = _command_line(verb, config_class, values, argv)()
     except ValidationError as error:
         raise ConfigError(describe(error, source)) from None
-    return config_class.from_mapping(
+    config = config_class.from_mapping(
         {name: getattr(flags, name) for name in config_class.model_fields}, source
     )
+    return config.for_scheduler()
 
 
 def _command_line(

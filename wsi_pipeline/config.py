@@ -41,6 +41,17 @@ class StageConfig(BaseModel):
         """Where the verb's log goes; stages with a run folder say ``<run>/logs``."""
         return None
 
+    def for_scheduler(self) -> Self:
+        """Return the config with absolute paths where a scheduler has the work done elsewhere."""
+        if self.scheduler is None:
+            return self
+        paths = {
+            name: value.absolute()
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), Path)
+        }
+        return self.model_copy(update=paths)
+
     def identity(self) -> dict[str, Any]:
         """Return the resolved settings that decide the result, as JSON-ready data."""
         how = {name for name, info in type(self).model_fields.items() if HOW in info.metadata}

@@ -8,6 +8,7 @@ from typing import Final
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
+from wsi_pipeline import __version__
 from wsi_pipeline.engine.mapping import Died, Fate, SlideTask, Work, attempt
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import SlideFailed, SlideStarted
@@ -95,11 +96,34 @@ def _connect(scheduler: str) -> Iterator[Client]:
             "start one with `dask scheduler` and workers with `dask worker tcp://…`"
         ) from None
     with client:
-        if not client.nthreads():
-            raise ConfigError(
-                f"--scheduler {scheduler}: it has no workers; start some with `dask worker {scheduler}`"  # noqa: E501
-            )
+        _check_workers(client, scheduler)
         yield client
+
+
+def _check_workers(client: Client, scheduler: str) -> None:
+    """Refuse a cluster that cannot do the work before any slide is sent to it."""
+    try:
+        versions = set(client.run(worker_version).values())
+    except Exception as error:
+        raise ConfigError(
+            f"--scheduler {scheduler}: its workers cannot import wsi_pipeline "
+            f"({type(error).__name__}); install the same version there"
+        ) from error
+    if not versions:
+        raise ConfigError(
+            f"--scheduler {scheduler}: it has no workers; start some with `dask worker {scheduler}`"
+        )
+    if versions != {__version__}:
+        theirs = " and ".join(sorted(versions))
+        raise ConfigError(
+            f"--scheduler {scheduler}: its workers have wsi_pipeline {theirs}, here it is "
+            f"{__version__}; install the same version there"
+        )
+
+
+def worker_version() -> str:
+    """Return the version of this package where the call runs."""
+    return __version__
 
 
 def _fate(future: Future, task: SlideTask) -> Fate:

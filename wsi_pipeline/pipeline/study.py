@@ -94,7 +94,7 @@ def run(config: RunConfig) -> Iterator[Event]:
     for found, stage_config in plan:
         if config.only and found.name not in config.only:
             continue
-        yield from run_stage(found, stage_config.model_copy(update=how))
+        yield from run_stage(found, stage_config.model_copy(update=how).for_scheduler())
 
 
 def run_stage(found: Stage, config: StageConfig) -> Iterator[Event]:

@@ -92,7 +92,7 @@ def judged_fit(matrix: Matrix, density: Matrix, diagnostics: dict[str, float]) -
     numbers = {
         **diagnostics,
         **verdict.diagnostics,
-        "residual_fraction": float(np.linalg.norm(residual) / np.linalg.norm(density)),
+        "residual_fraction": float(np.sqrt(np.square(residual).sum() / np.square(density).sum())),
     }
     if verdict.flags:
         return StainFit(stains=None, flags=verdict.flags, diagnostics=numbers)
@@ -121,7 +121,10 @@ def tissue_density(pixels: NDArray[np.uint8], beta: float) -> tuple[Matrix, floa
 
 def _extreme_directions(density: Matrix, alpha: float) -> Matrix:
     """(2, 3) unit rows, H first: the angular extremes of the densities in their principal plane."""
-    _, vectors = np.linalg.eigh(np.cov(density, rowvar=False))
+    centred = density - density.mean(axis=0)
+    # Not np.cov: a threaded BLAS sums in an order that depends on the machine's cores.
+    covariance = np.einsum("pi,pj->ij", centred, centred) / (len(density) - 1)
+    _, vectors = np.linalg.eigh(covariance)
     plane = vectors[:, [2, 1]]
     # eigh leaves the sign open; densities are positive, so the plane's axes should be too.
     plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
