@@ -5,7 +5,7 @@ from pathlib import Path
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.slides.digest import is_url
 from wsi_pipeline.slides.protocol import Slide
-from wsi_pipeline.slides.tiff_header import check_size, check_tiff
+from wsi_pipeline.slides.tiff_header import check_levels, check_tiff
 
 READERS = ("auto", "openslide", "jpeg-tiff", "tiffslide", "image")
 _PICTURES = {".png", ".jpg", ".jpeg"}
@@ -35,7 +35,7 @@ def open_slide(path: str | Path, reader: str = "auto", threads: int = 1) -> Slid
         raise ConfigError(f"{path}: only the tiffslide reader opens URLs, not {reader!r}.")
     slide = _open_with(reader, path, threads) if reader != "auto" else _open_auto(path, threads)
     try:
-        check_size(path, *slide.info.dimensions)
+        check_levels(path, slide.info.level_dimensions)
     except SlideOpenError:
         slide.close()
         raise

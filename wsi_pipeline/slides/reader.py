@@ -22,6 +22,9 @@ LIBRARY_ERRORS = (
     TypeError,
     ArithmeticError,
     RuntimeError,  # codecs derive theirs from it
+    AttributeError,  # a damaged value of another type than is always found there
+    AssertionError,
+    MemoryError,
     ImportError,  # the file system of a URL is not installed
     struct.error,
 )

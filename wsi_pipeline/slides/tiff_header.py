@@ -17,6 +17,7 @@ MAX_TILE_PX: Final = 1 << 26  # 256 MB as RGBA
 MAX_STRIP_PX: Final = 1 << 28  # of an image in strips; the flat-picture reader has less
 MAX_PX_PER_BYTE: Final = 20_000  # empty tiles packed by Deflate have 344
 SURELY_SMALL_PX: Final = 1 << 27  # less than this is no bomb, however well it is packed
+MAX_SHAPE_DIFFERENCE: Final = 0.1  # of two levels' width to height, beyond rounding
 MAX_DIRECTORIES: Final = 4096
 COMPRESSIONS: Final = {
     1: "none",
@@ -82,6 +83,10 @@ class _Layout:
         return int(struct.unpack(self.order + code, data)[0])
 
 
+class _CircleError(Exception):
+    """A directory is its own successor."""
+
+
 def is_tiff(head: bytes) -> bool:
     """Whether a file that begins so is a TIFF."""
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -91,6 +96,7 @@ def read_directories(path: Path) -> tuple[TiffDirectory, ...]:
     """Read the directories of a TIFF as far as they can be followed; none if it is no TIFF.
 
     Raises:
+        SlideOpenError: They go round in a circle.
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
@@ -99,7 +105,13 @@ def read_directories(path: Path) -> tuple[TiffDirectory, ...]:
             return ()
         size = path.stat().st_size
         layout = _Layout(head, size, long_offsets=path.suffix.lower() == ".ndpi")
-        return tuple(_walk(file, layout, head))
+        try:
+            return tuple(_walk(file, layout, head))
+        except _CircleError:
+            raise SlideOpenError(
+                f"{path}: its header is damaged or hostile, for its directories go round in a"
+                " circle; fetch the file again."
+            ) from None
 
 
 def check_tiff(path: Path) -> None:
@@ -123,17 +135,29 @@ def check_tiff(path: Path) -> None:
             )
 
 
-def check_size(path: str | Path, width: int, height: int) -> None:
-    """Refuse a slide larger than any glass.
+def check_levels(path: str | Path, level_dimensions: tuple[tuple[int, int], ...]) -> None:
+    """Refuse a slide larger than any glass, and levels that do not show the same.
 
     Raises:
         SlideOpenError: As said.
     """
+    width, height = level_dimensions[0]
     if not 0 < width <= MAX_SIDE_PX or not 0 < height <= MAX_SIDE_PX:
         raise SlideOpenError(
             f"{path}: its header says {width} × {height} px, which no slide has"
             f" (at most {MAX_SIDE_PX} a side); fetch the file again."
         )
+    for across, down in level_dimensions[1:]:
+        if min(across, down) < 1 or not _same_shape((width, height), (across, down)):
+            raise SlideOpenError(
+                f"{path}: its levels are of different shapes ({width} × {height} and"
+                f" {across} × {down} px), so they are not one picture; fetch the file again."
+            )
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    ratio = one[0] * other[1] / (one[1] * other[0])
+    return abs(ratio - 1) <= MAX_SHAPE_DIFFERENCE + 2 / min(other)  # some round to whole tiles
 
 
 def _impossible(directory: TiffDirectory, size: int) -> str:
@@ -154,11 +178,14 @@ def _walk(file: BinaryIO, layout: _Layout, head: bytes) -> Iterator[TiffDirector
     seen: set[int] = set()
     while waiting and len(seen) < MAX_DIRECTORIES:
         offset, reduced = waiting.pop()
+        if offset in seen and not reduced:
+            raise _CircleError
         if offset in seen or not 0 < offset < layout.size - 8:
             continue
         seen.add(offset)
         entries, following = _entries(file, layout, offset)
-        waiting.append((following, reduced))
+        if not reduced:
+            waiting.append((following, False))
         waiting += [(at, True) for at in _values(file, layout, entries.get(_SUBIFDS), 64)]
         yield _directory(file, layout, entries, reduced)
 

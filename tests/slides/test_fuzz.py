@@ -1,0 +1,124 @@
+"""Damaged and hostile TIFFs end in one of our errors: no crash, no hang, no flood of memory.
+
+A small seeded sample runs with the tests. The long run, with its figures on the screen:
+
+    WSI_FUZZ_INPUTS=2000 python -m pytest tests/slides/test_fuzz.py -s
+"""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+from slides_fuzz.mutate import mutate
+from slides_fuzz.seeds import write_seeds
+
+INPUTS = int(os.environ.get("WSI_FUZZ_INPUTS", "60"))
+FIRST_SEED = int(os.environ.get("WSI_FUZZ_SEED", "0"))
+HANG_S = 10.0
+MEMORY_MB = 1024.0
+TESTS = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """What became of one file: ``used``, one of our errors' names, or what must not happen."""
+
+    fate: str
+    seconds: float
+    peak_mb: float
+
+    @property
+    def bad(self) -> bool:
+        return (
+            not (self.fate == "used" or self.fate.endswith("Error"))
+            or self.seconds > HANG_S
+            or self.peak_mb > MEMORY_MB
+        )
+
+
+class Child:
+    """A process that uses files, one at a time; started anew when a file was its end."""
+
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "slides_fuzz.child"], cwd=TESTS.parent, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def use(self, path: Path) -> Fate:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self.process.stdout, selectors.EVENT_READ)
+            answered = waiting.select(1.5 * HANG_S)
+        line = self.process.stdout.readline() if answered else ""
+        if line:
+            return Fate(**json.loads(line))
+        fate = "crash" if answered else "hang"
+        self.__exit__(None, None, None)
+        self.__enter__()
+        return Fate(fate=fate, seconds=0, peak_mb=0)
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    with Child() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_seeds(tmp_path_factory.mktemp("seeds"))
+
+
+def test_healthy_files_are_used_and_a_bomb_is_not(child: Child, seeds: list[Path]) -> None:
+    fates = {seed.name: child.use(seed) for seed in seeds}
+    assert not {name: fate for name, fate in fates.items() if fate.bad}
+    used = {name for name, fate in fates.items() if fate.fate == "used"}
+    assert used | {"bomb.tif"} == {seed.name for seed in seeds}
+
+
+@pytest.mark.timeout(3600)
+def test_damaged_files_cost_an_error_of_ours_at_most(
+    child: Child, seeds: list[Path], tmp_path: Path
+) -> None:
+    fates: Counter[str] = Counter()
+    bad: dict[str, Fate] = {}
+    slowest = highest = 0.0
+    contents = [(seed.name, seed.read_bytes()) for seed in seeds]
+    for number in range(FIRST_SEED, FIRST_SEED + INPUTS):
+        name, content = contents[number % len(contents)]
+        path = tmp_path / f"{number}-{name}"
+        path.write_bytes(mutate(content, number))
+        fate = child.use(path)
+        fates[fate.fate.split()[0]] += 1
+        slowest, highest = max(slowest, fate.seconds), max(highest, fate.peak_mb)
+        if fate.bad:
+            bad[path.name] = fate
+            print(path.name, fate)
+        else:
+            path.unlink()
+    print(f"\n{INPUTS} inputs: {dict(fates)}, slowest {slowest:.1f} s, most {highest:.0f} MB")
+    assert not bad, "\n".join(f"{name}: {fate}" for name, fate in bad.items())
