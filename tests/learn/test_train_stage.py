@@ -235,6 +235,18 @@ def test_mixed_preparation_is_refused(folder):
         list(run(config(folder)))
 
 
+def test_audit_blocks_and_an_accepted_risk_is_recorded(folder):
+    table = pd.read_csv(folder / "cohort.csv")
+    table["scanner"] = table.label.map({"a": "S1", "b": "S2", "c": "S2"})
+    table.to_csv(folder / "cohort.csv", index=False)
+    with pytest.raises(LearnError, match=r"scanner alone tells a from.*--accept-risk REASON"):
+        list(run(config(folder)))
+    assert not (folder / "models").exists()
+    list(run(config(folder, epochs=1, accept_risk="a trial")))
+    metrics = json.loads((folder / "models" / ENCODER / "metrics.json").read_text())
+    assert metrics["notes"][-1].endswith("(accepted: a trial)")
+
+
 def test_bad_requests_are_refused(folder):
     with pytest.raises(ConfigError, match="--aggregator sum"):
         list(run(config(folder, aggregator=["sum"])))

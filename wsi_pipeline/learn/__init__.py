@@ -1,6 +1,7 @@
 """Splits, tile classifiers, aggregators, honest evaluation, model bundles."""
 
 from wsi_pipeline.learn.aggregators import AGGREGATORS, Aggregator, BagOutput, create_aggregator
+from wsi_pipeline.learn.audit import Finding, audit
 from wsi_pipeline.learn.bags import Bag, FeatureFolder, features_digest
 from wsi_pipeline.learn.balance import balanced_weights
 from wsi_pipeline.learn.bootstrap import Bootstrap, Estimate, estimate
@@ -69,6 +70,7 @@ __all__ = [
     "Epoch",
     "Estimate",
     "FeatureFolder",
+    "Finding",
     "FitSettings",
     "FrozenModels",
     "ModelSpec",
@@ -87,6 +89,7 @@ __all__ = [
     "Training",
     "apply_temperature",
     "assert_no_patient_overlap",
+    "audit",
     "bag_scores",
     "balanced_weights",
     "create_aggregator",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError
+from wsi_pipeline.learn.audit import Finding, audit
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.external import FrozenModels, SealedCohort, seal_external
 from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
@@ -39,7 +40,7 @@ class Study:
     """What models are made from.
 
     ``features`` are the settings all bags share, ``digests`` those of the splits and of each bag,
-    ``notes`` what was left out and why.
+    ``findings`` what an audit found, ``notes`` what was left out and why.
     """
 
     folder: FeatureFolder
@@ -48,6 +49,7 @@ class Study:
     sealed: SealedCohort | None
     features: dict[str, Any]
     digests: dict[str, Any]
+    findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
     def inventory(self) -> Iterator[dict[str, str | int]]:
@@ -97,6 +99,7 @@ def prepare_study(cohort: Iterable[CohortSlide], stores: Path, plan: SplitPlan) 
         sealed=sealed,
         features=shared_settings(settings),
         digests={"splits": splits_digest(splits), "features": digest(bags), "bags": bags},
+        findings=audit(splits, cohort, bags),
         notes=(*notes, *left_out),
     )
 

@@ -7,25 +7,20 @@ validation, freeze, judge on the test patients, and only then open the external 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
+from typing import TYPE_CHECKING, Any, Final
 
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.cohort import read_cohort
-from wsi_pipeline.config import HOW, StageConfig
 from wsi_pipeline.engine import is_done, lock_path, provenance
-from wsi_pipeline.errors import ConfigError, LearnError
+from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import EpochDone, Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.pipeline.train_config import TrainConfig, check_names, recipe_of, split_plan
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import (
         FeatureFolder,
         FrozenModels,
         Probabilities,
-        Recipe,
-        SplitPlan,
         Splits,
         SplitSlide,
         Study,
@@ -33,59 +28,6 @@ if TYPE_CHECKING:
     )
 
 PACKAGES: Final = ("torch", "numpy", "scipy", "safetensors", "h5py")
-
-
-class TrainConfig(StageConfig):
-    """Train a tile classifier and slide aggregators on a run folder's features; validate them."""
-
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
-    encoder: str = Field(default="densenet121", description="Whose features to train on.")
-    name: Annotated[str | None, HOW] = Field(
-        default=None, description="Name of the model; the encoder's if not given."
-    )
-    external: str | None = Field(
-        default=None,
-        description="Cohort held out entirely; it is read once, when the model is frozen.",
-    )
-    split: Literal["auto", "random", "given"] = Field(
-        default="auto",
-        description="Where splits come from: drawn by patient, or the table's split column; auto "
-        "takes the column where it is filled in.",
-    )
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Of all patients.")
-    val_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="Of the patients that are not tested on."
-    )
-    seed: int = Field(default=0, ge=0, description="Of split, sampling and initial weights.")
-    tile_classifier: Literal["linear", "mlp"] = Field(default="mlp", description="Tile classifier.")
-    aggregator: list[str] = Field(
-        default=["abmil", "mean"],
-        min_length=1,
-        description="Slide aggregators; may be given several times. The first speaks for a slide.",
-    )
-    hidden: int = Field(default=256, ge=1, description="Width of hidden layers.")
-    dropout: float = Field(default=0.25, ge=0, lt=1)
-    epochs: int = Field(default=60, ge=1, description="The most epochs.")
-    patience: int = Field(default=10, ge=1, description="Epochs without progress before stopping.")
-    monitor: Literal["loss", "balanced_accuracy"] = Field(
-        default="loss", description="What progress means, on the validation slides."
-    )
-    learning_rate: float = Field(default=1e-3, gt=0, description="Of the tile classifier.")
-    bag_learning_rate: float = Field(default=3e-4, gt=0, description="Of the aggregators.")
-    weight_decay: float = Field(default=1e-2, ge=0)
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    batch: int = Field(default=256, ge=1, description="Tiles per step.")
-    bag_batch: int = Field(default=1, ge=1, description="Bags per step.")
-    tiles: int = Field(default=2000, ge=1, description="The most tiles of a slide in an epoch.")
-    resamples: int = Field(default=1000, ge=100, description="Of the patient bootstrap.")
-    interval: Literal["percentile", "bca"] = Field(
-        default="percentile", description="Kind of the 95 % intervals."
-    )
-    device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
 
 
 @dataclass(kw_only=True)
@@ -114,12 +56,13 @@ def run(config: TrainConfig) -> Iterator[Event]:
     from wsi_pipeline.features import find_features
     from wsi_pipeline.learn import prepare_study
 
-    _check_names(config.aggregator)
+    check_names(config.aggregator)
     stores = find_features(config.run / "features", config.encoder)
     target = config.run / "models" / (config.name or stores.name)
-    study = prepare_study(read_cohort(config.run / "cohort.csv"), stores, _split_plan(config))
+    study = prepare_study(read_cohort(config.run / "cohort.csv"), stores, split_plan(config))
     yield StageStarted(stage="train", total=1 + len(config.aggregator), unit="models")
     yield from (Note(text=text) for text in study.notes)
+    yield from _audited(config, study)
     if config.dry_run:
         yield from (Planned(row=row) for row in study.inventory())
         return
@@ -134,12 +77,28 @@ def run(config: TrainConfig) -> Iterator[Event]:
     yield Written(path=str(target), what="model")
 
 
+def _audited(config: TrainConfig, study: "Study") -> Iterator[Note]:
+    """Say what the audit found.
+
+    Raises:
+        LearnError: Something that must be put right, and no reason is given to accept it.
+    """
+    blocking = [finding.text for finding in study.findings if finding.blocking]
+    yield from (Note(text=f"audit: {finding.text}") for finding in study.findings)
+    if blocking and config.accept_risk is None and not config.dry_run:
+        raise LearnError(
+            "the audit found what would make the figures worthless: "
+            + "; ".join(blocking)
+            + ". Put it right, or pass --accept-risk REASON"
+        )
+
+
 def _train(config: TrainConfig, study: "Study", target: Path) -> Iterator[Event]:
     """Train and judge; the external cohort is opened after the freeze, and nowhere else."""
     from wsi_pipeline.learn import FrozenModels, Training, open_external, write_splits
 
     write_splits(config.run / "splits" / f"{target.name}.csv", study.splits)
-    training = Training(_recipe(config), study.folder, study.splits, study.classes)
+    training = Training(recipe_of(config), study.folder, study.splits, study.classes)
     for model, epoch in training:
         figures = {
             "train_loss": epoch.train_loss,
@@ -203,7 +162,7 @@ def _save(config: TrainConfig, outcome: _Outcome, target: Path) -> None:
     from wsi_pipeline.learn import Bundle, BundleConfig, predictions_csv, save_bundle
 
     study, trained = outcome.study, outcome.trained
-    recipe = _recipe(config)
+    recipe = recipe_of(config)
     temperatures = trained.temperatures
     bundle = Bundle(
         config=BundleConfig(
@@ -237,7 +196,7 @@ def _save(config: TrainConfig, outcome: _Outcome, target: Path) -> None:
         "classes": list(study.classes),
         "primary": config.aggregator[0],
         "temperatures": temperatures,
-        "notes": list(study.notes),
+        "notes": [*study.notes, *_risks(config, study)],
         "evaluations": outcome.evaluations,
     }
     reports["predictions.csv"] = predictions_csv(outcome.slides, outcome.predictions, study.classes)
@@ -245,56 +204,11 @@ def _save(config: TrainConfig, outcome: _Outcome, target: Path) -> None:
     save_bundle(target, bundle, outcome.frozen, tuple(outcome.slides), reports)
 
 
-def _check_names(aggregators: list[str]) -> None:
-    from wsi_pipeline.learn import AGGREGATORS
-
-    for name in aggregators:
-        if name not in AGGREGATORS:
-            raise ConfigError(
-                f"--aggregator {name}: there is none; known are {', '.join(AGGREGATORS)}"
-            )
-    if len(set(aggregators)) < len(aggregators):
-        raise ConfigError(f"--aggregator: {', '.join(aggregators)} names one twice")
-
-
-def _split_plan(config: TrainConfig) -> "SplitPlan":
-    from wsi_pipeline.learn import SplitPlan
-
-    return SplitPlan(
-        source=config.split,
-        external=config.external,
-        test_fraction=config.test_fraction,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-    )
-
-
-def _recipe(config: TrainConfig) -> "Recipe":
-    from wsi_pipeline.learn import FitSettings, ModelSpec, Recipe, resolve_device
-
-    def spec(name: str) -> ModelSpec:
-        return ModelSpec(name=name, hidden=config.hidden, dropout=config.dropout)
-
-    settings = FitSettings(
-        epochs=config.epochs,
-        patience=config.patience,
-        monitor=config.monitor,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        label_smoothing=config.label_smoothing,
-        batch=config.batch,
-        tiles=config.tiles,
-        seed=config.seed,
-        device=resolve_device(config.device),
-    )
-    return Recipe(
-        tile_classifier=spec(config.tile_classifier),
-        aggregators={name: spec(name) for name in config.aggregator},
-        tile_settings=settings,
-        bag_settings=replace(
-            settings, learning_rate=config.bag_learning_rate, batch=config.bag_batch
-        ),
-    )
+def _risks(config: TrainConfig, study: "Study") -> list[str]:
+    accepted = f" (accepted: {config.accept_risk})" if config.accept_risk else ""
+    return [
+        f"audit: {finding.text}{accepted if finding.blocking else ''}" for finding in study.findings
+    ]
 
 
 def _identity(config: TrainConfig, study: "Study") -> dict[str, Any]:
