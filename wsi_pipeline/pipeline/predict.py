@@ -55,7 +55,7 @@ class PredictConfig(StageConfig):
     )
     weights: str | None = Field(
         default=None,
-        description="With --new-slides: the encoder's weights, where the model's own came from a file.",
+        description="With --new-slides: the encoder's weights, where the model's came from a file.",
     )
     mpp_override: float | None = Field(
         default=None,
