@@ -73,7 +73,8 @@ class SlideTiles:
         from wsi_pipeline.slides import open_slide
         from wsi_pipeline.tiles.plan import plan_slide
         from wsi_pipeline.tiles.record import describe_slide, describe_tiles
-        from wsi_pipeline.tiles.stream import Tally, finish_tiles, fit_slide
+        from wsi_pipeline.tiles.stream import finish_tiles, fit_slide
+        from wsi_pipeline.tiles.tally import Tally
 
         parts: list[Coords] = []
         tally = Tally()

@@ -13,10 +13,9 @@ from pydantic_settings import CliPositionalArg
 from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.config import HOW, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides, provenance
-from wsi_pipeline.errors import NoTissueError, SlideError, StoreError
+from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.events import (
     Event,
-    Planned,
     SlideDone,
     SlideFailed,
     SlideSkipped,
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
 DONE_EARLIER: Final = "done earlier"
 NO_TISSUE: Final = "no tissue"
-MEGABYTES_PER_MEGAPIXEL: Final = 3.0  # scanned tissue hardly compresses without loss
-TILES_PER_SECOND: Final = 150  # of one worker, about: for the estimate of a dry run
 
 
 class TileConfig(StageConfig):
@@ -88,11 +85,34 @@ class TileConfig(StageConfig):
     min_focus: float = Field(
         default=20.0, ge=0, description="So does less than this, whatever the slide's median."
     )
-    drop_flagged: list[Literal["pen", "blurred"]] = Field(
+    max_fold_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="More of a fold than this flags a tile."
+    )
+    fold_deviations: float = Field(
+        default=3.0,
+        gt=0,
+        description="How far over the slide's median tissue counts as folded; fewer find more.",
+    )
+    max_blood_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="More blood than this flags a tile."
+    )
+    drop_flagged: list[Literal["pen", "blurred", "fold", "blood"]] = Field(
         default=[], description="Leave tiles with this flag out; may be given several times."
     )
     max_dropped_fraction: float = Field(
         default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
+    )
+    denoise: Literal["none", "median", "gaussian"] = Field(
+        default="none", description="Noise filter on the tiles, before normalisation."
+    )
+    denoise_radius_px: int = Field(default=1, ge=1, le=8, description="Its radius, px of a tile.")
+    crop_to_tissue: bool = Field(
+        default=False, description="Anchor the grid at the tissue's bounding box."
+    )
+    straighten: bool = Field(
+        default=False,
+        description="Turn flat images so that their tissue lies along an axis; of slides with a "
+        "pyramid the tilt is recorded only.",
     )
     store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
     codec: Literal["auto", "zstd", "none", "jpeg"] = Field(
@@ -137,7 +157,9 @@ def run(config: TileConfig) -> Iterator[Event]:
     yield from resolved.events
     tasks = [cut_task(config, resolved.root, slide) for slide in resolved.slides]
     if config.dry_run:
-        yield from map(plan_one, tasks)
+        from wsi_pipeline.pipeline.preflight import preflight
+
+        yield from preflight(tasks)
         return
     write_cohort(config.run / "cohort.csv", resolved.slides)
     yield from map_slides(
@@ -177,9 +199,16 @@ def cut_settings(config: TileConfig) -> "CutSettings":
         max_pen_fraction=config.max_pen_fraction,
         min_relative_focus=config.min_relative_focus,
         min_focus=config.min_focus,
+        max_fold_fraction=config.max_fold_fraction,
+        fold_deviations=config.fold_deviations,
+        max_blood_fraction=config.max_blood_fraction,
         drop=tuple(config.drop_flagged),
         max_dropped_fraction=config.max_dropped_fraction,
         seed=config.seed,
+        denoise=config.denoise,
+        denoise_radius_px=config.denoise_radius_px,
+        crop_to_tissue=config.crop_to_tissue,
+        straighten=config.straighten,
         codec=config.codec,
     )
 
@@ -275,9 +304,13 @@ def funnel(counts: Mapping[str, int]) -> dict[str, int]:
         "rejected_background": "  too much background",
         "rejected_pen": "  pen",
         "rejected_blurred": "  blurred",
+        "rejected_fold": "  folded",
+        "rejected_blood": "  blood",
         "kept": "tiles kept",
         "flagged_pen": "  with pen",
         "flagged_blurred": "  blurred, kept",
+        "flagged_fold": "  folded, kept",
+        "flagged_blood": "  blood, kept",
     }
     always = ("candidates", "kept")
     return {
@@ -285,31 +318,3 @@ def funnel(counts: Mapping[str, int]) -> dict[str, int]:
         for name, text in texts.items()
         if name in always or counts.get(name, 0)
     }
-
-
-def plan_one(task: CutTask) -> Event:
-    """Say what cutting the slide would come to; reads its overview only."""
-    from wsi_pipeline.slides import open_slide
-    from wsi_pipeline.tiles import plan_slide
-
-    try:
-        with open_slide(task.path, task.reader) as slide:
-            plan = plan_slide(slide, task.settings)
-    except NoTissueError:
-        return Planned(row={"slide": task.slide_id, "tiles, at most": 0})
-    except SlideError as error:
-        return SlideFailed(slide_id=task.slide_id, error=str(error))
-    tiles = int(plan.wanted.sum())
-    megapixels = tiles * task.settings.tile_px**2 / 1e6
-    return Planned(
-        row={
-            "slide": task.slide_id,
-            "µm/px": plan.mpp,
-            "level": plan.grid.level,
-            "tiles, at most": tiles,
-            "MB, at most": round(megapixels * MEGABYTES_PER_MEGAPIXEL),
-            "seconds, about": round(
-                tiles * (plan.grid.tile_px_level / plan.grid.tile_px) ** 2 / TILES_PER_SECOND, 1
-            ),
-        }
-    )

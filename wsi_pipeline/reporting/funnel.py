@@ -14,6 +14,8 @@ REASONS: Final = {
     "rejected_background": "too much background",
     "rejected_pen": "pen",
     "rejected_blurred": "blurred",
+    "rejected_fold": "folded",
+    "rejected_blood": "blood",
 }
 
 

@@ -14,7 +14,8 @@ from wsi_pipeline.tiles.plan import require_tissue, survey_slide
 from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.store import TileWriter, create_tiles
-from wsi_pipeline.tiles.stream import Finished, Tally, finish_tiles, fit_slide
+from wsi_pipeline.tiles.stream import Finished, finish_tiles, fit_slide
+from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.types import Coords
 
 NO_COORDS: Final = np.empty((0, 2), np.int64)

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
+from wsi_pipeline.tiles.flags import FLAGS
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
-from wsi_pipeline.tiles.stream import SlideFit, Tally
+from wsi_pipeline.tiles.stream import SlideFit
+from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tissue import draw_overlay
 from wsi_pipeline.types import Coords
 
@@ -55,6 +57,7 @@ def describe_tiles(
         "columns": grid.columns,
         "rows": grid.rows,
         "region_level0": None if settings.region is None else asdict(settings.region),
+        "denoise": _denoise(settings),
         "tissue": {
             "method": tissue.method,
             "thresholds": dict(tissue.thresholds),
@@ -63,7 +66,10 @@ def describe_tiles(
         },
         "stain": fit.stain.to_attributes(),
         "background_level": fit.background_level,
-        "focus_floor": fit.focus_floor,
+        "focus_floor": fit.limits.blurred,
+        "fold_threshold": fit.fold_threshold,
+        "blood_threshold": fit.blood_threshold,
+        "flag_limits": fit.limits.to_attributes(),
         "dropped_flags": list(fit.drop),
         "counts": dict(sorted(tally.counts.items())),
         "flags": list(slide_flags(plan, fit, tally)),
@@ -75,10 +81,16 @@ def slide_flags(plan: SlidePlan, fit: SlideFit, tally: Tally) -> tuple[str, ...]
     stain = tuple(f"stain_{flag}" for flag in fit.stain.flags)
     marks = tuple(
         name
-        for name in ("pen", "blurred")
+        for name in FLAGS
         if tally.counts[f"flagged_{name}"] > SHARE_THAT_FLAGS * tally.counts["kept"]
     )
     return (*plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks)
+
+
+def _denoise(settings: CutSettings) -> dict[str, Any] | None:
+    if settings.denoise == "none":
+        return None
+    return {"method": settings.denoise, "radius_px": settings.denoise_radius_px}
 
 
 def write_thumbnail(

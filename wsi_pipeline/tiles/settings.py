@@ -1,15 +1,16 @@
 """What decides how a slide is cut."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from wsi_pipeline.tiles.denoise import Denoise
+from wsi_pipeline.tiles.flags import Flag
 from wsi_pipeline.tiles.grid import Edge
 from wsi_pipeline.tiles.store import Codec
+from wsi_pipeline.tissue.folds import FOLD_DEVIATIONS
 from wsi_pipeline.types import Region
 
 OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
-
-Flag = Literal["blurred", "pen"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,19 @@ class CutSettings:
         min_relative_focus: A tile is flagged when its focus is below this share of the median of
             tiles sampled from the same slide …
         min_focus: … or below this.
+        max_fold_fraction: More of a fold than this flags a tile.
+        fold_deviations: How far over the slide's median tissue counts as folded; fewer find more.
+        max_blood_fraction: More blood than this flags a tile.
         drop: Flags whose tiles are left out.
         max_dropped_fraction: Where more of the sampled tiles than this would be left out by
             ``drop``, none is, and the slide is flagged instead.
         seed: Of the choice of tiles and pixels that the stain is fitted on.
+        denoise: Noise filter on the tiles before normalisation; what is measured for flags is the
+            tile as scanned.
+        denoise_radius_px: Its radius.
+        crop_to_tissue: Anchor the grid at the tissue's bounding box.
+        straighten: Turn a flat image so that its tissue lies along an axis; the tilt of a slide
+            with a pyramid is recorded only.
         codec: How tiles are packed in the store.
         region: The part of the slide to cut, level-0 px; None cuts the whole.
         circular: Only the ellipse inscribed in ``region`` counts as tissue: a core.
@@ -60,9 +70,16 @@ class CutSettings:
     max_pen_fraction: float = 0.1
     min_relative_focus: float = 0.1
     min_focus: float = 20.0
+    max_fold_fraction: float = 0.1
+    fold_deviations: float = FOLD_DEVIATIONS
+    max_blood_fraction: float = 0.5
     drop: tuple[Flag, ...] = ()
     max_dropped_fraction: float = 0.5
     seed: int = 0
+    denoise: Denoise = "none"
+    denoise_radius_px: int = 1
+    crop_to_tissue: bool = False
+    straighten: bool = False
     codec: Codec = "auto"
     region: Region | None = None
     circular: bool = False

@@ -2,8 +2,9 @@
 
 ``tiles`` (N, tile_px, tile_px, 3) uint8, ``coords`` (N, 2) int64 level-0 (x, y) in canonical order,
 one (N,) float32 array per measure (``tissue_fraction``, ``background_fraction``, ``focus``,
-``pen_fraction``), and what is known about them as root attributes, ``complete`` last. A store is
-whole or absent: it is written beside its place and renamed.
+``pen_fraction``, ``fold_fraction``, ``blood_fraction``), and what is known about them as root
+attributes, ``complete`` last. A store is whole or absent: it is written beside its place and
+renamed.
 """
 
 from abc import ABC, abstractmethod

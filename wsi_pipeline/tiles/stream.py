@@ -1,9 +1,8 @@
 """From a plan to finished tiles: stain fitted on a sample, then every wanted tile in order."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cv2
@@ -13,9 +12,21 @@ from numpy.typing import NDArray
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, fit_stain
 from wsi_pipeline.tiles.blocks import Block, Indices, read_blocks
+from wsi_pipeline.tiles.denoise import denoise_tiles
+from wsi_pipeline.tiles.flags import FLAGS, FlagLimits, any_mark
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
-from wsi_pipeline.tissue import background_fractions, focus, pen_fractions
+from wsi_pipeline.tiles.tally import Tally
+from wsi_pipeline.tissue import (
+    background_fractions,
+    blood_fractions,
+    blood_threshold,
+    coarse_pen_fractions,
+    coarse_tiles,
+    focus,
+    fold_fractions,
+    fold_threshold,
+)
 from wsi_pipeline.types import Coords, RgbTiles
 
 SAMPLED_TILES: Final = 128
@@ -34,7 +45,9 @@ class SlideFit:
     Attributes:
         stain: Ready to be applied.
         background_level: Grey level that all channels of an empty pixel reach after normalisation.
-        focus_floor: Tiles below are flagged as blurred.
+        limits: Beyond which a tile is flagged; ``blurred`` comes from the slide's own focus.
+        fold_threshold: Saturation − intensity beyond which this slide's tissue counts as folded.
+        blood_threshold: Ratio of blue to green density beyond which its red pixels are blood.
         drop: Flags whose tiles are left out; empty if the sample says that too many would be.
         flags: Of the slide.
         held: All wanted tiles, where they are few; else None.
@@ -42,7 +55,9 @@ class SlideFit:
 
     stain: StainTransform
     background_level: int
-    focus_floor: float
+    limits: FlagLimits
+    fold_threshold: float
+    blood_threshold: float
     drop: tuple[str, ...]
     flags: tuple[str, ...]
     held: Sequence[Block] | None
@@ -55,8 +70,9 @@ class Finished:
     Attributes:
         tiles: (n, tile_px, tile_px, 3) uint8, normalised.
         coords: (n, 2) int64 level-0 (x, y).
-        columns: Measures, (n,) float32 each; ``focus`` and ``pen_fraction`` of the tile as scanned.
-        flagged: (n,) bool; kept, but blurred or marked with pen.
+        columns: Measures, (n,) float32 each; ``focus``, ``pen_fraction``, ``fold_fraction`` and
+            ``blood_fraction`` of the tile as scanned.
+        flagged: (n,) bool; kept, but with at least one flag.
     """
 
     tiles: RgbTiles
@@ -65,36 +81,10 @@ class Finished:
     flagged: NDArray[np.bool_]
 
 
-@dataclass(kw_only=True)
-class Tally:
-    """Running counts of tiles by fate and flag, and seconds by phase."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def spend(self, phase: str, seconds: float) -> None:
-        """Add to a phase's time."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-
-    def clock(self, phase: str) -> "_Clock":
-        """Return a context that adds the time of its block to ``phase``."""
-        return _Clock(self, phase)
-
-
-class _Clock:
-    def __init__(self, tally: Tally, phase: str) -> None:
-        self._tally = tally
-        self._phase = phase
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self._tally.spend(self._phase, time.perf_counter() - self._start)
-
-
 def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally) -> SlideFit:
-    """Fit the stain and the focus floor on tiles drawn at random from the wanted ones.
+    """Fit the stain, the focus floor and the slide's own fold and blood thresholds on a sample.
+
+    The sample are tiles drawn at random from the wanted ones.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
@@ -107,32 +97,60 @@ def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally
     blocks = list(_timed(read_blocks(slide, plan.grid, wanted if few else chosen), tally))
     with tally.clock("fit"):
         indices, tiles = _gather(blocks, chosen)
-        stain = fit_stain(settings.stain, _draw(tiles, plan.tissue_in(indices), rng))
-        fit = SlideFit(
-            stain=stain,
-            background_level=_background_level(plan, stain, settings),
-            focus_floor=settings.min_focus,
-            drop=settings.drop,
-            flags=(),
-            held=blocks if few else None,
-        )
-        return _judge_sample(tiles, plan, fit, settings)
+        clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
+        stain = fit_stain(settings.stain, _draw(clean, plan.tissue_in(indices), rng))
+        level = _background_level(plan, stain, settings)
+        background = _background(stain.apply(clean), plan, level, settings)
+        full = tiles[background <= settings.max_background_fraction]
+        fit = _look_at(full, plan, stain, settings)
+        fit = replace(fit, background_level=level, held=blocks if few else None)
+        return _keep_enough(full, plan, fit, settings)
 
 
-def _judge_sample(
+def _look_at(
+    tiles: RgbTiles, plan: SlidePlan, stain: StainTransform, settings: CutSettings
+) -> SlideFit:
+    """Learn from the sampled tiles what is sharp, folded and bloody on this slide."""
+    coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
+    usual = float(np.median(focus(tiles))) if len(tiles) else 0.0
+    return SlideFit(
+        stain=stain,
+        background_level=0,
+        limits=FlagLimits(
+            pen=settings.max_pen_fraction,
+            blurred=max(settings.min_focus, settings.min_relative_focus * usual),
+            fold=settings.max_fold_fraction,
+            blood=settings.max_blood_fraction,
+        ),
+        fold_threshold=fold_threshold(coarse, plan.glass, settings.fold_deviations),
+        blood_threshold=blood_threshold(coarse, plan.glass),
+        drop=settings.drop,
+        flags=(),
+        held=None,
+    )
+
+
+def _keep_enough(
     tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: CutSettings
 ) -> SlideFit:
-    """Set the focus floor by the sampled tiles, and drop nothing if they say it were too much."""
-    background = _background(fit.stain.apply(tiles), plan, fit, settings)
-    full = tiles[background <= settings.max_background_fraction]
-    if not len(full):
+    """Drop nothing if the sampled tiles say that it were too much."""
+    if not len(tiles) or not fit.drop:
         return fit
-    sharpness = focus(full)
-    floor = max(settings.min_focus, settings.min_relative_focus * float(np.median(sharpness)))
-    lost = _any(_marks(sharpness, pen_fractions(full), floor, settings), settings.drop)
+    lost = any_mark(fit.limits.marks(_measure(tiles, plan, fit)), fit.drop)
     if lost.mean() > settings.max_dropped_fraction:
-        return replace(fit, focus_floor=floor, drop=(), flags=(TOO_MUCH_FLAGGED,))
-    return replace(fit, focus_floor=floor)
+        return replace(fit, drop=(), flags=(TOO_MUCH_FLAGGED,))
+    return fit
+
+
+def _measure(tiles: RgbTiles, plan: SlidePlan, fit: SlideFit) -> dict[str, NDArray[np.float32]]:
+    """Measure (n, tile_px, tile_px, 3) tiles as scanned; (n,) each."""
+    coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
+    return {
+        "focus": focus(tiles),
+        "pen_fraction": coarse_pen_fractions(coarse),
+        "fold_fraction": fold_fractions(coarse, plan.glass, fit.fold_threshold),
+        "blood_fraction": blood_fractions(coarse, plan.glass, fit.blood_threshold),
+    }
 
 
 def finish_tiles(
@@ -158,12 +176,13 @@ def _finish(
     block: Block, plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
 ) -> Finished:
     with tally.clock("normalise"):
-        tiles = fit.stain.apply(block.tiles)
+        clean = denoise_tiles(block.tiles, settings.denoise, settings.denoise_radius_px)
+        tiles = fit.stain.apply(clean)
     with tally.clock("judge"):
-        background = _background(tiles, plan, fit, settings)
+        background = _background(tiles, plan, fit.background_level, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        sharpness, pen = focus(block.tiles[full]), pen_fractions(block.tiles[full])
-        marks = _marks(sharpness, pen, fit.focus_floor, settings)
+        columns = _measure(block.tiles[full], plan, fit)
+        marks = fit.limits.marks(columns)
         kept = _count_fates(marks, fit.drop, tally.counts)
     tally.counts["rejected_background"] += len(background) - len(full)
     places = full[kept]
@@ -174,10 +193,9 @@ def _finish(
         columns={
             "tissue_fraction": plan.tissue_fraction[indices],
             "background_fraction": background[places],
-            "focus": sharpness[kept],
-            "pen_fraction": pen[kept],
+            **{name: values[kept] for name, values in columns.items()},
         },
-        flagged=_any(marks, tuple(marks))[kept],
+        flagged=any_mark(marks, FLAGS)[kept],
     )
 
 
@@ -205,11 +223,11 @@ def _background_level(plan: SlidePlan, stain: StainTransform, settings: CutSetti
 
 
 def _background(
-    tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: CutSettings
+    tiles: RgbTiles, plan: SlidePlan, level: int, settings: CutSettings
 ) -> NDArray[np.float32]:
     """Return (n,) the share of each normalised tile that is as bright as glass."""
     averaged = _averaged(tiles, plan, settings.background_um)
-    return background_fractions(averaged, fit.background_level)
+    return background_fractions(averaged, level)
 
 
 def _averaged(tiles: RgbTiles, plan: SlidePlan, side_um: float) -> RgbTiles:
@@ -221,21 +239,6 @@ def _averaged(tiles: RgbTiles, plan: SlidePlan, side_um: float) -> RgbTiles:
     size = (max(1, cells), max(1, cells))
     small = [cv2.resize(tile, size, interpolation=cv2.INTER_AREA) for tile in tiles]
     return np.asarray(small, np.uint8).reshape(len(tiles), *size, 3)
-
-
-def _marks(
-    sharpness: NDArray[np.float32], pen: NDArray[np.float32], floor: float, settings: CutSettings
-) -> dict[str, NDArray[np.bool_]]:
-    """Return which tiles carry which flag."""
-    return {"pen": pen > settings.max_pen_fraction, "blurred": sharpness < floor}
-
-
-def _any(marks: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which tiles carry at least one of the flags ``names``."""
-    mask = np.zeros(len(marks["pen"]), np.bool_)
-    for name in names:
-        mask |= marks[name]
-    return mask
 
 
 def _count_fates(

@@ -1,5 +1,8 @@
 """Where the tissue is, how good a tile is, and the cores of a tissue microarray."""
 
+from wsi_pipeline.tissue.blood import blood_fractions, blood_threshold
+from wsi_pipeline.tissue.coarse import CoarseTiles, coarse_tiles
+from wsi_pipeline.tissue.folds import fold_fractions, fold_threshold
 from wsi_pipeline.tissue.fractions import tissue_fractions
 from wsi_pipeline.tissue.mask import Tissue, find_tissue
 from wsi_pipeline.tissue.methods import TISSUE_METHODS
@@ -7,6 +10,7 @@ from wsi_pipeline.tissue.overlay import draw_overlay
 from wsi_pipeline.tissue.qc import (
     BACKGROUND_LEVEL,
     background_fractions,
+    coarse_pen_fractions,
     focus,
     ink_fractions,
     pen_fractions,
@@ -25,17 +29,24 @@ from wsi_pipeline.tissue.tma_preview import draw_cores
 __all__ = [
     "BACKGROUND_LEVEL",
     "TISSUE_METHODS",
+    "CoarseTiles",
     "Core",
     "Dearray",
     "JoinedCore",
     "Tissue",
     "background_fractions",
+    "blood_fractions",
+    "blood_threshold",
+    "coarse_pen_fractions",
+    "coarse_tiles",
     "core_name",
     "dearray",
     "draw_cores",
     "draw_overlay",
     "find_tissue",
     "focus",
+    "fold_fractions",
+    "fold_threshold",
     "ink_fractions",
     "join_core_map",
     "pen_fractions",

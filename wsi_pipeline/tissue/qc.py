@@ -1,7 +1,8 @@
 """Quality of tiles, measured; what to do about it is decided elsewhere.
 
 Each function takes (N, H, W, 3) uint8 and returns one number a tile. Tiles are visited one by one,
-so that each stays in the processor's cache while OpenCV works on it.
+so that each stays in the processor's cache while OpenCV works on it. Folds and blood, which are
+judged against the rest of their slide, have modules of their own.
 """
 
 import cv2
@@ -9,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.tissue.ink import RULES, ink_masks
-from wsi_pipeline.types import RgbTiles
+from wsi_pipeline.tissue.coarse import UNKNOWN_MPP, CoarseTiles, check_tiles, coarse_tiles
+from wsi_pipeline.tissue.ink import RULES, disc, ink_masks
+from wsi_pipeline.types import Mask, RgbTiles
 
 BACKGROUND_LEVEL = 220
-INK_REDUCTION = 4  # ink is broad: it is looked for at a quarter of the tile's resolution
+BLACK_RADIUS_UM = 8.0  # half the width that black must have: nuclei and keratin are dark but narrow
 
 
 def focus(tiles: RgbTiles) -> NDArray[np.float32]:
@@ -21,6 +23,11 @@ def focus(tiles: RgbTiles) -> NDArray[np.float32]:
 
     It also grows with the amount of detail, so compare tiles of one slide with each other and
     leave mostly empty tiles out.
+
+    Measured at 0.5 µm/px on five real slides against a floor of 0.1 of the slide's median: no sharp
+    tile falls below; blurred by a Gaussian of 1 px 17 to 46 % do, by 1.5 px or more all. A floor of
+    0.2 finds 90 to 100 % of those blurred by 1 px and still no sharp one, but a slide scanned
+    unevenly has less margin there. Skin, the most varied, has a tile at 0.33 of its median.
 
     Args:
         tiles: (N, H, W, 3) uint8.
@@ -33,7 +40,7 @@ def focus(tiles: RgbTiles) -> NDArray[np.float32]:
 
     Source: Pech-Pacheco et al., ICPR 2000.
     """
-    _check(tiles)
+    check_tiles(tiles)
     scores = np.zeros(len(tiles), np.float32)
     for index, tile in enumerate(tiles):
         grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
@@ -58,7 +65,7 @@ def background_fractions(tiles: RgbTiles, threshold: int = BACKGROUND_LEVEL) -> 
     Raises:
         ConfigError: ``tiles`` has another shape or type, or the threshold is outside 0 to 255.
     """
-    _check(tiles)
+    check_tiles(tiles)
     if not 0 <= threshold <= 255:
         raise ConfigError(f"The background threshold must lie in 0 to 255; got {threshold}.")
     low, high = np.full(3, threshold, np.float64), np.full(3, 255, np.float64)
@@ -66,11 +73,14 @@ def background_fractions(tiles: RgbTiles, threshold: int = BACKGROUND_LEVEL) -> 
     return np.asarray(np.array(counts) / (tiles.shape[1] * tiles.shape[2]), dtype=np.float32)
 
 
-def ink_fractions(tiles: RgbTiles) -> dict[str, NDArray[np.float32]]:
+def ink_fractions(
+    tiles: RgbTiles, mpp: float | None = UNKNOWN_MPP
+) -> dict[str, NDArray[np.float32]]:
     """Share of each tile under marker ink, by colour (see ``pen_fractions``).
 
     Args:
         tiles: (N, H, W, 3) uint8.
+        mpp: Resolution of the tiles, µm/px; None is taken for 0.5.
 
     Returns:
         ``red``, ``green``, ``blue`` and ``black``, each (N,) float32 in [0, 1].
@@ -78,15 +88,20 @@ def ink_fractions(tiles: RgbTiles) -> dict[str, NDArray[np.float32]]:
     Raises:
         ConfigError: ``tiles`` has another shape or type.
     """
-    shares = _ink_shares(tiles)
+    shares = _ink_shares(coarse_tiles(tiles, mpp))
     return {name: shares[:, column].copy() for column, name in enumerate(RULES)}
 
 
-def pen_fractions(tiles: RgbTiles) -> NDArray[np.float32]:
+def pen_fractions(tiles: RgbTiles, mpp: float | None = UNKNOWN_MPP) -> NDArray[np.float32]:
     """Share of each tile under marker ink of any colour.
+
+    Black must be at least 16 µm wide, as any stroke is. Without that rule dark keratin and nuclei
+    reach 0.10 on skin and 0.04 on PAS; with it 0.03, while tiles under a drawn black line keep
+    0.29 and more. Of 1500 tiles of five real slides none exceeds 0.1.
 
     Args:
         tiles: (N, H, W, 3) uint8.
+        mpp: Resolution of the tiles, µm/px; None is taken for 0.5.
 
     Returns:
         (N,) float32 in [0, 1].
@@ -94,21 +109,28 @@ def pen_fractions(tiles: RgbTiles) -> NDArray[np.float32]:
     Raises:
         ConfigError: ``tiles`` has another shape or type.
     """
-    return np.asarray(np.minimum(_ink_shares(tiles).sum(axis=1), 1), dtype=np.float32)
+    return coarse_pen_fractions(coarse_tiles(tiles, mpp))
 
 
-def _ink_shares(tiles: RgbTiles) -> NDArray[np.float32]:
-    """(N, colours) float32, columns in the order of ``RULES``; a pixel counts once."""
-    _check(tiles)
-    shares = np.zeros((len(tiles), len(RULES)), np.float32)
-    height, width = tiles.shape[1:3]
-    size = (max(width // INK_REDUCTION, 1), max(height // INK_REDUCTION, 1))
-    for index, tile in enumerate(tiles):
-        small = np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        shares[index] = [mask.mean() for mask in ink_masks(small).values()]
+def coarse_pen_fractions(coarse: CoarseTiles) -> NDArray[np.float32]:
+    """``pen_fractions`` of tiles that are reduced already; (N,) float32 in [0, 1]."""
+    return np.asarray(np.minimum(_ink_shares(coarse).sum(axis=1), 1), dtype=np.float32)
+
+
+def _ink_shares(coarse: CoarseTiles) -> NDArray[np.float32]:
+    """(N, colours) float32, columns in the order of ``RULES``."""
+    shares = np.zeros((len(coarse.rgb), len(RULES)), np.float32)
+    element = disc(coarse.radius_px(BLACK_RADIUS_UM))
+    for index, tile in enumerate(coarse.rgb):
+        masks = ink_masks(tile)
+        masks["black"] = _broad(masks["black"], element)
+        shares[index] = [mask.mean() for mask in masks.values()]
     return shares
 
 
-def _check(tiles: RgbTiles) -> None:
-    if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8 or 0 in tiles.shape[1:]:
-        raise ConfigError(f"Expected tiles (N, H, W, 3) uint8; got {tiles.shape} {tiles.dtype}.")
+def _broad(mask: Mask, element: NDArray[np.uint8]) -> Mask:
+    """Keep what the structuring element fits into."""
+    if not mask.any():
+        return mask
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, element)
+    return np.asarray(opened, dtype=np.bool_)
