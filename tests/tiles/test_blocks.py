@@ -90,9 +90,7 @@ def test_any_block_size_gives_the_tiles_of_the_plainest_way(
     block_px = data.draw(st.sampled_from([1, 40, 64, 150, 333, 2048]))
     prefetch = data.draw(st.booleans())
     source = Source(PIXELS)
-    indices, tiles = gather(
-        read_blocks(source, grid, wanted, block_px=block_px, prefetch=prefetch)
-    )
+    indices, tiles = gather(read_blocks(source, grid, wanted, block_px=block_px, prefetch=prefetch))
     np.testing.assert_array_equal(indices, np.flatnonzero(wanted))
     for index, tile in zip(indices, tiles, strict=True):
         np.testing.assert_array_equal(tile, plainly(grid, PIXELS, int(index)))

@@ -234,9 +234,7 @@ def test_flagged_tiles_are_dropped_on_request_up_to_a_share(penned: Path, tmp_pa
     store = open_tiles(tmp_path / "s.zarr")
     assert result.counts["rejected_pen"] == 8
     assert not np.isin(store.coords[:, 0], [512, 768]).any()
-    capped = cut_slide(
-        penned, tmp_path / "c.zarr", replace(dropping, max_dropped_fraction=0.01)
-    )
+    capped = cut_slide(penned, tmp_path / "c.zarr", replace(dropping, max_dropped_fraction=0.01))
     assert "too_much_flagged_to_drop" in capped.flags
     assert capped.counts["flagged_pen"] == 8
 

@@ -17,7 +17,6 @@ from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import (
     Event,
     Note,
-    Planned,
     SlideDone,
     SlideFailed,
     SlideSkipped,
@@ -121,17 +120,6 @@ def test_a_damaged_store_is_named_and_overwrite_mends_it(slides: Path, tmp_path:
     mended = run(config(only, tmp_path / "run", slides=slides, overwrite=True))
     assert len(of(SlideDone, mended)) == 1
     assert verify_tiles(store) == []
-
-
-def test_a_dry_run_counts_and_writes_nothing(slides: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    events = list(run(config(slides, folder, dry_run=True)))
-    rows = {event.row["slide"]: event.row for event in of(Planned, events)}
-    assert rows.keys() == {"a", "b", "empty"}
-    assert rows["a"]["tiles, at most"] == TILES
-    assert rows["empty"]["tiles, at most"] == 0
-    assert [event.slide_id for event in of(SlideFailed, events)] == ["broken"]
-    assert not folder.exists()
 
 
 def table(folder: Path, slides: Path, rows: list[tuple[str, str, str]]) -> Path:

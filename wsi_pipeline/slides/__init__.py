@@ -1,9 +1,10 @@
 """Slides: open any of them behind one protocol, and know their scale and identity."""
 
+from wsi_pipeline.slides.compression import compression_of
 from wsi_pipeline.slides.digest import slide_digest
 from wsi_pipeline.slides.find import find_slides
 from wsi_pipeline.slides.mpp import ResolvedMpp, resolve_mpp
-from wsi_pipeline.slides.open import READERS, open_slide
+from wsi_pipeline.slides.open import READERS, open_for_metadata, open_slide
 from wsi_pipeline.slides.overview import LowImage, read_low, reduce_area
 from wsi_pipeline.slides.protocol import Slide, SlideInfo
 
@@ -13,7 +14,9 @@ __all__ = [
     "ResolvedMpp",
     "Slide",
     "SlideInfo",
+    "compression_of",
     "find_slides",
+    "open_for_metadata",
     "open_slide",
     "read_low",
     "reduce_area",

@@ -18,6 +18,8 @@ MAX_STRIP_PX: Final = 1 << 28  # of an image in strips; the flat-picture reader 
 MAX_PX_PER_BYTE: Final = 20_000  # empty tiles packed by Deflate have 344
 SURELY_SMALL_PX: Final = 1 << 27  # less than this is no bomb, however well it is packed
 MAX_SHAPE_DIFFERENCE: Final = 0.1  # of two levels' width to height, beyond rounding
+MAX_OVERHEAD_BYTES: Final = 1 << 16  # of a stored tile, above the pixels it holds
+MAX_SAMPLES: Final = 4
 MAX_DIRECTORIES: Final = 4096
 COMPRESSIONS: Final = {
     1: "none",
@@ -37,9 +39,11 @@ COMPRESSIONS: Final = {
     50002: "JPEG XL",
 }
 _WIDTH, _HEIGHT, _COMPRESSION, _DESCRIPTION = 256, 257, 259, 270
+_SAMPLES, _STRIP_BYTES, _TILE_BYTES = 277, 279, 325
 _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT, _SUBIFDS, _ICC = 278, 322, 323, 330, 34675
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8, 18: 8}  # bytes of a value, by field type
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_MAX_TILES = 1 << 20  # whose sizes are looked at
 _MAX_TEXT = 1 << 22  # bytes read of a description or profile
 
 
@@ -52,6 +56,8 @@ class TiffDirectory:
         tile_width, tile_height: Of a native tile; 0 when the image is in strips.
         rows_per_strip: 0 when it is in tiles.
         compression: TIFF number, see ``COMPRESSIONS``.
+        samples: Per pixel.
+        largest_bytes: Stored bytes of the largest tile or strip.
         description: The start of ImageDescription.
         icc: The ICC profile, empty if there is none.
         reduced: It hangs below another directory (SubIFDs), as OME-TIFF keeps its pyramids.
@@ -63,6 +69,8 @@ class TiffDirectory:
     tile_height: int
     rows_per_strip: int
     compression: int
+    samples: int
+    largest_bytes: int
     description: str
     icc: bytes
     reduced: bool
@@ -127,6 +135,11 @@ def check_tiff(path: Path) -> None:
             raise SlideOpenError(
                 f"{path}: its header is damaged or hostile, for {problem}; fetch the file again."
             )
+        if directory.samples > MAX_SAMPLES:
+            raise SlideOpenError(
+                f"{path}: it has {directory.samples} channels, and slides in colour have 3;"
+                " convert it to 8-bit RGB first."
+            )
         strip = directory.width * min(directory.rows_per_strip, directory.height)
         if strip > MAX_STRIP_PX and path.suffix.lower() != ".ndpi":  # those decode in parts
             raise SlideOpenError(
@@ -166,6 +179,11 @@ def _impossible(directory: TiffDirectory, size: int) -> str:
         return f"it says {width} × {height} px, which no slide has"
     if directory.tile_width * directory.tile_height > MAX_TILE_PX:
         return f"it says tiles of {directory.tile_width} × {directory.tile_height} px"
+    rows = min(directory.rows_per_strip, height)
+    unpacked = directory.tile_width * directory.tile_height or width * rows
+    unpacked *= 4 * 2  # samples of 16 bit, at most
+    if directory.largest_bytes > unpacked * 1.25 + MAX_OVERHEAD_BYTES:
+        return f"a tile takes {directory.largest_bytes} bytes, more than its pixels do"
     if width * height > SURELY_SMALL_PX and width * height > size * MAX_PX_PER_BYTE:
         return f"{size} bytes cannot hold the {width} × {height} px it says"
     return ""
@@ -245,6 +263,7 @@ def _directory(
         return next(iter(_values(file, layout, entries.get(tag))), default)
 
     tiled = _TILE_WIDTH in entries
+    sizes = _TILE_BYTES if tiled else _STRIP_BYTES
     text = _bytes(file, layout, entries.get(_DESCRIPTION), _MAX_TEXT)
     return TiffDirectory(
         width=one(_WIDTH),
@@ -253,6 +272,8 @@ def _directory(
         tile_height=one(_TILE_HEIGHT),
         rows_per_strip=0 if tiled else one(_ROWS_PER_STRIP, one(_HEIGHT)),
         compression=one(_COMPRESSION, 1),
+        samples=one(_SAMPLES, 1),
+        largest_bytes=max(_values(file, layout, entries.get(sizes), _MAX_TILES), default=0),
         description=text.split(b"\0", 1)[0].decode("utf-8", "replace"),
         icc=_bytes(file, layout, entries.get(_ICC), _MAX_TEXT),
         reduced=reduced,

@@ -1,0 +1,121 @@
+"""A dry run says everything about a folder in one table, quickly, and writes nothing."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from wsi_pipeline.events import Event, Planned, SlideFailed, StageStarted
+from wsi_pipeline.pipeline.tile import TileConfig, run
+from wsi_pipeline.tile import main
+
+SVS = "slides/CMU-1-Small-Region.svs"
+
+
+def dry(cohort: Path, tmp_path: Path, **settings: Any) -> list[Event]:
+    return list(run(TileConfig(cohort=cohort, run=tmp_path / "run", dry_run=True, **settings)))
+
+
+def rows(events: list[Event]) -> dict[Any, Any]:
+    return {event.row["slide"]: event.row for event in events if isinstance(event, Planned)}
+
+
+@pytest.fixture
+def folder(data_dir: Path, tmp_path: Path) -> Path:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for source in (SVS, "slides/TCGA-CR-7395-01A-01-TS1.svs", "slides/broken/broken.svs"):
+        shutil.copy(data_dir / source, slides)
+    (slides / "series").symlink_to(data_dir / "slides/CMU-1-Small-Region.dicom")
+    tiles = sorted((data_dir / "liver_tiles").rglob("*.jpg"))[:6]
+    liver = np.concatenate([cv2.imread(str(tile)) for tile in tiles], axis=1)
+    framed = cv2.copyMakeBorder(
+        liver, 256, 256, 256, 256, cv2.BORDER_CONSTANT, value=(244, 243, 245)
+    )
+    cv2.imwrite(str(slides / "flat.png"), framed)
+    cv2.imwrite(str(slides / "empty.png"), np.full((900, 900, 3), 244, np.uint8))
+    return slides
+
+
+def test_one_row_a_slide_and_the_reason_where_it_would_be_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    events = dry(folder, tmp_path)
+    assert isinstance(events[0], StageStarted)
+    assert events[0].total == 6
+    table = rows(events)
+    small = table["CMU-1-Small-Region"]
+    expected = {
+        "reader": "jpeg-tiff", "vendor": "aperio", "size": "2220×2967", "levels": 1,
+        "compression": "JPEG", "µm/px": 0.499, "from": "openslide.mpp-x", "level": 0,
+        "places": 88, "refused": None,
+    }  # fmt: skip
+    assert {key: small[key] for key in expected} == expected
+    assert 30 <= small["tiles, about"] <= 88
+    assert small["MB, about"] == round(small["tiles, about"] * 256 * 256 * 3 / 1e6)
+    dicom = table["series"]
+    assert (dicom["vendor"], dicom["places"], dicom["µm/px"]) == ("dicom", 88, 0.499)
+    jpeg2000 = table["TCGA-CR-7395-01A-01-TS1"]
+    assert jpeg2000["compression"] == "JPEG 2000 (33005)"
+    assert jpeg2000["refused"] == "the file does not say its resolution"
+    assert table["broken"]["reader"] is None
+    assert "cannot open it" in table["broken"]["refused"]
+    failed = {event.slide_id: event.error for event in events if isinstance(event, SlideFailed)}
+    refused = {slide for slide, row in table.items() if row["refused"]}
+    assert failed.keys() == refused
+    assert "--mpp-override" in failed["TCGA-CR-7395-01A-01-TS1"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_tiles_are_counted_where_tissue_is(folder: Path, tmp_path: Path) -> None:
+    table = rows(dry(folder, tmp_path, mpp_override=0.5))
+    assert (table["flat"]["places"], table["flat"]["tiles, about"]) == (8 * 3, 6)
+    assert table["empty"]["tiles, about"] == 0
+    assert table["flat"]["from"] == "override"
+    unknown = rows(dry(folder, tmp_path, unknown_mpp=True))
+    assert unknown["flat"]["from"] == "unknown"
+    assert unknown["flat"]["tiles, about"] == 6
+    coarse = rows(dry(folder, tmp_path, mpp_override=0.5, mpp=0.25))
+    assert "coarser than the 0.25 µm/px asked for" in coarse["flat"]["refused"]
+
+
+def test_what_it_foresees_is_what_comes(folder: Path, tmp_path: Path) -> None:
+    only = tmp_path / "only"
+    only.mkdir()
+    shutil.copy(folder / "CMU-1-Small-Region.svs", only)
+    foreseen = rows(dry(only, tmp_path))["CMU-1-Small-Region"]["tiles, about"]
+    (done,) = [
+        event
+        for event in run(TileConfig(cohort=only, run=tmp_path / "run", stain="none"))
+        if getattr(event, "counts", None)
+    ]
+    judged = done.counts["tile places"] - done.counts["  too little tissue"]
+    assert foreseen == pytest.approx(judged, rel=0.15)
+
+
+def test_the_command_prints_the_table_and_says_that_slides_fail(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main([str(folder), "--run", str(tmp_path / "run"), "--dry-run"])
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert "nothing was written" in printed
+    assert "broken" in printed
+
+
+def test_many_slides_take_a_moment(data_dir: Path, tmp_path: Path) -> None:
+    """50 slides a second of processor time; on a quiet machine it is several times that."""
+    slides = tmp_path / "many"
+    slides.mkdir()
+    for number in range(30):
+        (slides / f"{number:03}.svs").symlink_to(data_dir / SVS)
+    assert len(rows(dry(slides, tmp_path))) == 30  # the first use imports
+    before = time.process_time()
+    table = rows(dry(slides, tmp_path))
+    seconds = time.process_time() - before
+    assert len(table) == 30
+    assert 30 / seconds >= 50 / 2, f"{30 / seconds:.0f} slides a second"

@@ -1,0 +1,158 @@
+"""What a dry run says of each slide: what it is, what cutting it would come to, why it would fail.
+
+Headers and one small picture are read, no level: a folder of thousands is a matter of a minute.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from wsi_pipeline.errors import MppError, WsiError
+from wsi_pipeline.events import Event, Planned, SlideFailed
+from wsi_pipeline.types import RgbImage
+
+if TYPE_CHECKING:
+    from wsi_pipeline.pipeline.tile import CutTask
+    from wsi_pipeline.slides import Slide
+    from wsi_pipeline.tiles import Grid
+
+Row = dict[str, str | int | float | None]
+
+MEGABYTES_PER_MEGAPIXEL: Final = 3.0  # scanned tissue hardly compresses without loss
+TILES_PER_SECOND: Final = 150  # of one worker, about
+GLIMPSE_PX: Final = 128  # longest side of the picture on which the share of tissue is estimated
+GLIMPSE_FROM_PX: Final = 1 << 21  # a level of more pixels is not read for that
+EMPTY: Final[Row] = dict.fromkeys(
+    ("slide", "reader", "vendor", "size", "levels", "compression", "µm/px", "from", "level",
+     "places", "tiles, about", "MB, about", "seconds, about", "refused")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A slide's row of the table, and the error that cutting it would end in."""
+
+    row: Row
+    error: str | None
+
+
+def preflight(tasks: "Sequence[CutTask]") -> Iterator[Event]:
+    """Look at every slide, several at a time; a row each, and a failure for those refused."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for task, checked in zip(tasks, pool.map(check, tasks), strict=True):
+            yield Planned(row=checked.row)
+            if checked.error is not None:
+                yield SlideFailed(slide_id=task.slide_id, error=checked.error)
+
+
+def check(task: "CutTask") -> Checked:
+    """Look at one slide; what is wrong with it becomes part of its row."""
+    from wsi_pipeline.slides import open_for_metadata, open_slide
+
+    row: Row = {**EMPTY, "slide": task.slide_id}
+    try:
+        automatic = task.reader == "auto"
+        with (
+            open_for_metadata(task.path) if automatic else open_slide(task.path, task.reader)
+        ) as slide:
+            row |= _about(slide, task, automatic=automatic)
+            row |= _resolution(slide, task)
+            row |= _amount(slide, task)
+    except WsiError as error:
+        return Checked(row=row | {"refused": _short(str(error), task)}, error=str(error))
+    return Checked(row=row, error=None)
+
+
+def _about(slide: "Slide", task: "CutTask", *, automatic: bool) -> Row:
+    from wsi_pipeline.slides import compression_of
+
+    info = slide.info
+    width, height = info.dimensions
+    compression = compression_of(task.path, info.dimensions)
+    native = info.reader == "openslide" and info.vendor in ("aperio", "generic-tiff")
+    decoded = native and compression in ("JPEG", "JPEG 2000 (33005)")
+    return {
+        "reader": "jpeg-tiff" if automatic and decoded else info.reader,
+        "vendor": info.vendor,
+        "size": f"{width}×{height}",
+        "levels": len(info.level_dimensions),
+        "compression": compression,
+    }
+
+
+def _resolution(slide: "Slide", task: "CutTask") -> Row:
+    from wsi_pipeline.slides import resolve_mpp
+
+    try:
+        resolved = resolve_mpp(slide.info, task.settings.mpp_override)
+    except MppError:
+        if task.settings.allow_unknown_mpp and slide.info.mpp is None:
+            return {"from": "unknown"}
+        raise
+    return {"µm/px": resolved.mpp, "from": resolved.source}
+
+
+def _amount(slide: "Slide", task: "CutTask") -> Row:
+    from wsi_pipeline.slides import resolve_mpp
+    from wsi_pipeline.tiles import plan_grid
+
+    asked, info = task.settings, slide.info
+    known = asked.mpp_override is not None or info.mpp is not None
+    mpp = resolve_mpp(info, asked.mpp_override).mpp if known else None
+    grid = plan_grid(
+        info, mpp, asked.mpp, tile_px=asked.tile_px, overlap_px=asked.overlap_px,
+        edge=asked.edge, region=asked.region, allow_coarser=asked.allow_coarser,
+    )  # fmt: skip
+    wanted = _wanted(slide, grid, task, mpp)
+    tiles = len(grid) if wanted is None else wanted
+    megapixels = tiles * asked.tile_px**2 / 1e6
+    return {
+        "level": grid.level,
+        "places": len(grid),
+        "tiles, about": tiles,
+        "MB, about": round(megapixels * MEGABYTES_PER_MEGAPIXEL),
+        "seconds, about": round(tiles * (grid.tile_px_level / grid.tile_px) ** 2
+                                / TILES_PER_SECOND, 1),
+    }  # fmt: skip
+
+
+def _wanted(slide: "Slide", grid: "Grid", task: "CutTask", mpp: float | None) -> int | None:
+    """Estimate how many places have enough tissue; None where no small picture shows it."""
+    from wsi_pipeline.tissue import find_tissue, tissue_fractions
+
+    rgb = _glimpse(slide)
+    if rgb is None or not len(grid):
+        return None
+    downsample = max(slide.info.dimensions) / max(rgb.shape[:2])
+    um_per_px = None if mpp is None else mpp * downsample
+    mask = find_tissue(rgb, um_per_px, task.settings.tissue_method).mask
+    fraction = tissue_fractions(mask, grid.coords(), grid.tile_px_level0, downsample)
+    enough = (fraction >= task.settings.min_tissue_fraction) & (fraction > 0)
+    return int(np.count_nonzero(enough))
+
+
+def _glimpse(slide: "Slide") -> RgbImage | None:
+    """The whole slide, at most ``GLIMPSE_PX`` wide and high; None where that takes long."""
+    import cv2
+
+    width, height = slide.info.level_dimensions[-1]
+    if width * height <= GLIMPSE_FROM_PX:
+        rgb = slide.read(len(slide.info.level_dimensions) - 1, 0, 0, width, height)
+    elif slide.info.vendor == "aperio" and "thumbnail" in slide.info.associated:
+        rgb = slide.associated_image("thumbnail")
+    else:
+        return None
+    scale = GLIMPSE_PX / max(rgb.shape[:2])
+    if scale >= 1:
+        return rgb
+    size = tuple(max(1, round(side * scale)) for side in rgb.shape[1::-1])
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _short(error: str, task: "CutTask") -> str:
+    """What was found, without the path before it and the advice behind it."""
+    return error.removeprefix(f"{task.path}: ").split("; ", 1)[0].rstrip(".")
