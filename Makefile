@@ -8,14 +8,14 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/.installed
 
-# staintools is the reference in the parity tests. It asks for spams, which has no wheel; spams-bin
-# provides the module, so staintools goes in without its own list of dependencies.
+# References of the parity tests go in without their own lists of dependencies: staintools asks for
+# spams, which has no wheel (spams-bin provides the module); torchmil asks for plotting and data sets.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[dev,demo]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--constraint constraints.txt staintools spams-bin
+		--constraint constraints.txt staintools spams-bin torchmil einops tensordict pyvers
 	touch $@
 
 demo: setup
