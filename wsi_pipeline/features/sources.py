@@ -73,12 +73,13 @@ class SlideTiles:
         from wsi_pipeline.slides import open_slide
         from wsi_pipeline.tiles.plan import plan_slide
         from wsi_pipeline.tiles.record import describe_slide, describe_tiles
+        from wsi_pipeline.tiles.straighten import straighten
         from wsi_pipeline.tiles.stream import finish_tiles, fit_slide
         from wsi_pipeline.tiles.tally import Tally
 
         parts: list[Coords] = []
         tally = Tally()
-        with open_slide(self._path, self._reader) as slide:
+        with straighten(open_slide(self._path, self._reader), self._settings) as slide:
             plan = plan_slide(slide, self._settings)
             fit = fit_slide(slide, plan, self._settings, tally)
             for finished in finish_tiles(slide, plan, fit, self._settings, tally):

@@ -62,7 +62,8 @@ def _chosen(store: TileStore, count: int) -> np.ndarray:
 def _pairs(
     slide_id: str, store: TileStore, indices: np.ndarray, path: Path | None
 ) -> Iterator[TilePair]:
-    scanned = None if path is None else _as_scanned(path, store, indices)
+    turned = store.attributes.get("straightened") is not None  # no rectangle of the file
+    scanned = None if path is None or turned else _as_scanned(path, store, indices)
     for number, after in enumerate(store.tiles[indices]):
         before = (
             None if scanned is None else jpeg(scanned[number], f"Tile of {slide_id} as scanned")

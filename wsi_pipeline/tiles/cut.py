@@ -14,6 +14,7 @@ from wsi_pipeline.tiles.plan import require_tissue, survey_slide
 from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.store import TileWriter, create_tiles
+from wsi_pipeline.tiles.straighten import straighten
 from wsi_pipeline.tiles.stream import Finished, finish_tiles, fit_slide
 from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.types import Coords
@@ -67,7 +68,7 @@ def cut_slide(
     """
     tally = Tally()
     with tally.clock("open"):
-        slide = open_slide(path, reader)
+        slide = straighten(open_slide(path, reader), settings)
     with slide:
         with tally.clock("plan"):
             plan = survey_slide(slide, settings)

@@ -10,12 +10,14 @@ from wsi_pipeline.errors import MppError, NoTissueError
 from wsi_pipeline.slides import LowImage, Slide, SlideInfo, read_low, reduce_area, resolve_mpp
 from wsi_pipeline.tiles.grid import Grid, coarsest_level, plan_grid
 from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
+from wsi_pipeline.tiles.straighten import can_turn
 from wsi_pipeline.tissue import Tissue, find_tissue, tissue_fractions
 from wsi_pipeline.tissue.methods import background_colour
 from wsi_pipeline.types import Mask, Region
 
 PICTURE_PX: Final = 900  # least length of the thumbnail's longest side, where the slide has it
 SURROUNDINGS: Final = 0.25  # of a region's side, on each side
+NOT_STRAIGHTENED: Final = "not_straightened"  # asked for, but no flat image
 UNKNOWN_PX: Final = 2048  # the same for a slide without resolution, on which tissue is looked for
 
 
@@ -74,14 +76,15 @@ def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
     """Like :func:`plan_slide`, but a slide on which nothing is worth reading gives a plan too."""
     info = slide.info
     mpp, source = _native_mpp(slide, settings)
-    grid = plan_grid(
-        info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
-        edge=settings.edge, region=settings.region, allow_coarser=settings.allow_coarser,
-    )  # fmt: skip
+    grid = _grid(info, mpp, settings, settings.region)
     area = info.bounds if settings.region is None else _with_surroundings(settings.region, info)
     picture = _read_picture(slide, mpp, area)
     overview = _overview(picture, mpp)
     tissue = _tissue(overview, mpp, settings)
+    if settings.straighten and not can_turn(slide, settings):
+        tissue = replace(tissue, flags=(*tissue.flags, NOT_STRAIGHTENED))
+    if settings.crop_to_tissue and tissue.mask.any():
+        grid = _grid(info, mpp, settings, _around_tissue(tissue.mask, overview, grid))
     fraction = tissue_fractions(
         tissue.mask, grid.coords(), grid.tile_px_level0, overview.downsample, overview.origin
     )
@@ -116,6 +119,36 @@ def require_tissue(path: str, plan: SlidePlan, settings: CutSettings) -> None:
             f"tissue (method {settings.tissue_method}); look at the thumbnail, then try another "
             f"method or a lower share"
         )
+
+
+def _grid(info: SlideInfo, mpp: float | None, settings: CutSettings, region: Region | None) -> Grid:
+    return plan_grid(
+        info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
+        edge=settings.edge, region=region, allow_coarser=settings.allow_coarser,
+    )  # fmt: skip
+
+
+def _around_tissue(mask: Mask, overview: LowImage, grid: Grid) -> Region:
+    """Return the tissue's bounding box, level-0 px, grown right and down to whole tiles."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    x, y = (
+        overview.origin[i] + ends[0] * overview.downsample for i, ends in ((0, columns), (1, rows))
+    )
+    right = overview.origin[0] + (columns[-1] + 1) * overview.downsample
+    bottom = overview.origin[1] + (rows[-1] + 1) * overview.downsample
+    return Region(
+        x=int(x),
+        y=int(y),
+        width=_whole_tiles(right - int(x), grid),
+        height=_whole_tiles(bottom - int(y), grid),
+    )
+
+
+def _whole_tiles(extent: float, grid: Grid) -> int:
+    """Return the length, level-0 px, of the fewest tiles that cover ``extent`` level-0 px."""
+    side, stride = grid.tile_px_level, grid.stride_px_level
+    steps = max(0, int(np.ceil((extent / grid.downsample - side) / stride)))
+    return int(np.ceil((steps * stride + side + 1) * grid.downsample))
 
 
 def _native_mpp(slide: Slide, settings: CutSettings) -> tuple[float | None, str]:

@@ -13,9 +13,10 @@ from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiles.flags import FLAGS
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles.straighten import StraightSlide
 from wsi_pipeline.tiles.stream import SlideFit
 from wsi_pipeline.tiles.tally import Tally
-from wsi_pipeline.tissue import draw_overlay
+from wsi_pipeline.tissue import draw_overlay, tissue_tilt
 from wsi_pipeline.types import Coords
 
 THUMBNAIL_PX: Final = 1600  # longest side, at most
@@ -27,6 +28,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
     """Return attributes that name the input and what read it."""
     info = slide.info
     width, height = info.level_dimensions[0]
+    turned = slide.to_attributes() if isinstance(slide, StraightSlide) else None
     return {
         "slide": info.path.rstrip("/").rsplit("/", 1)[-1],
         "reader": info.reader,
@@ -36,6 +38,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
         "level0_width": width,
         "level0_height": height,
         "bounds_level0": asdict(info.bounds),
+        "straightened": turned,
     }
 
 
@@ -58,11 +61,13 @@ def describe_tiles(
         "rows": grid.rows,
         "region_level0": None if settings.region is None else asdict(settings.region),
         "denoise": _denoise(settings),
+        "cropped_level0": _cropped(plan, settings),
         "tissue": {
             "method": tissue.method,
             "thresholds": dict(tissue.thresholds),
             "flags": list(tissue.flags),
             "downsample": plan.tissue_downsample,
+            "tilt": asdict(tissue_tilt(tissue.mask)),
         },
         "stain": fit.stain.to_attributes(),
         "background_level": fit.background_level,
@@ -91,6 +96,14 @@ def _denoise(settings: CutSettings) -> dict[str, Any] | None:
     if settings.denoise == "none":
         return None
     return {"method": settings.denoise, "radius_px": settings.denoise_radius_px}
+
+
+def _cropped(plan: SlidePlan, settings: CutSettings) -> dict[str, float] | None:
+    """Return the area that the grid covers if it is anchored at the tissue, level-0 px."""
+    if not settings.crop_to_tissue:
+        return None
+    area = asdict(plan.grid.area_level)
+    return {name: value * plan.grid.downsample for name, value in area.items()}
 
 
 def write_thumbnail(

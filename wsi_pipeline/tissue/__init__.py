@@ -15,6 +15,7 @@ from wsi_pipeline.tissue.qc import (
     ink_fractions,
     pen_fractions,
 )
+from wsi_pipeline.tissue.tilt import Tilt, tissue_tilt
 from wsi_pipeline.tissue.tma import (
     Core,
     Dearray,
@@ -33,6 +34,7 @@ __all__ = [
     "Core",
     "Dearray",
     "JoinedCore",
+    "Tilt",
     "Tissue",
     "background_fractions",
     "blood_fractions",
@@ -52,4 +54,5 @@ __all__ = [
     "pen_fractions",
     "position",
     "tissue_fractions",
+    "tissue_tilt",
 ]

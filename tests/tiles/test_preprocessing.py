@@ -1,0 +1,137 @@
+"""Noise filters, straightening and cropping: off unless asked, recorded, doing what they say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsi_pipeline.tiles import CutSettings, TileStore, cut_slide, open_tiles
+from wsi_pipeline.tiles.denoise import denoise_tiles
+from wsi_pipeline.tissue import tissue_tilt
+
+PLAIN = CutSettings(mpp_override=0.5, stain="none", max_background_fraction=1.0)
+
+
+def cut(image: Path, folder: Path, asked: CutSettings) -> TileStore:
+    store = folder / "s.zarr"
+    cut_slide(image, store, asked, thumbnail=folder / "s.jpg")
+    return open_tiles(store)
+
+
+@pytest.fixture(scope="module")
+def strip(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bar of real liver, 1536 × 512 px, lying 20° clockwise on glass off the centre."""
+    files = sorted((data_dir / "liver_tiles").rglob("*.jpg"))[:12]
+    tiles = [cv2.imread(str(file)) for file in files]
+    bar = np.concatenate([np.concatenate(tiles[i : i + 6], axis=1) for i in (0, 6)])
+    canvas = np.full((1700, 2300, 3), 243, np.uint8)
+    matrix = cv2.getRotationMatrix2D((768, 256), -20, 1)
+    matrix[:, 2] += (1180 - 768, 800 - 256)
+    turned = cv2.warpAffine(bar, matrix, (2300, 1700), dst=canvas,
+                            borderMode=cv2.BORDER_TRANSPARENT, flags=cv2.INTER_CUBIC)  # fmt: skip
+    path = tmp_path_factory.mktemp("strip") / "strip.png"
+    cv2.imwrite(str(path), turned)
+    return path
+
+
+@settings(max_examples=40, deadline=None)
+@given(angle=st.floats(-44, 44), long=st.floats(60, 150), short=st.floats(10, 40))
+def test_the_tilt_of_an_ellipse_is_its_angle(angle: float, long: float, short: float) -> None:
+    mask = np.zeros((400, 400), np.uint8)
+    cv2.ellipse(mask, (200, 200), (round(long), round(short)), angle, 0, 360, 1, cv2.FILLED)
+    tilt = tissue_tilt(mask.astype(bool))
+    assert tilt.angle_deg == pytest.approx(angle, abs=1.5)
+    assert tilt.elongation == pytest.approx(round(long) / round(short), rel=0.1)
+    assert tissue_tilt(mask.T.astype(bool)).angle_deg == pytest.approx(-tilt.angle_deg, abs=0.1)
+
+
+def test_what_is_round_or_empty_has_no_direction() -> None:
+    mask = np.zeros((200, 200), np.uint8)
+    assert not tissue_tilt(mask.astype(bool)).has_direction
+    cv2.circle(mask, (90, 110), 60, 1, cv2.FILLED)
+    assert not tissue_tilt(mask.astype(bool)).has_direction
+
+
+def test_nothing_is_done_unless_asked(strip: Path, tmp_path: Path) -> None:
+    about = cut(strip, tmp_path, PLAIN).attributes
+    assert about["denoise"] is None
+    assert about["straightened"] is None
+    assert about["cropped_level0"] is None
+    assert about["tissue"]["tilt"]["angle_deg"] == pytest.approx(20, abs=1)
+
+
+def test_a_flat_image_is_straightened_and_says_how(strip: Path, tmp_path: Path) -> None:
+    store = cut(strip, tmp_path, replace(PLAIN, straighten=True))
+    about = store.attributes
+    assert about["straightened"]["angle_deg"] == pytest.approx(-20, abs=1)
+    assert abs(about["tissue"]["tilt"]["angle_deg"]) < 1
+    # the tissue's centre is where the matrix says, and its long side lies along x
+    centre = np.array(about["straightened"]["matrix"]) @ (1180, 800, 1)
+    middle = (store.coords + 128).mean(axis=0)
+    assert np.abs(middle - centre).max() < 160
+    spread = store.coords.max(axis=0) - store.coords.min(axis=0)
+    assert spread[0] > 2 * spread[1]
+    # the canvas holds the whole image, and a tile's pixels are the image's own, turned
+    whole = cv2.imread(str(strip))[..., ::-1]
+    matrix = np.array(about["straightened"]["matrix"])
+    size = (about["level0_width"], about["level0_height"])
+    expected = cv2.warpAffine(whole, matrix, size, flags=cv2.INTER_CUBIC)
+    x, y = store.coords[len(store) // 2]
+    difference = expected[y : y + 256, x : x + 256].astype(int) - store.tiles[len(store) // 2]
+    assert np.abs(difference).mean() < 1
+
+
+def test_a_pyramid_is_not_turned_and_says_so(data_dir: Path, tmp_path: Path) -> None:
+    path = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    asked = CutSettings(straighten=True, stain="none")
+    result = cut_slide(path, tmp_path / "s.zarr", asked)
+    assert "not_straightened" in result.flags
+    plain = cut_slide(path, tmp_path / "p.zarr", replace(asked, straighten=False))
+    assert "not_straightened" not in plain.flags
+    first, second = open_tiles(tmp_path / "s.zarr"), open_tiles(tmp_path / "p.zarr")
+    assert np.array_equal(first.tiles[:], second.tiles[:])
+
+
+def test_the_grid_is_anchored_at_the_tissue(strip: Path, tmp_path: Path) -> None:
+    asked = replace(PLAIN, crop_to_tissue=True, min_tissue_fraction=0.0)
+    store = cut(strip, tmp_path, asked)
+    area = store.attributes["cropped_level0"]
+    grey = cv2.imread(str(strip), cv2.IMREAD_GRAYSCALE)
+    rows, columns = (np.flatnonzero((grey < 235).any(axis=axis)) for axis in (1, 0))
+    assert (area["x"], area["y"]) == pytest.approx((columns[0], rows[0]), abs=40)
+    # whole tiles reach over the tissue's far edges, so none of it is lost
+    assert area["x"] + area["width"] >= columns[-1] - 40
+    assert area["y"] + area["height"] >= rows[-1] - 40
+    assert ((store.coords - (area["x"], area["y"])) % 256 == 0).all()
+    wide = -(-(columns[-1] - columns[0]) // 256)
+    assert wide <= store.attributes["columns"] <= wide + 1
+
+
+@pytest.mark.parametrize(("method", "radius"), [("median", 1), ("gaussian", 2)])
+def test_noise_is_filtered_in_the_stored_tiles_alone(
+    strip: Path, tmp_path: Path, method: str, radius: int
+) -> None:
+    plain = cut(strip, tmp_path / "plain", PLAIN)
+    asked = replace(PLAIN, denoise=method, denoise_radius_px=radius)  # type: ignore[arg-type]
+    filtered = cut(strip, tmp_path / "filtered", asked)
+    assert filtered.attributes["denoise"] == {"method": method, "radius_px": radius}
+    expected = denoise_tiles(plain.tiles[:], method, radius)  # type: ignore[arg-type]
+    assert np.array_equal(filtered.tiles[:], expected)
+    assert not np.array_equal(plain.tiles[:], expected)
+    for name in ("focus", "pen_fraction", "fold_fraction", "blood_fraction"):
+        assert np.array_equal(filtered.columns[name], plain.columns[name])
+
+
+def test_filters_take_noise_away() -> None:
+    rng = np.random.default_rng(0)
+    clean = np.full((2, 64, 64, 3), 180, np.uint8)
+    specks = clean.copy()
+    specks[rng.random(specks.shape[:3]) < 0.05] = 0
+    assert (denoise_tiles(specks, "median") == 180).mean() > 0.99
+    grain = np.clip(clean + rng.normal(0, 12, clean.shape), 0, 255).astype(np.uint8)
+    assert denoise_tiles(grain, "gaussian", 2).std() < grain.std() / 2
+    assert denoise_tiles(grain, "none") is grain

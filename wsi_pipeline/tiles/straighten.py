@@ -1,0 +1,110 @@
+"""Flat images turned so that their tissue lies along an axis.
+
+Only flat images: they are decoded whole, so one rotation of all pixels is exact and cheap. Tiles
+of a pyramid cannot be turned one by one without losing what they are: squares of the scan at known
+level-0 places that meet their neighbours. For those the tilt is recorded, and nothing else.
+"""
+
+from dataclasses import replace
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideReadError
+from wsi_pipeline.slides import Slide, read_low
+from wsi_pipeline.slides.reader import SlideReader
+from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
+from wsi_pipeline.tissue import find_tissue, tissue_tilt
+from wsi_pipeline.tissue.methods import background_colour
+from wsi_pipeline.types import Region, RgbImage
+
+LONGEST_PX: Final = 32_000  # OpenCV rotates no larger images
+LEAST_ANGLE_DEG: Final = 0.5  # turning costs some sharpness
+OVERVIEW_PX: Final = 1024  # where the resolution is unknown
+FLAT: Final = "image"  # name of the reader of flat images
+
+
+class StraightSlide(SlideReader):
+    """A flat image, turned about its centre on a canvas that holds all of it.
+
+    Attributes:
+        info: As of the image, with the size of the canvas.
+        angle_deg: By how far it was turned, clockwise as seen; negative is counter-clockwise.
+        matrix: (2, 3) float64, takes (x, y, 1) of the image to (x, y) of the canvas.
+    """
+
+    def __init__(self, slide: Slide, angle_deg: float, fill: NDArray[np.float64]) -> None:
+        width, height = slide.info.dimensions
+        self.angle_deg = angle_deg
+        self.matrix, size = _turn(width, height, angle_deg)
+        pixels = slide.read(0, 0, 0, width, height)
+        turned = cv2.warpAffine(
+            pixels, self.matrix, size, flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=tuple(map(float, fill)),
+        )  # fmt: skip
+        self._pixels: RgbImage = np.asarray(turned, np.uint8)
+        self._slide = slide
+        self.info = replace(
+            slide.info,
+            level_dimensions=(size,),
+            bounds=Region(x=0, y=0, width=size[0], height=size[1]),
+        )
+
+    def read_inside(self, _level: int, x: int, y: int, width: int, height: int) -> RgbImage:
+        return self._pixels[y : y + height, x : x + width].copy()
+
+    def read_associated(self, _name: str) -> RgbImage:
+        raise SlideReadError(f"{self.info.path}: a flat picture has no associated images.")
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return what a tile store says: the angle, and how to get from the file to its coords."""
+        return {"angle_deg": self.angle_deg, "matrix": self.matrix.tolist()}
+
+
+def straighten(slide: Slide, settings: CutSettings) -> Slide:
+    """Return the slide turned, or itself where that is not asked for or not possible.
+
+    Closing what is returned closes ``slide``; on an error it is closed already.
+
+    Raises:
+        SlideReadError: The image cannot be decoded.
+    """
+    if not settings.straighten or not can_turn(slide, settings):
+        return slide
+    try:
+        return _straight(slide, settings)
+    except BaseException:
+        slide.close()
+        raise
+
+
+def _straight(slide: Slide, settings: CutSettings) -> Slide:
+    overview = read_low(slide, 1.0, max(1.0, max(slide.info.dimensions) / OVERVIEW_PX))
+    mpp = settings.mpp_override or slide.info.mpp
+    um_per_px = OVERVIEW_MPP if mpp is None else mpp * overview.downsample
+    tilt = tissue_tilt(find_tissue(overview.rgb, um_per_px, settings.tissue_method).mask)
+    if not tilt.has_direction or abs(tilt.angle_deg) < LEAST_ANGLE_DEG:
+        return slide
+    return StraightSlide(slide, -tilt.angle_deg, background_colour(overview.rgb)[0])
+
+
+def can_turn(slide: Slide, settings: CutSettings) -> bool:
+    """Whether this is a whole flat image that fits into memory."""
+    info = slide.info
+    flat = info.reader == FLAT and max(info.dimensions) <= LONGEST_PX
+    return flat and settings.region is None
+
+
+def _turn(width: int, height: int, angle_deg: float) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """Return the (2, 3) matrix of a clockwise turn about the centre, and the canvas's size."""
+    matrix = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), -angle_deg, 1.0))
+    cosine, sine = abs(matrix[0, 0]), abs(matrix[0, 1])
+    across = int(np.ceil(width * cosine + height * sine))
+    down = int(np.ceil(width * sine + height * cosine))
+    matrix[:, 2] += (across - width) / 2, (down - height) / 2
+    return matrix.astype(np.float64), (across, down)
