@@ -4,6 +4,11 @@ The rules are boxes in hue, saturation and value. They rest on one observation: 
 (haematoxylin, eosin, PAS, DAB) lies between blue-violet, pink and brown, so green and cyan-blue are
 ink, red is ink only when far more saturated than erythrocytes, and black only when it has no
 colour left. Ink over tissue mixes with it: expect to see its core, not its thin edges.
+
+Measured on tiles of 256 px at 0.5 µm/px: of 1,300 clean ones (skin, frozen head and neck, liver,
+pancreas; H&E and PAS) 5 are more than 5 % ink, all of them skin, whose refractile keratin shines
+cyan; 55 are more than 1 %, again nearly all skin. All eight fields with visible marker exceed 5 %
+somewhere, and none of eight fields without marker does.
 """
 
 from collections.abc import Mapping
@@ -51,12 +56,15 @@ class InkRule:
         return found
 
 
-RULES: Mapping[str, InkRule] = MappingProxyType(
+RULES: Mapping[str, tuple[InkRule, ...]] = MappingProxyType(
     {
-        "red": InkRule(hue=(344, 20), saturation=(0.62, 1), value=(0.43, 1)),
-        "green": InkRule(hue=(90, 192), saturation=(0.22, 1), value=(0.10, 0.92)),
-        "blue": InkRule(hue=(192, 232), saturation=(0.40, 1), value=(0.10, 1)),
-        "black": InkRule(value=(0, 0.275), max_chroma=0.16),
+        "red": (InkRule(hue=(344, 20), saturation=(0.62, 1), value=(0.43, 1)),),
+        "green": (InkRule(hue=(90, 192), saturation=(0.22, 1), value=(0.10, 0.92)),),
+        "blue": (
+            InkRule(hue=(192, 232), saturation=(0.40, 1), value=(0.10, 1)),
+            InkRule(hue=(232, 244), saturation=(0.50, 1), value=(0.10, 1)),
+        ),
+        "black": (InkRule(value=(0, 0.275), max_chroma=0.16),),
     }
 )
 
@@ -81,7 +89,7 @@ def ink_masks(rgb: RgbImage) -> dict[str, Mask]:
         ``red``, ``green``, ``blue`` and ``black``, each (H, W) bool.
     """
     planes = _planes(rgb)
-    return {name: rule.matches(planes) for name, rule in RULES.items()}
+    return {name: _any(rules, planes) for name, rules in RULES.items()}
 
 
 def find_ink(rgb: RgbImage, radius_px: int) -> Mask:
@@ -96,14 +104,18 @@ def find_ink(rgb: RgbImage, radius_px: int) -> Mask:
     """
     planes = _planes(rgb)
     found = np.zeros(rgb.shape[:2], bool)
-    for name, rule in RULES.items():
-        core = rule.matches(planes).astype(np.uint8)
+    for name, rules in RULES.items():
+        core = _any(rules, planes).astype(np.uint8)
         stroke = cv2.morphologyEx(core, cv2.MORPH_OPEN, disc(radius_px))
         if stroke.any():
             near = cv2.dilate(stroke, disc(radius_px)).astype(bool)
             far = cv2.dilate(stroke, disc(6 * radius_px)).astype(bool)
             found |= near | (far & _EDGES[name].matches(planes))
     return found
+
+
+def _any(rules: tuple[InkRule, ...], planes: NDArray[np.uint8]) -> Mask:
+    return np.asarray(np.logical_or.reduce([rule.matches(planes) for rule in rules]), dtype=bool)
 
 
 def _planes(rgb: RgbImage) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ def draw_cores(rgb: RgbImage, array: Dearray) -> RgbImage:
     if zoom > 1:
         canvas = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom), dtype=np.uint8)
     circles = canvas.copy()
-    weight = max(1, round(array.diameter_px * zoom / 30))
+    weight = int(np.clip(round(array.diameter_px * zoom / 30), 1, 3))
     for core in array.cores:
         centre = round(core.x * zoom), round(core.y * zoom)
         radius = round(core.diameter_px * zoom * 0.55)
@@ -39,7 +39,7 @@ def draw_cores(rgb: RgbImage, array: Dearray) -> RgbImage:
 
 def _write_name(canvas: RgbImage, core: Core, zoom: float) -> None:
     font = cv2.FONT_HERSHEY_SIMPLEX
-    scale = float(np.clip(core.diameter_px * zoom / 100, 0.32, 2.0))
+    scale = float(np.clip(core.diameter_px * zoom / 150, 0.32, 1.0))
     weight = max(1, round(scale * 1.2))
     (width, height), _ = cv2.getTextSize(core.name, font, scale, weight)
     corner = round(core.x * zoom - width / 2), round(core.y * zoom + height / 2)

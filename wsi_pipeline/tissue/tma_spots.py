@@ -16,8 +16,9 @@ from wsi_pipeline.tissue.ink import disc
 from wsi_pipeline.tissue.tma_view import View
 from wsi_pipeline.types import Mask
 
-RING_PENALTY = 0.3  # tissue just outside a core's disc speaks against a centre
-MIN_COVERAGE = 0.12  # of a core's disc; less is debris
+RING_PENALTY = 0.5  # tissue just outside a core's disc speaks against a centre
+SOFTENING = 0.075  # diameters
+MIN_COVERAGE = 0.15  # of a core's disc; less is debris
 SEPARATION = 0.8  # diameters: cores may touch and be squeezed, but two do not lie on each other
 BLUR_COVERAGE = 0.8
 BLUR_SLOPE = 0.26  # of the spot's density a pixel: dust out of focus and dried water fade slower
@@ -60,6 +61,7 @@ def _explain(mask: Mask, diameter_px: float) -> Spots:
     inner, ring = _templates(diameter_px / 2)
     reach = inner.shape[0] // 2
     kernel = inner / inner.sum() - RING_PENALTY * ring / ring.sum()
+    kernel = _softened(kernel, SOFTENING * diameter_px)  # a plateau would leave the centre open
     taken = np.asarray(cv2.dilate(inner, disc(1))).astype(bool)
     pad = 5 * reach  # room for the widest window around a centre just outside the image
     rest = np.pad(mask, pad).astype(np.float32)
@@ -90,6 +92,11 @@ def _window(y: int, x: int, reach: int) -> tuple[slice, slice]:
 def _filtered(values: Values, kernel: Values) -> Values:
     filtered = cv2.filter2D(values, -1, kernel, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(filtered, dtype=np.float32)
+
+
+def _softened(kernel: Values, sigma: float) -> Values:
+    blurred = cv2.GaussianBlur(kernel, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(blurred, dtype=np.float32)
 
 
 def _templates(radius: float) -> tuple[Values, Values]:
