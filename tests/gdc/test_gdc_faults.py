@@ -50,7 +50,7 @@ ONCE = [
     Case(name="closed short", fault={"do": "close", "after": 300_000}),
     Case(name="no length", fault={"do": "no_length", "first": None}),
     Case(name="flipped byte", fault={"do": "flip"}, sent=2.0),
-    Case(name="truncated", fault={"do": "truncate"}, sent=1.0),
+    Case(name="truncated", fault={"do": "truncate"}, sent=1.4),
     Case(name="gzip", fault={"do": "gzip"}, sent=1.4),
     Case(name="range ignored", fault={"do": "ignore_range", "first": None}, sent=1.0),
     Case(name="wrong content-range", fault={"do": "wrong_range", "shift": 5}, sent=1.4),

@@ -95,6 +95,7 @@ class Handler(socketserver.BaseRequestHandler):
             "status": 0,
             "fault": None,
             "sent": 0,
+            "connection": self.client_address[1],
             "begun": time.monotonic(),
             "ended": None,
         }

@@ -1,7 +1,7 @@
 """Is the answer the bytes that were asked for? Decided from its header, before a byte is kept."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
@@ -15,10 +15,14 @@ PAGES: Final = ("text/html", "application/json", "application/xhtml+xml")
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """The response carries the file's bytes ``start`` up to ``end``."""
+    """The response carries the file's bytes ``start`` up to ``end``.
+
+    ``framed``: it says its own length, so that its connection can be used again.
+    """
 
     start: int
     end: int
+    framed: bool = True
 
 
 def check_body(response: httpx.Response, start: int, end: int, size: int) -> Body:
@@ -58,7 +62,7 @@ def check_body(response: httpx.Response, start: int, end: int, size: int) -> Bod
             f"the server offers {length} bytes where {body.end - body.start} belong "
             f"(the manifest says {size} in all)"
         )
-    return body
+    return replace(body, framed=length is not None)
 
 
 def _partial(response: httpx.Response, start: int, end: int, size: int) -> Body:

@@ -19,7 +19,7 @@ from wsi_pipeline.gdc.retry import (
     TransientError,
     parse_retry_after,
 )
-from wsi_pipeline.gdc.wire import OpenSockets
+from wsi_pipeline.gdc.wire import OpenSockets, read_in_large_blocks
 
 GDC_API: Final = "https://api.gdc.cancer.gov"
 MAX_REDIRECTS: Final = 5
@@ -48,6 +48,7 @@ class GdcClient:
         self._token = token
         self._base = _base(server)
         self._sockets = OpenSockets()
+        read_in_large_blocks()
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_ALIVE),

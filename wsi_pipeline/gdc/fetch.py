@@ -106,10 +106,9 @@ class Fetch:
                 raise StoppedError("stopped")
             self.limit.take(len(chunk))
             self.received += len(chunk)
-            wanted = body.end - segment.position
-            self.partial.write(segment, chunk[:wanted])
-            if len(chunk) >= wanted:
-                return  # all there; whatever follows is not the file's
+            self.partial.write(segment, chunk[: body.end - segment.position])
+            if segment.position == body.end and not body.framed:
+                return  # whatever follows is not the file's
             pace.add(len(chunk))
         if segment.position < body.end:
             raise TransientError(f"the connection closed {body.end - segment.position} bytes short")

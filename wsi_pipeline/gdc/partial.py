@@ -103,15 +103,17 @@ class PartialFile:
         segment.done += len(data)
         os.pwrite(self._state, COUNT.pack(segment.done), self._counts_at + segment.index * 8)
 
-    def read_arrived(self, start: int, count: int, generation: int) -> bytes | None:
-        """Return up to ``count`` bytes from ``start`` on, as far as there is no gap before them.
+    def read_arrived(self, start: int, buffer: memoryview, generation: int) -> int | None:
+        """Fill ``buffer`` with the bytes from ``start`` on, as far as there is no gap before them.
 
-        None when everything was thrown away since ``generation``.
+        Returns:
+            How many there were; None when everything was thrown away since ``generation``.
         """
         with self._lock:
             if generation != self.generation:
                 return None
-            return os.pread(self._data, min(count, max(0, self.frontier - start)), start)
+            count = min(len(buffer), max(0, self.frontier - start))
+            return os.preadv(self._data, [buffer[:count]], start) if count else 0
 
     def start_over(self, *, one_stream: bool) -> None:
         """Throw away what came; ``one_stream`` makes the whole file one segment from now on."""

@@ -1,7 +1,13 @@
-"""One file: its segments over several connections, its digest as the bytes arrive, its verdict."""
+"""One file: its segments over several connections, its digest as the bytes arrive, its verdict.
+
+The digest costs more than the transport. Where bytes come very fast and cores are few, it waits for
+them, so that the line is not kept waiting; otherwise it keeps pace and is done when they are.
+"""
 
 import hashlib
+import os
 import threading
+import time
 from functools import partial as bind
 from typing import Final
 
@@ -15,6 +21,9 @@ from wsi_pipeline.gdc.retry import StoppedError
 POLL_S: Final = 0.05
 HASH_BLOCK: Final = 1 << 20
 BLOCKS_AT_ONCE: Final = 8
+CORES: Final = os.cpu_count() or 1
+ENOUGH_CORES: Final = 4
+FAST_BYTES_PER_S: Final = 150e6  # above a gigabit line, few cores have their hands full
 ROUNDS: Final = 3  # whole downloads of a file whose digest comes out wrong
 
 
@@ -30,6 +39,8 @@ class Transfer:
         self._changed = threading.Condition()
         self._under_way = 0
         self._error: Exception | None = None
+        self._looked = time.monotonic(), 0
+        self._fast = False
 
     @property
     def done_bytes(self) -> int:
@@ -72,7 +83,7 @@ class Transfer:
                 if self._under_way and not behind:
                     self._changed.wait(POLL_S)
                 under_way = self._under_way
-            behind = digest.follow()
+            behind = (not under_way or self._leaves_time()) and digest.follow()
             if self._error is not None:
                 if not under_way:
                     spread = self._recover()
@@ -81,6 +92,17 @@ class Transfer:
                 self._start(self.fetch.others())
             elif not under_way and not behind and not self._partial.missing:
                 return digest.hexdigest()
+
+    def _leaves_time(self) -> bool:
+        """Tell whether the digest may run beside the connections without slowing them down."""
+        if CORES >= ENOUGH_CORES:
+            return True
+        now, received = time.monotonic(), self.fetch.received
+        if now - self._looked[0] >= POLL_S:
+            speed = (received - self._looked[1]) / (now - self._looked[0])
+            self._fast = speed > FAST_BYTES_PER_S
+            self._looked = now, received
+        return not self._fast
 
     def _recover(self) -> bool:
         """Go on in one stream if ranges are ignored; otherwise the error is the file's."""
@@ -119,17 +141,18 @@ class _Follower:
 
     def __init__(self, partial: PartialFile) -> None:
         self._partial = partial
+        self._buffer = memoryview(bytearray(HASH_BLOCK))
         self._restart()
 
     def follow(self) -> bool:
         """Take in a stretch of what has arrived; return whether more is waiting."""
         for _ in range(BLOCKS_AT_ONCE):
-            block = self._partial.read_arrived(self._at, HASH_BLOCK, self._generation)
-            if block is None:
+            count = self._partial.read_arrived(self._at, self._buffer, self._generation)
+            if count is None:
                 self._restart()
-            elif block:
-                self._md5.update(block)
-                self._at += len(block)
+            elif count:
+                self._md5.update(self._buffer[:count])
+                self._at += count
             else:
                 return False
         return True
