@@ -72,7 +72,7 @@ class Child:
         self.process.stdin.flush()
         with selectors.DefaultSelector() as waiting:
             waiting.register(self.process.stdout, selectors.EVENT_READ)
-            answered = waiting.select(1.5 * HANG_S)
+            answered = waiting.select(6 * HANG_S)
         line = self.process.stdout.readline() if answered else ""
         if line:
             return Fate(**json.loads(line))

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 from wsi_pipeline.errors import SlideOpenError
 
 MAX_SIDE_PX: Final = 4_000_000  # 200 mm at 0.05 µm/px
+MIN_TILE_PX: Final = 8  # OpenSlide divides by the size of a tile in whole JPEG blocks
 MAX_TILE_PX: Final = 1 << 26  # 256 MB as RGBA
 MAX_STRIP_PX: Final = 1 << 28  # of an image in strips; the flat-picture reader has less
 MAX_PX_PER_BYTE: Final = 20_000  # empty tiles packed by Deflate have 344
@@ -53,6 +54,7 @@ class TiffDirectory:
 
     Attributes:
         width, height: Pixels.
+        tiled: It is in tiles, not in strips.
         tile_width, tile_height: Of a native tile; 0 when the image is in strips.
         rows_per_strip: 0 when it is in tiles.
         compression: TIFF number, see ``COMPRESSIONS``.
@@ -65,6 +67,7 @@ class TiffDirectory:
 
     width: int
     height: int
+    tiled: bool
     tile_width: int
     tile_height: int
     rows_per_strip: int
@@ -175,8 +178,10 @@ def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 def _impossible(directory: TiffDirectory, size: int) -> str:
     width, height = directory.width, directory.height
-    if max(width, height) > MAX_SIDE_PX:
+    if not 0 < min(width, height) <= max(width, height) <= MAX_SIDE_PX:
         return f"it says {width} × {height} px, which no slide has"
+    if directory.tiled and min(directory.tile_width, directory.tile_height) < MIN_TILE_PX:
+        return f"it says tiles of {directory.tile_width} × {directory.tile_height} px"
     if directory.tile_width * directory.tile_height > MAX_TILE_PX:
         return f"it says tiles of {directory.tile_width} × {directory.tile_height} px"
     rows = min(directory.rows_per_strip, height)
@@ -262,7 +267,7 @@ def _directory(
     def one(tag: int, default: int = 0) -> int:
         return next(iter(_values(file, layout, entries.get(tag))), default)
 
-    tiled = _TILE_WIDTH in entries
+    tiled = _TILE_WIDTH in entries or _TILE_HEIGHT in entries
     sizes = _TILE_BYTES if tiled else _STRIP_BYTES
     text = _bytes(file, layout, entries.get(_DESCRIPTION), _MAX_TEXT)
     return TiffDirectory(
@@ -270,6 +275,7 @@ def _directory(
         height=one(_HEIGHT),
         tile_width=one(_TILE_WIDTH),
         tile_height=one(_TILE_HEIGHT),
+        tiled=tiled,
         rows_per_strip=0 if tiled else one(_ROWS_PER_STRIP, one(_HEIGHT)),
         compression=one(_COMPRESSION, 1),
         samples=one(_SAMPLES, 1),
