@@ -1,0 +1,125 @@
+"""The flagged tiles of a run folder on one page, and the table in which a person decides."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.cohort import read_cohort
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.events import (
+    Event,
+    Note,
+    Planned,
+    SlideDone,
+    SlideFailed,
+    StageStarted,
+    Written,
+)
+
+if TYPE_CHECKING:
+    from wsi_pipeline.tiles import TileStore
+    from wsi_pipeline.tiles.decisions import Decision
+
+
+class QcConfig(StageConfig):
+    """Show flagged tiles on one page, and write the table that says which of them to drop."""
+
+    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    drop: list[Literal["pen", "blurred", "fold", "blood"]] = Field(
+        default=["pen", "blurred"],
+        description="Flags whose tiles the new table drops; others it keeps, for a person to "
+        "look at. May be given several times.",
+    )
+    max_dropped_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
+    )
+    max_tiles: int = Field(
+        default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
+    )
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+def run(config: QcConfig) -> Iterator[Event]:
+    """Write ``<run>/qc/decisions.csv``, unless a person has it already, and ``index.html``.
+
+    Raises:
+        ConfigError: The run folder holds no tiles.
+        CohortError: The decisions that are there cannot be read.
+    """
+    from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
+    from wsi_pipeline.tiles import open_tiles
+    from wsi_pipeline.tiles.decisions import PATH, propose, read_decisions, write_decisions
+
+    paths = _stores(config.run)
+    table, page = config.run / PATH, config.run / PATH.parent / "index.html"
+    yield StageStarted(stage="qc", total=len(paths))
+    fresh = config.overwrite or not table.exists()
+    present = read_decisions(table) if not fresh else None
+    rows: list[Decision] = [] if present is None else list(present.rows)
+    shown = []
+    for slide_id, path in paths.items():
+        try:
+            store = open_tiles(path)
+        except StoreError as error:
+            yield SlideFailed(slide_id=slide_id, error=str(error))
+            continue
+        if fresh:
+            rows += propose(slide_id, store, config.drop, config.max_dropped_fraction)
+        yield _tell(config, slide_id, store, rows)
+        if not config.dry_run:
+            shown.append(gallery_slide(config.run, slide_id, store, rows, config.max_tiles))
+    if config.dry_run:
+        return
+    if fresh:
+        write_decisions(table, rows)
+        yield Written(path=str(table), what="decisions, to be edited")
+    else:
+        yield Note(text=f"{table} was there and stays as it is; --overwrite proposes anew")
+    write_gallery(page, config.run.resolve().name, shown, rows)
+    yield Written(path=str(page), what="flagged tiles")
+
+
+def _stores(run: Path) -> dict[str, Path]:
+    """Return every slide's tile store, in the cohort's order.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from wsi_pipeline.tiles import SUFFIXES, find_store
+
+    folder, table = run / "tiles", run / "cohort.csv"
+    present = sorted(path.stem for path in folder.glob("[!.]*") if path.suffix in SUFFIXES.values())
+    if not present:
+        raise ConfigError(
+            f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first"
+        )
+    cohort = [slide.slide_id for slide in read_cohort(table)] if table.exists() else []
+    found = {slide_id: find_store(folder, slide_id) for slide_id in dict.fromkeys(cohort + present)}
+    return {slide_id: path for slide_id, path in found.items() if path is not None}
+
+
+def _tell(
+    config: QcConfig, slide_id: str, store: "TileStore", rows: "list[Decision]"
+) -> SlideDone | Planned:
+    from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
+
+    marks = store_marks(store)
+    own = [row for row in rows if row.slide_id == slide_id and row.choice == "drop"]
+    dropped = len(store) if any(row.place is None for row in own) else len(own)
+    counts = {
+        "tiles": len(store),
+        "flagged": int(any_mark(marks, FLAGS).sum()),
+        **{f"  {flag}": int(mask.sum()) for flag, mask in marks.items()},
+        "dropped by the table": dropped,
+    }
+    if config.dry_run:
+        return Planned(row={"slide": slide_id, **{name.strip(): n for name, n in counts.items()}})
+    flags = tuple(store.attributes.get("flags", ()))
+    return SlideDone(slide_id=slide_id, counts=counts, flags=flags)
