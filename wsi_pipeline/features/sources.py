@@ -55,7 +55,7 @@ class SlideTiles:
     """
 
     def __init__(
-        self, slide_id: str, path: Path, settings: CutSettings, reader: str = "auto"
+        self, slide_id: str, path: str | Path, settings: CutSettings, reader: str = "auto"
     ) -> None:
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
@@ -79,7 +79,9 @@ class SlideTiles:
 
         parts: list[Coords] = []
         tally = Tally()
-        with straighten(open_slide(self._path, self._reader), self._settings) as slide:
+        asked = self._settings
+        opened = open_slide(self._path, self._reader, modality=asked.modality, icc=asked.icc)
+        with straighten(opened, asked) as slide:
             plan = plan_slide(slide, self._settings)
             fit = fit_slide(slide, plan, self._settings, tally)
             for finished in finish_tiles(slide, plan, fit, self._settings, tally):

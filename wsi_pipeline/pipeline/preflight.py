@@ -55,9 +55,12 @@ def check(task: "CutTask") -> Checked:
 
     row: Row = {**EMPTY, "slide": task.slide_id}
     try:
-        automatic = task.reader == "auto"
+        modality = task.settings.modality
+        automatic = task.reader == "auto" and modality == "slide"
         with (
-            open_for_metadata(task.path) if automatic else open_slide(task.path, task.reader)
+            open_for_metadata(task.path)
+            if automatic
+            else open_slide(task.path, task.reader, modality=modality)
         ) as slide:
             row |= _about(slide, task, automatic=automatic)
             row |= _resolution(slide, task)

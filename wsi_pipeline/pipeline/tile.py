@@ -120,6 +120,12 @@ class TileConfig(StageConfig):
         description="How tiles are packed; auto: zstd in Zarr, none in HDF5; jpeg: a sixth of the "
         "space, with a slight loss.",
     )
+    modality: Literal["slide", "ct"] = Field(
+        default="slide", description="ct: read DICOM CT slices as flat pictures, native pixels."
+    )
+    icc: Literal["keep", "apply"] = Field(
+        default="keep", description="apply: change colours to sRGB by the slide's ICC profile."
+    )
     reader: str = Field(default="auto", description="auto, openslide, tiffslide or image.")
     seed: int = Field(default=0, ge=0, description="Of the pixels the stain is fitted on.")
 
@@ -133,7 +139,7 @@ class CutTask:
     """One slide's work order."""
 
     slide_id: str
-    path: Path
+    path: str | Path
     run: Path
     store: Literal["zarr", "hdf5"]
     settings: "CutSettings"
@@ -185,7 +191,7 @@ def cut_settings(config: TileConfig) -> "CutSettings":
     return CutSettings(
         mpp=config.mpp,
         mpp_override=config.mpp_override,
-        allow_unknown_mpp=config.unknown_mpp,
+        allow_unknown_mpp=config.unknown_mpp or config.modality == "ct",
         allow_coarser=config.allow_coarser,
         tile_px=config.tile_px,
         overlap_px=config.overlap_px,
@@ -210,6 +216,8 @@ def cut_settings(config: TileConfig) -> "CutSettings":
         crop_to_tissue=config.crop_to_tissue,
         straighten=config.straighten,
         codec=config.codec,
+        modality=config.modality,
+        icc=config.icc,
     )
 
 
@@ -229,7 +237,7 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
     }
     return CutTask(
         slide_id=slide.slide_id,
-        path=root / slide.path,
+        path=slide.path if "://" in slide.path else root / slide.path,
         run=config.run,
         store=config.store,
         settings=settings,

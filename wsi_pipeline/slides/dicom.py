@@ -125,9 +125,10 @@ def _refuse_other_modality(file: Path, named: Path) -> None:
     header = _header(file)
     modality = str(header.get("Modality", "")) if header else ""
     if modality != "SM":
+        advice = ", or read it as a flat picture with --modality ct" if modality == "CT" else ""
         raise SlideOpenError(
             f"{named}: this is DICOM of modality {modality or 'unknown'}, not slide microscopy"
-            " (SM); leave it out."
+            f" (SM); leave it out{advice}."
         )
 
 

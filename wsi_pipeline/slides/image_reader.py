@@ -57,6 +57,10 @@ class ImageReader(SlideReader):
     def read_associated(self, _name: str) -> RgbImage:
         raise SlideReadError(f"{self.info.path}: a flat picture has no associated images.")
 
+    def icc_profile(self) -> bytes:
+        profile = self._image.info.get("icc_profile")
+        return profile if isinstance(profile, bytes) else b""
+
     def close(self) -> None:
         self._image.close()
         self._pixels = None

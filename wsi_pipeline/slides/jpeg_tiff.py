@@ -97,6 +97,9 @@ class JpegTiffReader(SlideReader):
     def read_associated(self, name: str) -> RgbImage:
         return self._openslide.associated_image(name)
 
+    def icc_profile(self) -> bytes:
+        return self._openslide.icc_profile()
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()

@@ -1,18 +1,30 @@
 """Open any slide with the reader that suits it."""
 
 from pathlib import Path
+from typing import Literal
 
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.slides.digest import is_url
 from wsi_pipeline.slides.protocol import Slide
+from wsi_pipeline.slides.reader import SlideReader
 from wsi_pipeline.slides.tiff_header import check_levels, check_tiff
+
+Modality = Literal["slide", "ct"]
+Icc = Literal["keep", "apply"]
 
 READERS = ("auto", "openslide", "jpeg-tiff", "tiffslide", "image")
 _PICTURES = {".png", ".jpg", ".jpeg"}
 _TIFFS = {".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif"}
 
 
-def open_slide(path: str | Path, reader: str = "auto", threads: int = 1) -> Slide:
+def open_slide(
+    path: str | Path,
+    reader: str = "auto",
+    threads: int = 1,
+    *,
+    modality: Modality = "slide",
+    icc: Icc = "keep",
+) -> Slide:
     """Open a slide.
 
     Args:
@@ -22,6 +34,9 @@ def open_slide(path: str | Path, reader: str = "auto", threads: int = 1) -> Slid
             for a TIFF that OpenSlide refuses TiffSlide, then the flat-picture reader. Any
             other of ``READERS`` is taken as it is.
         threads: Tiles the native decoder decodes at a time within one read.
+        modality: ``ct`` reads a DICOM CT slice as a flat grey picture, which is refused else.
+        icc: ``apply`` changes the levels' colours to sRGB by the slide's ICC profile, where it
+            has one; ``info.properties`` says so.
 
     Raises:
         SlideOpenError: It is missing, not a slide, or broken.
@@ -31,10 +46,12 @@ def open_slide(path: str | Path, reader: str = "auto", threads: int = 1) -> Slid
         raise ConfigError(f"reader {reader!r} is unknown; choose one of {', '.join(READERS)}.")
     if not is_url(path):
         _check_file(Path(path))
-    elif reader not in ("auto", "tiffslide"):
+    elif reader not in ("auto", "tiffslide") or modality != "slide":
         raise ConfigError(f"{path}: only the tiffslide reader opens URLs, not {reader!r}.")
-    return _checked(_open_auto(path, threads) if reader == "auto" else
-                    _open_with(reader, path, threads))  # fmt: skip
+    if modality == "ct":
+        return _open_with("ct", path)
+    slide = _open_auto(path, threads) if reader == "auto" else _open_with(reader, path, threads)
+    return _checked(slide, icc)
 
 
 def open_for_metadata(path: str | Path) -> Slide:
@@ -50,16 +67,24 @@ def open_for_metadata(path: str | Path) -> Slide:
     return _checked(_open_auto(path, tiff_reader="openslide"))
 
 
-def _checked(slide: Slide) -> Slide:
+def _checked(slide: SlideReader, icc: Icc = "keep") -> Slide:
     try:
         check_levels(slide.info.path, slide.info.level_dimensions)
+        profile = slide.icc_profile()
+        if profile:
+            from wsi_pipeline.slides.icc import APPLIED, describe_profile, to_srgb
+
+            slide.info.properties.update(describe_profile(profile))
+            if icc == "apply":
+                slide.recolour = to_srgb(slide.info.path, profile)
+                slide.info.properties[APPLIED] = "to sRGB"
     except SlideOpenError:
         slide.close()
         raise
     return slide
 
 
-def _open_auto(path: str | Path, threads: int = 1, tiff_reader: str = "fastest") -> Slide:
+def _open_auto(path: str | Path, threads: int = 1, tiff_reader: str = "fastest") -> SlideReader:
     if is_url(path):
         return _open_with("tiffslide", path)
     suffix = Path(path).suffix.lower()
@@ -73,7 +98,7 @@ def _open_auto(path: str | Path, threads: int = 1, tiff_reader: str = "fastest")
         return _open_other_tiff(path, refusal)
 
 
-def _open_other_tiff(path: str | Path, refusal: SlideOpenError) -> Slide:
+def _open_other_tiff(path: str | Path, refusal: SlideOpenError) -> SlideReader:
     for reader in ("tiffslide", "image"):
         try:
             return _open_with(reader, path)
@@ -82,7 +107,7 @@ def _open_other_tiff(path: str | Path, refusal: SlideOpenError) -> Slide:
     raise refusal
 
 
-def _open_with(reader: str, path: str | Path, threads: int = 1) -> Slide:
+def _open_with(reader: str, path: str | Path, threads: int = 1) -> SlideReader:
     # Imported when used: TiffSlide alone brings zarr and takes half a second.
     match reader:
         case "fastest":
@@ -101,6 +126,10 @@ def _open_with(reader: str, path: str | Path, threads: int = 1) -> Slide:
             from wsi_pipeline.slides.tiffslide_reader import TiffSlideReader
 
             return TiffSlideReader(path)
+        case "ct":
+            from wsi_pipeline.slides.ct_reader import CtReader
+
+            return CtReader(path)
         case _:
             from wsi_pipeline.slides.image_reader import ImageReader
 

@@ -67,6 +67,15 @@ class OpenSlideReader(SlideReader):
     def read_associated(self, name: str) -> RgbImage:
         return flatten(np.asarray(self._slide.associated_images[name].convert("RGBA")))
 
+    def icc_profile(self) -> bytes:
+        if "openslide.icc-size" not in self.info.properties:
+            return b""
+        try:
+            profile = self._slide.color_profile
+        except (OpenSlideError, OSError):
+            return b""
+        return b"" if profile is None else bytes(profile.tobytes())
+
     def close(self) -> None:
         self._slide.close()
 

@@ -2,6 +2,7 @@
 
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,11 +34,13 @@ LIBRARY_ERRORS = (
 class SlideReader(ABC):
     """Base of the readers; a subclass delivers rectangles that lie inside a level.
 
-    ``decode_errors`` names what the library raises when pixels cannot be decoded.
+    ``decode_errors`` names what the library raises when pixels cannot be decoded; ``recolour``
+    changes the colours of all levels, see ``icc``.
     """
 
     info: SlideInfo
     decode_errors: tuple[type[Exception], ...] = ()
+    recolour: Callable[[RgbImage], RgbImage] | None = None
 
     @abstractmethod
     def read_inside(self, level: int, x: int, y: int, width: int, height: int, /) -> RgbImage:
@@ -69,6 +72,8 @@ class SlideReader(ABC):
                 f"{self.info.path}: level {level} cannot be decoded near x={left}, y={top}"
                 f" ({reason(error)}); the file is damaged, so fetch it again or leave it out."
             ) from error
+        if self.recolour is not None:
+            inside = self.recolour(inside)
         if inside.shape[:2] == (height, width):
             return inside
         canvas = np.full((height, width, 3), 255, np.uint8)
@@ -89,6 +94,10 @@ class SlideReader(ABC):
                 f"{self.info.path}: the {name} image cannot be decoded ({reason(error)});"
                 " the file is damaged, so fetch it again or leave it out."
             ) from error
+
+    def icc_profile(self) -> bytes:
+        """The ICC profile of level 0; empty if there is none."""
+        return b""
 
     def thumbnail(self, max_px: int) -> RgbImage:
         """A small picture of the scanned part, see ``Slide.thumbnail``."""

@@ -57,6 +57,10 @@ class TiffSlideReader(SlideReader):
         with self._lock:
             return np.array(self._slide.associated_images[name].convert("RGB"))
 
+    def icc_profile(self) -> bytes:
+        tag = self._slide.ts_tifffile.pages.first.tags.get("InterColorProfile")
+        return bytes(tag.value) if tag is not None else b""
+
     def close(self) -> None:
         self._slide.close()
 

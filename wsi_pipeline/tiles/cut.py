@@ -41,7 +41,7 @@ class CutResult:
 
 
 def cut_slide(
-    path: Path,
+    path: str | Path,
     store: Path,
     settings: CutSettings,
     *,
@@ -68,7 +68,8 @@ def cut_slide(
     """
     tally = Tally()
     with tally.clock("open"):
-        slide = straighten(open_slide(path, reader), settings)
+        opened = open_slide(path, reader, modality=settings.modality, icc=settings.icc)
+        slide = straighten(opened, settings)
     with slide:
         with tally.clock("plan"):
             plan = survey_slide(slide, settings)
@@ -110,7 +111,7 @@ def _append_all(
     return np.concatenate(coords), np.concatenate(flagged)
 
 
-def _require_kept(path: Path, tally: Tally) -> None:
+def _require_kept(path: str | Path, tally: Tally) -> None:
     """Refuse a slide of which no tile is left.
 
     Raises:

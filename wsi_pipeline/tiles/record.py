@@ -38,6 +38,8 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
         "level0_width": width,
         "level0_height": height,
         "bounds_level0": asdict(info.bounds),
+        "icc_profile": info.properties.get("icc.description"),
+        "icc_applied": "icc.applied" in info.properties,
         "straightened": turned,
     }
 

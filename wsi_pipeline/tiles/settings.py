@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from wsi_pipeline.slides import Icc, Modality
 from wsi_pipeline.tiles.denoise import Denoise
 from wsi_pipeline.tiles.flags import Flag
 from wsi_pipeline.tiles.grid import Edge
@@ -50,6 +51,8 @@ class CutSettings:
         straighten: Turn a flat image so that its tissue lies along an axis; the tilt of a slide
             with a pyramid is recorded only.
         codec: How tiles are packed in the store.
+        modality: ``ct`` reads DICOM CT slices as flat pictures.
+        icc: ``apply`` changes colours to sRGB by the slide's ICC profile.
         region: The part of the slide to cut, level-0 px; None cuts the whole.
         circular: Only the ellipse inscribed in ``region`` counts as tissue: a core.
     """
@@ -81,5 +84,7 @@ class CutSettings:
     crop_to_tissue: bool = False
     straighten: bool = False
     codec: Codec = "auto"
+    modality: Modality = "slide"
+    icc: Icc = "keep"
     region: Region | None = None
     circular: bool = False
