@@ -1,5 +1,13 @@
 """Where the tissue is, how good a tile is, and the cores of a tissue microarray."""
 
+from wsi_pipeline.tissue.annotations import (
+    Annotation,
+    annotated_mask,
+    draw_annotation,
+    read_annotations,
+    tile_labels,
+    write_geojson,
+)
 from wsi_pipeline.tissue.blood import blood_fractions, blood_threshold
 from wsi_pipeline.tissue.coarse import CoarseTiles, coarse_tiles
 from wsi_pipeline.tissue.folds import fold_fractions, fold_threshold
@@ -30,12 +38,14 @@ from wsi_pipeline.tissue.tma_preview import draw_cores
 __all__ = [
     "BACKGROUND_LEVEL",
     "TISSUE_METHODS",
+    "Annotation",
     "CoarseTiles",
     "Core",
     "Dearray",
     "JoinedCore",
     "Tilt",
     "Tissue",
+    "annotated_mask",
     "background_fractions",
     "blood_fractions",
     "blood_threshold",
@@ -43,6 +53,7 @@ __all__ = [
     "coarse_tiles",
     "core_name",
     "dearray",
+    "draw_annotation",
     "draw_cores",
     "draw_overlay",
     "find_tissue",
@@ -53,6 +64,9 @@ __all__ = [
     "join_core_map",
     "pen_fractions",
     "position",
+    "read_annotations",
+    "tile_labels",
     "tissue_fractions",
     "tissue_tilt",
+    "write_geojson",
 ]

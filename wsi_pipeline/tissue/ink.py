@@ -7,8 +7,8 @@ colour left. Ink over tissue mixes with it: expect to see its core, not its thin
 
 Measured on tiles of 256 px at 0.5 µm/px: of 1,300 clean ones (skin, frozen head and neck, liver,
 pancreas; H&E and PAS) 5 are more than 5 % ink, all of them skin, whose refractile keratin shines
-cyan; 55 are more than 1 %, again nearly all skin. All eight fields with visible marker exceed 5 %
-somewhere, and none of eight fields without marker does.
+cyan; 55 are more than 1 %, again nearly all skin. All seven fields with red or green
+marker exceed 5 % in some block of 128 px, and no block of eight fields without marker does.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,231 @@
+"""Drawn regions: what QuPath and ASAP write, what comes of it, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapely.geometry import MultiPolygon, Point, Polygon, box
+
+from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.tissue import (
+    annotated_mask,
+    draw_annotation,
+    read_annotations,
+    tile_labels,
+    write_geojson,
+)
+
+SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
+HOLE = [[40, 40], [60, 40], [60, 60], [40, 60], [40, 40]]
+
+QUPATH: list[dict[str, Any]] = [
+    {
+        "type": "Feature",
+        "id": "6a0ab2c9-3d7d-4a4e-9f61-0d0f6a1f3b11",
+        "geometry": {"type": "Polygon", "coordinates": [SQUARE, HOLE]},
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": "Tumor", "color": [200, 0, 0]},
+            "isLocked": False,
+        },
+    },
+    {
+        "type": "Feature",
+        "geometry": {
+            "type": "MultiPolygon",
+            "coordinates": [
+                [[[200, 0], [300, 0], [300, 50], [200, 0]]],
+                [[[200.25, 60], [300, 60], [300, 100.5], [200.25, 60]]],
+            ],
+        },
+        "properties": {"objectType": "annotation", "classification": {"name": "Stroma"}},
+    },
+    {
+        "type": "Feature",
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[0, 0], [50, 0], [50, 50], [0, 50], [0, 0]]],
+        },
+        "properties": {"objectType": "annotation", "classification": {"name": "Ignore*"}},
+    },
+    {
+        "type": "Feature",
+        "geometry": {"type": "LineString", "coordinates": [[0, 0], [10, 10]]},
+        "properties": {"objectType": "annotation", "name": "ruler"},
+    },
+]
+
+ASAP = """<?xml version="1.0"?>
+<ASAP_Annotations>
+  <Annotations>
+    <Annotation Name="Annotation 0" Type="Polygon" PartOfGroup="Tumor" Color="#F4FA58">
+      <Coordinates>
+        <Coordinate Order="1" X="100" Y="0" />
+        <Coordinate Order="0" X="0" Y="0" />
+        <Coordinate Order="2" X="100,5" Y="100" />
+      </Coordinates>
+    </Annotation>
+    <Annotation Name="Annotation 1" Type="Dot" PartOfGroup="None" Color="#F4FA58">
+      <Coordinates><Coordinate Order="0" X="5" Y="6" /></Coordinates>
+    </Annotation>
+    <Annotation Name="Annotation 2" Type="Rectangle" PartOfGroup="Exclusion" Color="#64FE2E">
+      <Coordinates>
+        <Coordinate Order="0" X="0" Y="0" /><Coordinate Order="1" X="10" Y="0" />
+        <Coordinate Order="2" X="10" Y="10" /><Coordinate Order="3" X="0" Y="10" />
+      </Coordinates>
+    </Annotation>
+  </Annotations>
+  <AnnotationGroups>
+    <Group Name="Tumor" PartOfGroup="None" Color="#00ff00"><Attributes /></Group>
+  </AnnotationGroups>
+</ASAP_Annotations>
+"""
+
+
+def saved(folder: Path, content: object, name: str = "drawn.geojson") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_qupath_regions_with_holes_parts_and_exclusions(tmp_path: Path) -> None:
+    tumour, stroma, ignored, ruler = read_annotations(saved(tmp_path, QUPATH))
+    assert (tumour.label, tumour.include, tumour.area.area) == ("Tumor", True, 100**2 - 20**2)
+    assert (stroma.label, len(stroma.area.geoms)) == ("Stroma", 2)
+    assert (ignored.label, ignored.include) == ("Ignore*", False)
+    assert (ruler.label, ruler.area.is_empty) == (None, True)
+
+
+@pytest.mark.parametrize("wrap", ["list", "collection", "single"])
+def test_geojson_comes_back_unchanged(tmp_path: Path, wrap: str) -> None:
+    content: Any = {
+        "list": QUPATH,
+        "collection": {"type": "FeatureCollection", "features": QUPATH},
+        "single": QUPATH[0],
+    }[wrap]
+    read = read_annotations(saved(tmp_path, content), origin=(1000, 2000))
+    write_geojson(tmp_path / "again.geojson", read)
+    again = json.loads((tmp_path / "again.geojson").read_text())
+    assert again["features"] == (QUPATH[:1] if wrap == "single" else QUPATH)
+
+
+def test_coordinates_may_start_at_the_scanned_bounds(tmp_path: Path) -> None:
+    read = read_annotations(saved(tmp_path, QUPATH), origin=(1000, 2000))
+    assert read[0].area.bounds == (1000, 2000, 1100, 2100)
+
+
+def test_asap_groups_order_and_decimal_commas(tmp_path: Path) -> None:
+    tumour, dot, excluded = read_annotations(saved(tmp_path, ASAP, "drawn.xml"))
+    assert tumour.label == "Tumor"
+    assert tumour.area.equals(Polygon([(0, 0), (100, 0), (100.5, 100)]))
+    assert (dot.label, dot.area.is_empty) == (None, True)
+    assert (excluded.include, excluded.area.area) == (False, 100)
+    write_geojson(tmp_path / "asap.geojson", [tumour, dot, excluded])
+    again = read_annotations(tmp_path / "asap.geojson")
+    assert [(a.label, a.include, a.area) for a in again] == [
+        (a.label, a.include, a.area) for a in (tumour, dot, excluded)
+    ]
+
+
+def test_a_bow_tie_is_made_valid(tmp_path: Path) -> None:
+    crossed = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
+    feature = QUPATH[1] | {"geometry": {"type": "Polygon", "coordinates": [crossed]}}
+    (read,) = read_annotations(saved(tmp_path, feature))
+    assert read.area.is_valid
+    assert read.area.area == pytest.approx(50)
+
+
+def test_mask_is_what_lies_under_pixel_centres() -> None:
+    rng = np.random.default_rng(4)
+    hull = shapely.MultiPoint(rng.uniform(0, 400, (7, 2))).convex_hull
+    area = hull.difference(Point(200, 200).buffer(60))
+    mask = annotated_mask([draw_annotation(area)], (50, 40), 8.0, origin=(16, -24))
+    y, x = np.mgrid[:50, :40]
+    expected = shapely.contains_xy(area, (x + 0.5) * 8 + 16, (y + 0.5) * 8 - 24)
+    assert 100 < expected.sum() < 1900
+    assert np.array_equal(mask, expected)
+
+
+def test_exclusion_wins_and_alone_leaves_the_rest() -> None:
+    out = draw_annotation(box(0, 0, 20, 40), "Ignore*", include=False)
+    rest = annotated_mask([out], (4, 4), 10)
+    assert rest[:, 2:].all()
+    assert not rest[:, :2].any()
+    both = annotated_mask([out, draw_annotation(box(0, 0, 40, 20), "Tumor")], (4, 4), 10)
+    assert both.sum() == 4
+    assert both[:2, 2:].all()
+
+
+def test_tiles_take_the_class_that_covers_enough() -> None:
+    drawn = [
+        draw_annotation(box(0, 0, 100, 60), "Tumor"),
+        draw_annotation(box(0, 60, 100, 100), "Stroma"),
+        draw_annotation(box(200, 0, 300, 100), "Tumor"),
+        draw_annotation(box(200, 0, 260, 100), include=False),
+    ]
+    coords = np.array([[0, 0], [200, 0], [500, 0], [0, 50]], np.int64)
+    assert tile_labels(drawn, coords, 100) == ["Tumor", None, None, None]
+    assert tile_labels(drawn, coords, 100, min_overlap=0.4) == ["Tumor", "Tumor", None, "Stroma"]
+    assert tile_labels([], coords, 100) == [None] * 4
+    with pytest.raises(ConfigError, match="min_overlap"):
+        tile_labels(drawn, coords, 100, min_overlap=0)
+
+
+def bomb() -> str:
+    entities = "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(12))
+    return f'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a0 "ha">{entities}]><b>&a12;</b>'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.xml", bomb(), "DOCTYPE"),
+        ("a.xml", '<!DOCTYPE x SYSTEM "file:///etc/passwd"><x/>', "DOCTYPE"),
+        ("a.xml", "<ASAP_Annotations><Annotations>", "not ASAP's XML"),
+        ("a.xml", "<svg/>", "no ASAP_Annotations"),
+        ("a.xml", "<ASAP_Annotations>" * 40, "nested"),
+        ("a.xml", ASAP.replace('X="100"', 'X="left"'), "Annotation 0"),
+        ("a.geojson", "{", "not GeoJSON"),
+        ("a.geojson", "[" * 100_000, "not GeoJSON"),
+        ("a.geojson", '{"type": "Topology"}', "FeatureCollection"),
+        ("a.geojson", json.dumps(QUPATH).replace("100.5", "NaN"), "NaN"),
+        ("a.geojson", json.dumps(QUPATH).replace("100.5", "1e300"), "beyond any slide"),
+        ("a.geojson", json.dumps(QUPATH).replace("100.5", '"x"'), "MultiPolygon"),
+        ("a.geojson", json.dumps(QUPATH).replace('"LineString"', '"Blob"'), "Blob"),
+    ],
+)
+def test_hostile_files_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(SlideError, match=message):
+        read_annotations(saved(tmp_path, text, name))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"lost\.geojson"):
+        read_annotations(tmp_path / "lost.geojson")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    source=st.sampled_from([("f.geojson", json.dumps(QUPATH)), ("f.xml", ASAP)]),
+)
+def test_damaged_files_never_crash(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, source: tuple[str, str]
+) -> None:
+    name, text = source
+    content = bytearray(text.encode())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        read = read_annotations(path)
+    except SlideError:
+        return
+    annotated_mask(read, (20, 20), 10.0)
+    assert all(isinstance(a.area, MultiPolygon) and a.area.is_valid for a in read)
