@@ -17,7 +17,7 @@ WIDTH, HEIGHT, SAMPLES, TILE_WIDTH, TILE_HEIGHT, TILE_BYTES = 256, 257, 277, 322
 
 def written(path: Path, *, big: bool = False, byteorder: str = "<") -> Path:
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=byteorder) as tiff:
-        for step in (1, 2):
+        for step in (1, 2, 4):
             tiff.write(
                 np.full((300, 400, 3), 200, np.uint8)[::step, ::step], tile=(128, 112),
                 photometric="rgb", compression="deflate", metadata=None,
@@ -57,8 +57,11 @@ def tail_to_head(path: Path) -> None:
         (lambda path: set_tag(path, TILE_WIDTH, 1 << 20), "tiles of 1048576 × 128 px"),
         (lambda path: set_tag(path, WIDTH, (1 << 31) - 1), "says 2147483647 × 300 px"),
         (lambda path: set_tag(path, HEIGHT, 0), "says 400 × 0 px"),
-        (lambda path: set_tag(path, HEIGHT, 3_900_000), "bytes cannot hold the 400 × 3900000 px"),
-        (lambda path: set_tag(path, TILE_BYTES, 1 << 30, 1), "takes 1073741824 bytes"),
+        (
+            lambda path: set_tag(path, HEIGHT, 65535),
+            r"of the 2048 tiles of 400 × 65535 px it lists 12",
+        ),
+        (lambda path: set_tag(path, TILE_BYTES, 1 << 30, 2), "takes 1073741824 bytes"),
         (lambda path: set_tag(path, SAMPLES, 65535), "65535 channels"),
         (tail_to_head, "go round in a circle"),
     ],
@@ -70,6 +73,15 @@ def test_each_is_refused_by_every_reader(
     change(path)
     with pytest.raises(SlideOpenError, match=said):
         open_slide(path, reader=reader)
+
+
+def test_more_pixels_than_the_bytes_can_hold_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "sparse.tif", shape=(40_000, 40_000, 3), dtype=np.uint8, tile=(1024, 1024),
+        photometric="rgb", compression="deflate", metadata=None, data=iter([b"x"] * 1600),
+    )  # fmt: skip
+    with pytest.raises(SlideOpenError, match=r"bytes cannot hold the 40000 × 40000 px"):
+        open_slide(tmp_path / "sparse.tif")
 
 
 def test_pictures_of_different_shapes_are_no_pyramid(tmp_path: Path) -> None:
@@ -87,7 +99,7 @@ def test_pictures_of_different_shapes_are_no_pyramid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 def test_headers_of_every_layout_are_understood(tmp_path: Path, big: bool, byteorder: str) -> None:
     path = written(tmp_path / "a.tif", big=big, byteorder=byteorder)
-    first, second = read_directories(path)
+    first, second, _ = read_directories(path)
     assert (first.width, first.height, first.tile_width, first.tile_height) == (400, 300, 112, 128)
     assert (first.compression, first.samples, first.tiled) == (32946, 3, True)
     assert (second.width, second.height) == (200, 150)

@@ -16,7 +16,7 @@ MAX_SIDE_PX: Final = 4_000_000  # 200 mm at 0.05 µm/px
 MIN_TILE_PX: Final = 8  # OpenSlide divides by the size of a tile in whole JPEG blocks
 MAX_TILE_PX: Final = 1 << 26  # 256 MB as RGBA
 MAX_STRIP_PX: Final = 1 << 28  # of an image in strips; the flat-picture reader has less
-MAX_PX_PER_BYTE: Final = 20_000  # empty tiles packed by Deflate have 344
+MAX_PX_PER_BYTE: Final = 2_000  # empty tiles packed by Deflate have 344
 SURELY_SMALL_PX: Final = 1 << 27  # less than this is no bomb, however well it is packed
 MAX_SHAPE_DIFFERENCE: Final = 0.1  # of two levels' width to height, beyond rounding
 MAX_OVERHEAD_BYTES: Final = 1 << 16  # of a stored tile, above the pixels it holds
@@ -59,6 +59,7 @@ class TiffDirectory:
         rows_per_strip: 0 when it is in tiles.
         compression: TIFF number, see ``COMPRESSIONS``.
         samples: Per pixel.
+        tiles: How many tiles or strips are listed.
         largest_bytes: Stored bytes of the largest tile or strip.
         description: The start of ImageDescription.
         icc: The ICC profile, empty if there is none.
@@ -73,6 +74,7 @@ class TiffDirectory:
     rows_per_strip: int
     compression: int
     samples: int
+    tiles: int
     largest_bytes: int
     description: str
     icc: bytes
@@ -184,6 +186,10 @@ def _impossible(directory: TiffDirectory, size: int) -> str:
         return f"it says tiles of {directory.tile_width} × {directory.tile_height} px"
     if directory.tile_width * directory.tile_height > MAX_TILE_PX:
         return f"it says tiles of {directory.tile_width} × {directory.tile_height} px"
+    if directory.tiled:
+        needed = -(-width // directory.tile_width) * -(-height // directory.tile_height)
+        if directory.tiles < needed:
+            return f"of the {needed} tiles of {width} × {height} px it lists {directory.tiles}"
     rows = min(directory.rows_per_strip, height)
     unpacked = directory.tile_width * directory.tile_height or width * rows
     unpacked *= 4 * 2  # samples of 16 bit, at most
@@ -279,6 +285,7 @@ def _directory(
         rows_per_strip=0 if tiled else one(_ROWS_PER_STRIP, one(_HEIGHT)),
         compression=one(_COMPRESSION, 1),
         samples=one(_SAMPLES, 1),
+        tiles=entries[sizes][1] if sizes in entries else 0,
         largest_bytes=max(_values(file, layout, entries.get(sizes), _MAX_TILES), default=0),
         description=text.split(b"\0", 1)[0].decode("utf-8", "replace"),
         icc=_bytes(file, layout, entries.get(_ICC), _MAX_TEXT),
