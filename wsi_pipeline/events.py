@@ -59,6 +59,17 @@ class SlideFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileProgress(Event):
+    """One file on its way; ``eta_s`` is None while nothing moves."""
+
+    slide_id: str
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochDone(Event):
     model: str
     epoch: int

@@ -3,19 +3,21 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from wsi_pipeline.config import StageConfig
 from wsi_pipeline.events import (
     EpochDone,
     Event,
+    FileProgress,
     Note,
     Planned,
     SlideDone,
@@ -31,7 +33,10 @@ from wsi_pipeline.events import (
 class Summary:
     """What a stage's events add up to."""
 
-    verb: str
+    stage: str
+    unit: str = "slides"
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
     done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
@@ -41,6 +46,7 @@ class Summary:
     planned: list[Planned] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
+        self.seconds = time.monotonic() - self.started
         match event:
             case SlideDone(counts=counts, flags=flags):
                 self.done += 1
@@ -55,21 +61,18 @@ class Summary:
             case Planned():
                 self.planned.append(event)
 
-    @property
-    def exit_status(self) -> int:
-        return 1 if self.failed else 0
-
 
 def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
-    """Show a stage's events as they come, then the table; return the exit status."""
+    """Show what stages do as it happens, then a table for each; return the exit status."""
     console = Console()
-    summary = Summary(verb=verb)
-    started = time.monotonic()
+    summaries = [Summary(stage=verb)]
     with ExitStack() as stack:
         log = stack.enter_context(_Log(verb, config))
-        bars = stack.enter_context(_progress(console)) if console.is_terminal else None
+        bars = _Bars(stack.enter_context(_progress(console))) if console.is_terminal else None
         for event in events:
-            summary.add(event)
+            if isinstance(event, StageStarted):
+                summaries.append(Summary(stage=event.stage, unit=event.unit))
+            summaries[-1].add(event)
             line = plain_line(event)
             if line:
                 log.write(line)
@@ -77,14 +80,21 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
                 if bars is None or isinstance(event, Note | SlideFailed):
                     console.print(escape(line), soft_wrap=True, highlight=False)
             if bars is not None:
-                _advance(bars, event)
-    for table in _tables(summary, time.monotonic() - started):
-        console.print(table)
-    for slide_id, error in summary.failed.items():
-        console.print(f"[red]failed[/] {escape(f'{slide_id}: {error}')}", soft_wrap=True)
-    for path, what in summary.written.items():
-        console.print(f"{escape(what)}: {escape(path)}", soft_wrap=True, highlight=False)
-    return summary.exit_status
+                bars.advance(event)
+    _close(console, summaries)
+    return 1 if any(summary.failed for summary in summaries) else 0
+
+
+def _close(console: Console, summaries: Sequence[Summary]) -> None:
+    for summary in summaries:
+        for table in _tables(summary):
+            console.print(table)
+    for summary in summaries:
+        for slide_id, error in summary.failed.items():
+            console.print(f"[red]failed[/] {escape(f'{slide_id}: {error}')}", soft_wrap=True)
+    for summary in summaries:
+        for path, what in summary.written.items():
+            console.print(f"{escape(what)}: {escape(path)}", soft_wrap=True, highlight=False)
 
 
 def plain_line(event: Event) -> str:
@@ -136,46 +146,78 @@ class _Log:
         self._handler.handle(record)
 
 
+class _Bars:
+    """A bar for the stage that runs, and one for each file on its way."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stage: TaskID | None = None
+        self._files: dict[str, TaskID] = {}
+
+    def advance(self, event: Event) -> None:
+        """Redraw what an event changes."""
+        bars, stage = self._progress, self._stage
+        match event:
+            case StageStarted(stage=name, total=total):
+                self._stage = bars.add_task(name, total=total, amount=f"0/{total}", now="")
+            case FileProgress():
+                self._draw_file(event)
+            case SlideStarted(slide_id=slide_id) if stage is not None:
+                bars.update(stage, now=slide_id)
+            case SlideDone() | SlideSkipped() | SlideFailed() if stage is not None:
+                bars.advance(stage)
+                task = bars.tasks[bars.task_ids.index(stage)]
+                bars.update(stage, amount=f"{task.completed:.0f}/{task.total:.0f}")
+                if event.slide_id in self._files:
+                    bars.remove_task(self._files.pop(event.slide_id))
+            case EpochDone(model=model, epoch=epoch, epochs=epochs) if stage is not None:
+                bars.update(
+                    stage, now=model, completed=epoch, total=epochs, amount=f"{epoch}/{epochs}"
+                )
+
+    def _draw_file(self, event: FileProgress) -> None:
+        if event.slide_id not in self._files:
+            self._files[event.slide_id] = self._progress.add_task(
+                f"  {event.slide_id}", total=event.total_bytes, amount="", now=""
+            )
+        self._progress.update(
+            self._files[event.slide_id],
+            completed=event.done_bytes,
+            amount=f"{decimal(event.done_bytes)} of {decimal(event.total_bytes)}",
+            now=f"{decimal(round(event.bytes_per_s))}/s",
+        )
+
+
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[current]}"),
+        TextColumn("{task.fields[now]}"),
         console=console,
     )
 
 
-def _advance(bars: Progress, event: Event) -> None:
-    task = bars.task_ids[-1] if bars.task_ids else None
-    match event:
-        case StageStarted(stage=stage, total=total):
-            bars.add_task(stage, total=total, current="")
-        case SlideStarted(slide_id=slide_id) if task is not None:
-            bars.update(task, current=slide_id)
-        case SlideDone() | SlideSkipped() | SlideFailed() if task is not None:
-            bars.advance(task)
-        case EpochDone(model=model, epoch=epoch, epochs=epochs) if task is not None:
-            bars.update(task, current=model, completed=epoch, total=epochs)
-
-
-def _tables(summary: Summary, seconds: float) -> Iterator[Table]:
+def _tables(summary: Summary) -> Iterator[Table]:
     if summary.planned:
         columns = list(dict.fromkeys(name for plan in summary.planned for name in plan.row))
-        table = Table(*columns, title=f"{summary.verb}: nothing was written")
+        table = Table(*columns, title=f"{summary.stage}: nothing was written")
         for plan in summary.planned:
             table.add_row(*(_cell(plan.row.get(name)) for name in columns))
         yield table
         return
     if not (summary.done or summary.skipped or summary.failed):
         return
-    table = Table("what", "number", title=f"{summary.verb}: {seconds:.1f} s", title_justify="left")
+    table = Table(
+        "what", "number", title=f"{summary.stage}: {summary.seconds:.1f} s", title_justify="left"
+    )
     table.columns[1].justify = "right"
-    table.add_row("slides done", str(summary.done))
+    table.add_row(f"{summary.unit} done", str(summary.done))
     for reason, number in summary.skipped.most_common():
         table.add_row(f"  skipped: {escape(reason)}", str(number))
-    table.add_row("slides failed", str(len(summary.failed)), style="red" if summary.failed else "")
+    style = "red" if summary.failed else ""
+    table.add_row(f"{summary.unit} failed", str(len(summary.failed)), style=style)
     for name, number in summary.counts.items():
         table.add_row(escape(name), f"{number:,}")
     for flag, number in summary.flags.most_common():

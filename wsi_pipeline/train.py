@@ -1,13 +1,14 @@
 """Train the tile classifier and the slide aggregator, and validate them.
 
-    python -m wsi_pipeline.train runs/liver --encoder densenet121 --external tma
+python -m wsi_pipeline.train runs/liver --encoder densenet121 --external tma
 """
 
 import sys
 from collections.abc import Sequence
 
 from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.train import TrainConfig, run
+from wsi_pipeline.pipeline.train import run
+from wsi_pipeline.pipeline.train_config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

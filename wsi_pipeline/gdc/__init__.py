@@ -6,7 +6,7 @@ from wsi_pipeline.gdc.download import Downloader, bytes_to_fetch, check_disk, ou
 from wsi_pipeline.gdc.labels import Labelled, LabelRules, label_slide
 from wsi_pipeline.gdc.manifest import Manifest, ManifestEntry, read_manifest, write_manifest
 from wsi_pipeline.gdc.one_file import Settings
-from wsi_pipeline.gdc.progress import FileProgress, TotalProgress, size_text, time_text
+from wsi_pipeline.gdc.progress import TotalProgress, size_text, time_text
 from wsi_pipeline.gdc.query import Found, GdcQuery, Selection, find_files, select
 from wsi_pipeline.gdc.recipes import RECIPES, Recipe, RecipeName
 from wsi_pipeline.gdc.resolve import Resolution, resolve
@@ -19,7 +19,6 @@ __all__ = [
     "GDC_API",
     "RECIPES",
     "Downloader",
-    "FileProgress",
     "FileResult",
     "Found",
     "GdcClient",
