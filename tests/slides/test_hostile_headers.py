@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from slides_fuzz.tags import set_tag
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides import open_slide
@@ -24,20 +25,6 @@ def written(path: Path, *, big: bool = False, byteorder: str = "<") -> Path:
                 description=f"1:{step}",
             )  # fmt: skip
     return path
-
-
-def set_tag(path: Path, tag: int, value: int, directory: int = 0) -> None:
-    """Write a 32-bit value over a tag of a classic little-endian TIFF."""
-    data = bytearray(path.read_bytes())
-    offset = struct.unpack_from("<I", data, 4)[0]
-    for _ in range(directory):
-        offset = struct.unpack_from("<I", data, offset + 2 + 12 * data[offset])[0]
-    for at in range(offset + 2, offset + 2 + 12 * data[offset], 12):
-        if struct.unpack_from("<H", data, at)[0] == tag:
-            struct.pack_into("<HII", data, at + 2, 4, 1, value)
-            path.write_bytes(data)
-            return
-    raise AssertionError(tag)
 
 
 def tail_to_head(path: Path) -> None:

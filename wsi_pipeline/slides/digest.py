@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, is_dicom
+from wsi_pipeline.slides.reader import library_errors
 
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 64
@@ -80,7 +81,7 @@ def _url_identity(url: str) -> str:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         facts = filesystem.info(path)
-    except (OSError, ValueError, ImportError) as error:
+    except library_errors() as error:
         raise SlideOpenError(
             f"{url}: it cannot be reached ({error}); check the address and the credentials."
         ) from error

@@ -5,9 +5,10 @@ from typing import Literal
 
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.slides.digest import is_url
+from wsi_pipeline.slides.ome import is_ome
 from wsi_pipeline.slides.protocol import Slide
 from wsi_pipeline.slides.reader import SlideReader
-from wsi_pipeline.slides.tiff_header import check_levels, check_tiff
+from wsi_pipeline.slides.tiff_header import check_levels, check_tiff, read_directories
 
 Modality = Literal["slide", "ct"]
 Icc = Literal["keep", "apply"]
@@ -30,9 +31,9 @@ def open_slide(
     Args:
         path: A slide file, a folder with one DICOM slide, or a URL that fsspec understands.
         reader: ``auto`` takes TiffSlide for URLs, the flat-picture reader for PNG and JPEG,
-            the native decoder for TIFFs with JPEG tiles, OpenSlide for everything else, and
-            for a TIFF that OpenSlide refuses TiffSlide, then the flat-picture reader. Any
-            other of ``READERS`` is taken as it is.
+            the native decoder for TIFFs with JPEG tiles, OpenSlide for everything else; TiffSlide
+            for an OME-TIFF with a pyramid, and for a TIFF that OpenSlide refuses TiffSlide, then
+            the flat-picture reader. Any other of ``READERS`` is taken as it is.
         threads: Tiles the native decoder decodes at a time within one read.
         modality: ``ct`` reads a DICOM CT slice as a flat grey picture, which is refused else.
         icc: ``apply`` changes the levels' colours to sRGB by the slide's ICC profile, where it
@@ -90,12 +91,20 @@ def _open_auto(path: str | Path, threads: int = 1, tiff_reader: str = "fastest")
     suffix = Path(path).suffix.lower()
     if suffix in _PICTURES:
         return _open_with("image", path)
+    if suffix in _TIFFS and _hides_levels(Path(path)):
+        return _open_with("tiffslide", path)
     try:
         return _open_with(tiff_reader if suffix in _TIFFS else "openslide", path, threads)
     except SlideOpenError as refusal:
         if suffix not in _TIFFS:
             raise
         return _open_other_tiff(path, refusal)
+
+
+def _hides_levels(path: Path) -> bool:
+    """Whether it is an OME-TIFF with its pyramid in SubIFDs, of which OpenSlide sees level 0."""
+    directories = read_directories(path)
+    return any(d.reduced for d in directories) and is_ome(directories[0].description)
 
 
 def _open_other_tiff(path: str | Path, refusal: SlideOpenError) -> SlideReader:

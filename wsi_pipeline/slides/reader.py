@@ -1,6 +1,7 @@
 """The part of reading that all readers share: clipping, white outside, plain errors."""
 
 import struct
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
@@ -29,6 +30,12 @@ LIBRARY_ERRORS = (
     ImportError,  # the file system of a URL is not installed
     struct.error,
 )
+
+
+def library_errors() -> tuple[type[Exception], ...]:
+    """``LIBRARY_ERRORS``, and those of fsspec's HTTP client, which a URL may have brought in."""
+    client = sys.modules.get("aiohttp")
+    return LIBRARY_ERRORS if client is None else (*LIBRARY_ERRORS, client.ClientError)
 
 
 class SlideReader(ABC):

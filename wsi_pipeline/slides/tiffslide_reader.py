@@ -11,7 +11,7 @@ from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.mpp import find_mpp, number
 from wsi_pipeline.slides.ome import pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
-from wsi_pipeline.slides.reader import LIBRARY_ERRORS, SlideReader, flatten, reason
+from wsi_pipeline.slides.reader import SlideReader, flatten, library_errors, reason
 from wsi_pipeline.types import Region, RgbImage
 
 _TIFF_UNITS = {2: "inch", 3: "centimeter"}
@@ -20,24 +20,23 @@ _TIFF_UNITS = {2: "inch", 3: "centimeter"}
 class TiffSlideReader(SlideReader):
     """A slide opened with TiffSlide; reads take turns, as it gains nothing from threads."""
 
-    decode_errors = LIBRARY_ERRORS
-
     def __init__(self, path: str | Path) -> None:
         self._lock = Lock()
         try:
             self._slide = tiffslide.TiffSlide(str(path))
-        except LIBRARY_ERRORS as error:
+        except library_errors() as error:
             raise SlideOpenError(
                 f"{path}: TiffSlide cannot open it ({reason(error)});"
                 " check the address and that it is a tiled TIFF."
             ) from error
+        self.decode_errors = library_errors()
         try:
             self.info = _describe(str(path), self._slide)
             self._refuse_other_pixels()
         except SlideOpenError:
             self._slide.close()
             raise
-        except LIBRARY_ERRORS as error:
+        except self.decode_errors as error:
             self._slide.close()
             raise SlideOpenError(
                 f"{path}: TiffSlide opens it, but cannot use it ({reason(error)});"
