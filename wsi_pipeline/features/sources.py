@@ -3,7 +3,7 @@
 Both give the same tiles in the same order, as the slide is cut by the same code.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +13,14 @@ from wsi_pipeline.config import digest
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
 from wsi_pipeline.tiles import CutSettings, TileStore, open_tiles
+from wsi_pipeline.tiles.decisions import Place, check_places, kept_mask
 from wsi_pipeline.types import Coords, RgbTiles
 
 READ_TILES: Final = 64  # tiles read from a store at once
 
 
 class StoreTiles:
-    """The tiles of a tile store.
+    """The tiles of a tile store, but for those that a person dropped.
 
     Attributes:
         slide_id: The slide.
@@ -27,11 +28,12 @@ class StoreTiles:
         attributes: Those of the store; likewise.
     """
 
-    def __init__(self, slide_id: str, path: Path) -> None:
+    def __init__(self, slide_id: str, path: Path, dropped: Collection[Place] = ()) -> None:
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
         self.attributes: Mapping[str, Any] = {}
         self._path = path
+        self._dropped = dropped
 
     def read(self) -> Iterator[RgbTiles]:
         """Yield (n, tile_px, tile_px, 3) uint8.
@@ -39,14 +41,22 @@ class StoreTiles:
         Raises:
             StoreError: There is no store.
             StoreCorruptError: It is damaged.
+            StoreMismatchError: A tile to be dropped is not in it.
         """
         store = open_tiles(self._path)
-        self.coords, self.attributes = store.coords, store.attributes
-        yield from store.batches(READ_TILES)
+        check_places(self.slide_id, store.coords, self._dropped)
+        kept = kept_mask(store.coords, self._dropped)
+        self.coords, self.attributes = store.coords[kept], store.attributes
+        for number, tiles in enumerate(store.batches(READ_TILES)):
+            inside = kept[number * READ_TILES : (number + 1) * READ_TILES]
+            if inside.any():
+                yield tiles if inside.all() else tiles[inside]
 
 
 class SlideTiles:
     """The tiles of a slide, cut and normalised as they are needed and never written.
+
+    Those that a person dropped are left out.
 
     Attributes:
         slide_id: The slide.
@@ -55,7 +65,12 @@ class SlideTiles:
     """
 
     def __init__(
-        self, slide_id: str, path: str | Path, settings: CutSettings, reader: str = "auto"
+        self,
+        slide_id: str,
+        path: str | Path,
+        settings: CutSettings,
+        reader: str = "auto",
+        dropped: Collection[Place] = (),
     ) -> None:
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
@@ -63,12 +78,14 @@ class SlideTiles:
         self._path = path
         self._settings = settings
         self._reader = reader
+        self._dropped = dropped
 
     def read(self) -> Iterator[RgbTiles]:
         """Yield (n, tile_px, tile_px, 3) uint8.
 
         Raises:
             SlideError: The slide cannot be opened or read, has no usable mpp, or no tissue.
+            StoreMismatchError: A tile to be dropped is not one of the slide's.
         """
         from wsi_pipeline.slides import open_slide
         from wsi_pipeline.tiles.plan import plan_slide
@@ -86,14 +103,18 @@ class SlideTiles:
             fit = fit_slide(slide, plan, self._settings, tally)
             for finished in finish_tiles(slide, plan, fit, self._settings, tally):
                 parts.append(finished.coords)
-                yield finished.tiles
+                kept = kept_mask(finished.coords, self._dropped)
+                if kept.any():
+                    yield finished.tiles[kept]
             about = describe_slide(slide) | describe_tiles(plan, fit, self._settings, tally)
         if not parts:
             raise NoTissueError(
                 f"{self._path}: of {int(plan.wanted.sum())} tiles with tissue none passed the "
                 "rules; cut it with the tile stage to see which, then loosen that one"
             )
-        self.coords = np.concatenate(parts)
+        coords = np.concatenate(parts)
+        check_places(self.slide_id, coords, self._dropped)
+        self.coords = coords[kept_mask(coords, self._dropped)]
         self.attributes = about | {"tile_px": self._settings.tile_px}
 
 

@@ -34,8 +34,10 @@ from wsi_pipeline.pipeline.extract_jobs import (
     Claim,
     DoneError,
     ExtractJob,
+    find_decisions,
     find_origins,
     look,
+    undecidable,
 )
 
 if TYPE_CHECKING:
@@ -104,19 +106,24 @@ class ExtractConfig(StageConfig):
 def run(config: ExtractConfig) -> Iterator[Event]:
     """Write ``features/<encoder tag>/<slide_id>.h5`` for every tile store of the run folder.
 
+    Tiles and slides that ``qc/decisions.csv`` drops are left out.
+
     Raises:
         ConfigError: The run folder holds no tiles, or no slides are named.
-        CohortError: The cohort table is unusable.
+        CohortError: The cohort table or the table of decisions is unusable.
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
     from wsi_pipeline.features import encoder_tag
 
     tag = encoder_tag(config.encoder, config.weights)
-    origins = list(find_origins(config))
+    origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins))
+    yield from undecidable(decisions, [slide_id for slide_id, _ in origins])
     jobs: list[ExtractJob] = []
     for slide_id, origin in origins:
-        outcome = origin if isinstance(origin, Event) else look(config, tag, slide_id, origin)
+        outcome = (
+            origin if isinstance(origin, Event) else look(config, tag, slide_id, origin, decisions)
+        )
         if isinstance(outcome, ExtractJob):
             jobs.append(outcome)
         else:

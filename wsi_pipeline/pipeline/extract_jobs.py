@@ -1,7 +1,7 @@
 """Which slides there are to encode, and what decides each one's features."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,17 +11,20 @@ from filelock import FileLock, Timeout
 from wsi_pipeline.cohort import read_cohort, write_cohort
 from wsi_pipeline.config import digest, load_toml
 from wsi_pipeline.engine import is_done, lock_path
-from wsi_pipeline.errors import ConfigError, StoreCorruptError, WsiError
-from wsi_pipeline.events import Event, SlideFailed, SlideSkipped
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError
+from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.cores import resolve_cohort
 from wsi_pipeline.pipeline.tile import CutTask, TileConfig, cut_task
 
 if TYPE_CHECKING:
     from wsi_pipeline.features.sources import SlideSource
     from wsi_pipeline.pipeline.extract import ExtractConfig
+    from wsi_pipeline.tiles.decisions import Decisions
     from wsi_pipeline.types import RgbTiles
 
 DONE: Final = "extracted earlier"
+DROPPED: Final = "dropped by decision"
+DECISIONS: Final = "qc/decisions.csv"
 NO_TILES: Final = "no tiles"
 
 
@@ -36,6 +39,7 @@ class ExtractJob:
         tile_px: Side of its tiles.
         tiles: How many there are; None before the slide is cut.
         made_from: What decides the features; stored with them.
+        dropped: Level-0 (x, y) of tiles that a person decided to leave out.
     """
 
     slide_id: str
@@ -44,14 +48,16 @@ class ExtractJob:
     tile_px: int
     tiles: int | None
     made_from: Mapping[str, Any]
+    dropped: frozenset[tuple[int, int]] = frozenset()
 
     def open(self) -> "SlideSource":
         """Return the source of the slide's tiles; nothing is read yet."""
         from wsi_pipeline.features.sources import SlideTiles, StoreTiles
 
         if isinstance(self.origin, Path):
-            return StoreTiles(self.slide_id, self.origin)
-        return SlideTiles(self.slide_id, self.origin.path, self.origin.settings, self.origin.reader)
+            return StoreTiles(self.slide_id, self.origin, self.dropped)
+        cut = self.origin
+        return SlideTiles(self.slide_id, cut.path, cut.settings, cut.reader, self.dropped)
 
     def lock_path(self, run: Path) -> Path:
         """Return the slide's lock file for this encoder."""
@@ -138,17 +144,29 @@ def find_origins(config: "ExtractConfig") -> Iterator[tuple[str, Path | CutTask 
 
 
 def look(
-    config: "ExtractConfig", tag: str, slide_id: str, origin: Path | CutTask | None
+    config: "ExtractConfig",
+    tag: str,
+    slide_id: str,
+    origin: Path | CutTask | None,
+    decisions: "Decisions",
 ) -> ExtractJob | SlideSkipped | SlideFailed:
-    """Decide whether a slide has to be encoded."""
+    """Decide whether a slide has to be encoded, and which of its tiles."""
+    from wsi_pipeline.tiles.decisions import dropped_digest
+
     if origin is None:
         return SlideSkipped(slide_id=slide_id, reason=NO_TILES)
+    target = config.run / "features" / tag / f"{slide_id}.h5"
+    dropped = decisions.dropped_tiles(slide_id)
     try:
-        tile_px, tiles, input_digest = _inspect(origin)
+        if decisions.drops_slide(slide_id):
+            return _leave_out(config, slide_id, target)
+        tile_px, tiles, input_digest = _inspect(slide_id, origin, dropped)
+        if tiles == 0:
+            return _leave_out(config, slide_id, target)
         job = ExtractJob(
             slide_id=slide_id,
             origin=origin,
-            target=config.run / "features" / tag / f"{slide_id}.h5",
+            target=target,
             tile_px=tile_px,
             tiles=tiles,
             made_from={
@@ -157,7 +175,9 @@ def look(
                 "dtype": config.dtype,
                 "source": config.source,
                 "input": input_digest,
+                "dropped_tiles": dropped_digest(dropped),
             },
+            dropped=dropped,
         )
         done = job.is_done(overwrite=config.overwrite)
     except WsiError as error:
@@ -165,15 +185,55 @@ def look(
     return SlideSkipped(slide_id=slide_id, reason=DONE) if done else job
 
 
-def _inspect(origin: Path | CutTask) -> tuple[int, int | None, str]:
-    """Return tile side, number of tiles and digest of a slide's input."""
+def find_decisions(config: "ExtractConfig") -> "Decisions":
+    """Return what a person decided in the run folder; nothing where there is no table.
+
+    Raises:
+        CohortError: The table is wrong.
+    """
+    from wsi_pipeline.tiles.decisions import PATH, read_decisions
+
+    return read_decisions(config.run / PATH)
+
+
+def undecidable(decisions: "Decisions", slide_ids: Collection[str]) -> Iterator[Note]:
+    """Tell of slides in the table of decisions that are not among those at hand."""
+    strangers = sorted({row.slide_id for row in decisions.rows} - set(slide_ids))
+    if strangers:
+        named = ", ".join(strangers[:5]) + (" …" if len(strangers) > 5 else "")
+        yield Note(text=f"{decisions.path} decides about slides that are not here: {named}")
+
+
+def _leave_out(config: "ExtractConfig", slide_id: str, target: Path) -> SlideSkipped:
+    """Skip a dropped slide; no feature store of it may be left for the next stage to find.
+
+    Raises:
+        StoreMismatchError: There is one, and it is not to be overwritten.
+    """
+    if target.exists():
+        if not config.overwrite:
+            raise StoreMismatchError(
+                f"{target}: was made before the slide was dropped in {config.run / DECISIONS}; "
+                "pass --overwrite to remove it"
+            )
+        if not config.dry_run:
+            target.unlink(missing_ok=True)
+    return SlideSkipped(slide_id=slide_id, reason=DROPPED)
+
+
+def _inspect(
+    slide_id: str, origin: Path | CutTask, dropped: frozenset[tuple[int, int]]
+) -> tuple[int, int | None, str]:
+    """Return tile side, number of tiles kept and digest of a slide's input."""
     from wsi_pipeline.features.sources import store_digest
     from wsi_pipeline.slides import slide_digest
     from wsi_pipeline.tiles import open_tiles
+    from wsi_pipeline.tiles.decisions import check_places
 
     if isinstance(origin, Path):
         store = open_tiles(origin)
-        return store.tiles.shape[1], len(store), store_digest(store)
+        check_places(slide_id, store.coords, dropped)
+        return store.tiles.shape[1], len(store) - len(dropped), store_digest(store)
     made_from = {**origin.asked, "slide_digest": slide_digest(origin.path)}
     return origin.settings.tile_px, None, digest(made_from)
 
