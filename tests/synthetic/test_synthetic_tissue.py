@@ -19,10 +19,10 @@ from wsi_pipeline.synthetic.plates import CORDS, TRABECULAE
 from wsi_pipeline.synthetic.scanner import SCANNERS, scan, vary_colours
 from wsi_pipeline.synthetic.scene import PATTERNS, core
 from wsi_pipeline.synthetic.seeds import generator
-from wsi_pipeline.synthetic.uptake import draw_uptake
+from wsi_pipeline.synthetic.uptake import REFERENCE, Uptake, count_pairs, draw_uptake, quantiles
 from wsi_pipeline.types import RgbTiles
 
-PATIENTS = 7  # of each label
+PATIENTS = 6  # of each label
 SIDE = 1536  # level-0 pixels: nine tiles of 256 px at 0.5 µm
 
 
@@ -87,7 +87,7 @@ def balanced_accuracy(
 def test_colour_alone_does_not_tell_the_label(
     cohort: tuple[RgbTiles, NDArray[np.str_], NDArray[np.str_]],
 ) -> None:
-    """Chance is 0.33; measured 0.24 (0.39 with a random forest)."""
+    """Chance is 0.33; measured 0.21 (0.27 with a random forest)."""
     tiles, labels, patients = cohort
     assert balanced_accuracy(colour(tiles), labels, patients) < 0.55
 
@@ -95,7 +95,7 @@ def test_colour_alone_does_not_tell_the_label(
 def test_nor_does_colour_after_stain_normalisation(
     cohort: tuple[RgbTiles, NDArray[np.str_], NDArray[np.str_]],
 ) -> None:
-    """Chance is 0.33; measured 0.37 (0.42 with a random forest)."""
+    """Chance is 0.33; measured 0.40 (0.35 with a random forest)."""
     tiles, labels, patients = cohort
     normalised = np.empty_like(tiles)
     for patient in np.unique(patients):
@@ -109,9 +109,19 @@ def test_nor_does_colour_after_stain_normalisation(
 def test_architecture_tells_the_label(
     cohort: tuple[RgbTiles, NDArray[np.str_], NDArray[np.str_]],
 ) -> None:
-    """Measured 0.96."""
+    """Measured 0.94."""
     tiles, labels, patients = cohort
     assert balanced_accuracy(texture(tiles), labels, patients) > 0.85
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_dyes_are_distributed_alike_whatever_the_label(label: str) -> None:
+    neutral = Uptake(strength=(1.0, 1.0), contrast=(1.0, 1.0), nuclear_eosin=0.0)
+    dye = core(generator(7, label), label, SIDE, 2 * SIDE, neutral)
+    inside = np.ones(dye.eosin.shape, bool)
+    found = np.array(quantiles(count_pairs(dye.haematoxylin, dye.eosin, inside)))
+    assert np.abs(found - REFERENCE)[:, 3:-2].max() < 0.12
+    assert np.abs(found - REFERENCE)[:, 3:-2].mean() < 0.03
 
 
 def painted_diameters(kind: NucleusKind) -> NDArray[np.float64]:

@@ -163,7 +163,7 @@ def _whole_slides(
     specs = []
     for index, number in enumerate(numbers):
         label = LABELS[index % len(LABELS)]
-        turn = index // len(LABELS)  # the how-manieth patient of its label
+        turn = index // len(LABELS)  # counts the patients of one label
         for section in range(2 if turn % 4 == 0 else 1):
             width, height = (64 * round(side_px * rng.uniform(0.85, 1.15) / 64) for _ in "wh")
             specs.append(
