@@ -83,17 +83,20 @@ def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
 
 def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCore]":
     """Read where the cores are, or find them and write it down."""
-    from wsi_pipeline.tiles.cores import place_cores, read_cores, write_cores, write_preview
+    from wsi_pipeline.tiles.cores import read_cores, write_cores, write_preview
+    from wsi_pipeline.tiles.microarray import CoreSearch, place_cores
 
     table = config.run / "cores" / f"{row.slide_id}.csv"
     if table.exists():
         return read_cores(table)
     mapped = read_core_map(_map_path(config, root, row))
-    picture, cores = place_cores(root / row.path, mapped, config.reader)
+    override = config.mpp_override if row.mpp is None else row.mpp
+    search = CoreSearch(reader=config.reader, mpp_override=override)
+    found = place_cores(root / row.path, mapped, search)
     if not config.dry_run:
-        write_preview(table.with_suffix(".jpg"), picture)
-        write_cores(table, cores)
-    return cores
+        write_preview(table.with_suffix(".jpg"), found.picture)
+        write_cores(table, found.cores)
+    return found.cores
 
 
 def _map_path(config: "TileConfig", root: Path, row: CohortSlide) -> Path:

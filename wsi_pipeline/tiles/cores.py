@@ -15,65 +15,38 @@ import cv2
 
 from wsi_pipeline.atomic import atomic_file, write_text
 from wsi_pipeline.cohort import CohortSlide, MappedCore
-from wsi_pipeline.errors import CohortError, NoTissueError, SlideError
-from wsi_pipeline.slides import LowImage, open_slide, read_low
-from wsi_pipeline.tissue import Core, dearray, draw_cores, join_core_map
+from wsi_pipeline.errors import CohortError
 from wsi_pipeline.types import Region, RgbImage
 
 COLUMNS: Final = (
     "row", "column", "core_id", "patient_id", "label", "x", "y", "width", "height"
 )  # fmt: skip
-OVERVIEW_PX: Final = 1600  # longest side, about
-MARGIN: Final = 1.1  # of a core's diameter
+MARKED: Final = "control"  # a column that tables made by hand may lack
+YES: Final = ("yes", "true", "1", "x")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedCore:
-    """A core of the map and where it lies, level-0 px; ``region`` None if it is missing."""
+    """A core of the map and where it lies, level-0 px; ``region`` None if it is missing.
+
+    ``control`` marks tissue that is there to check the staining, not to be diagnosed.
+    """
 
     mapped: MappedCore
     region: Region | None
+    control: bool = False
 
 
-def place_cores(
-    path: Path, mapped: Sequence[MappedCore], reader: str = "auto"
-) -> tuple[RgbImage, list[PlacedCore]]:
-    """Find a TMA slide's cores and join them with its core map.
-
-    Args:
-        path: The slide.
-        mapped: Its core map.
-        reader: Name of the slide reader.
-
-    Returns:
-        A picture with every core's outline and name, and the rows of the map with their places.
-
-    Raises:
-        SlideError: It cannot be read, no cores are found, or the map does not fit them.
-    """
-    with open_slide(path, reader) as slide:
-        bounds = slide.info.bounds
-        target = max(bounds.width, bounds.height) / OVERVIEW_PX
-        overview = read_low(slide, 1.0, max(1.0, target))
-    try:
-        array = dearray(overview.rgb)
-        joined = join_core_map(array, mapped)
-    except (NoTissueError, CohortError) as error:
-        raise SlideError(f"{path}: {error}") from error
-    cores = [PlacedCore(mapped=row.mapped, region=_place(overview, row.core)) for row in joined]
-    return draw_cores(overview.rgb, array), cores
+def place_name(mapped: MappedCore) -> str:
+    """Name a place as its map does: ``A1`` where rows have letters, else ``1-1``."""
+    between = "" if mapped.row.isalpha() and mapped.column.isdecimal() else "-"
+    return f"{mapped.row}{between}{mapped.column}"
 
 
-def _place(overview: LowImage, core: Core | None) -> Region | None:
-    """Return the square around a core, with room for its ragged edge."""
-    if core is None or core.missing:
-        return None
-    side = round(core.diameter_px * overview.downsample * MARGIN)
-    x, y = (
-        round(origin + (centre + 0.5) * overview.downsample - side / 2)
-        for origin, centre in zip(overview.origin, (core.x, core.y), strict=True)
-    )
-    return Region(x=x, y=y, width=side, height=side)
+def is_control(mapped: MappedCore) -> bool:
+    """Whether a core map calls a core a control: in its label, its patient or its name."""
+    texts = (mapped.label, mapped.patient_id, mapped.core_id)
+    return any("control" in (text or "").casefold() for text in texts)
 
 
 def as_slides(slide: CohortSlide, cores: Iterable[PlacedCore]) -> list[CohortSlide]:
@@ -85,6 +58,7 @@ def as_slides(slide: CohortSlide, cores: Iterable[PlacedCore]) -> list[CohortSli
             patient_id=core.mapped.patient_id or slide.patient_id,
             label=core.mapped.label or slide.label,
             tma_map=None,
+            sample_type=MARKED if core.control else slide.sample_type,
             region=core.region,
         )
         for core in cores
@@ -96,12 +70,13 @@ def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
     """Write the table a person may correct; a missing core has no x, y, width, height."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow((*COLUMNS, MARKED))
     for core in cores:
         mapped, region = core.mapped, core.region
         place = ("",) * 4 if region is None else (region.x, region.y, region.width, region.height)
         who = (mapped.core_id, mapped.patient_id or "", mapped.label or "")
-        writer.writerow((mapped.row, mapped.column, *who, *place))
+        marked = "yes" if core.control else ""
+        writer.writerow((mapped.row, mapped.column, *who, *place, marked))
     write_text(path, text.getvalue())
 
 
@@ -128,7 +103,9 @@ def read_cores(path: Path) -> list[PlacedCore]:
             row=row["row"], column=row["column"], core_id=row["core_id"],
             patient_id=row["patient_id"] or None, label=row["label"] or None,
         )  # fmt: skip
-        cores.append(PlacedCore(mapped=mapped, region=region))
+        marked = row.get(MARKED)
+        control = is_control(mapped) if marked is None else marked.strip().casefold() in YES
+        cores.append(PlacedCore(mapped=mapped, region=region, control=control))
     return cores
 
 
@@ -140,6 +117,6 @@ def _region(place: Sequence[str | None]) -> Region:
 
 
 def write_preview(path: Path, picture: RgbImage) -> None:
-    """Write the picture of the cores as a JPEG."""
+    """Write the picture of the cores, in the format of its suffix."""
     with atomic_file(path) as partial:
         cv2.imwrite(str(partial), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -33,7 +33,7 @@ from wsi_pipeline.tissue.tma import (
     join_core_map,
     position,
 )
-from wsi_pipeline.tissue.tma_preview import draw_cores
+from wsi_pipeline.tissue.tma_preview import CoreMark, draw_cores, draw_marks
 
 __all__ = [
     "BACKGROUND_LEVEL",
@@ -41,6 +41,7 @@ __all__ = [
     "Annotation",
     "CoarseTiles",
     "Core",
+    "CoreMark",
     "Dearray",
     "JoinedCore",
     "Tilt",
@@ -55,6 +56,7 @@ __all__ = [
     "dearray",
     "draw_annotation",
     "draw_cores",
+    "draw_marks",
     "draw_overlay",
     "find_tissue",
     "focus",

@@ -1,13 +1,47 @@
 """A picture in which a person checks the cores and their names."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
 import cv2
 import numpy as np
 
 from wsi_pipeline.tissue.overlay import FLAGGED, KEPT
-from wsi_pipeline.tissue.tma import Core, Dearray
+from wsi_pipeline.tissue.tma import Dearray
 from wsi_pipeline.types import RgbImage
 
 MIN_PX = 1600  # a smaller overview is enlarged, so that the names can be read
+MAX_NOTE = 12  # letters of a label
+DARK: Final = (12, 40, 110)
+
+MarkKind = Literal["core", "control", "missing", "unmapped"]
+RINGS: Final = MappingProxyType(
+    {"core": KEPT, "control": (132, 44, 150), "missing": FLAGGED, "unmapped": (110, 110, 110)}
+)
+NAMES: Final = MappingProxyType(
+    {"core": DARK, "control": (96, 20, 110), "missing": FLAGGED, "unmapped": (80, 80, 80)}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreMark:
+    """What is drawn of a core.
+
+    Attributes:
+        name: Its place, in the middle of the circle.
+        note: Below it, smaller: what the core map says; may be empty.
+        x, y, diameter_px: Pixels of the overview.
+        kind: ``missing`` and ``unmapped`` (not in the core map) get a thin line.
+    """
+
+    name: str
+    note: str = ""
+    x: float
+    y: float
+    diameter_px: float
+    kind: MarkKind = "core"
 
 
 def draw_cores(rgb: RgbImage, array: Dearray) -> RgbImage:
@@ -20,29 +54,61 @@ def draw_cores(rgb: RgbImage, array: Dearray) -> RgbImage:
     Returns:
         (h, w, 3) uint8, enlarged to at least ``MIN_PX`` on its longest side.
     """
+    marks = [
+        CoreMark(
+            name=core.name, x=core.x, y=core.y, diameter_px=core.diameter_px,
+            kind="missing" if core.missing else "core",
+        )
+        for core in array.cores
+    ]  # fmt: skip
+    return draw_marks(rgb, marks)
+
+
+def draw_marks(rgb: RgbImage, marks: Iterable[CoreMark]) -> RgbImage:
+    """Draw circles and names: cores blue, controls violet, missing ones orange, others grey.
+
+    Args:
+        rgb: (H, W, 3) uint8, the overview.
+        marks: What is to be drawn.
+
+    Returns:
+        (h, w, 3) uint8, enlarged to at least ``MIN_PX`` on its longest side.
+    """
     zoom = max(MIN_PX / max(rgb.shape[:2]), 1.0)
     canvas = np.ascontiguousarray(rgb)
     if zoom > 1:
         canvas = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom), dtype=np.uint8)
+    marks = list(marks)
     circles = canvas.copy()
-    weight = int(np.clip(round(array.diameter_px * zoom / 30), 1, 3))
-    for core in array.cores:
-        centre = round(core.x * zoom), round(core.y * zoom)
-        radius = round(core.diameter_px * zoom * 0.55)
-        colour, line = (FLAGGED, 1) if core.missing else (KEPT, weight)
-        cv2.circle(circles, centre, radius, colour, line, cv2.LINE_AA)
+    for mark in marks:
+        thin = mark.kind in ("missing", "unmapped")
+        weight = 1 if thin else int(np.clip(round(mark.diameter_px * zoom / 30), 1, 3))
+        centre = round(mark.x * zoom), round(mark.y * zoom)
+        radius = round(mark.diameter_px * zoom * 0.55)
+        cv2.circle(circles, centre, radius, RINGS[mark.kind], weight, cv2.LINE_AA)
     canvas = np.asarray(cv2.addWeighted(circles, 0.75, canvas, 0.25, 0), dtype=np.uint8)
-    for core in array.cores:
-        _write_name(canvas, core, zoom)
+    for mark in marks:
+        size = float(np.clip(mark.diameter_px * zoom / 150, 0.32, 1.0))
+        below = 0.24 * mark.diameter_px * zoom
+        _write(canvas, mark.name, (mark.x * zoom, mark.y * zoom), size, NAMES[mark.kind])
+        note = mark.note if len(mark.note) <= MAX_NOTE else mark.note[: MAX_NOTE - 1] + "."
+        place = (mark.x * zoom, mark.y * zoom + below)
+        _write(canvas, note, place, max(0.3, 0.6 * size), NAMES[mark.kind])
     return canvas
 
 
-def _write_name(canvas: RgbImage, core: Core, zoom: float) -> None:
+def _write(
+    canvas: RgbImage,
+    text: str,
+    middle: tuple[float, float],
+    size: float,
+    colour: tuple[int, int, int],
+) -> None:
+    if not text:
+        return
     font = cv2.FONT_HERSHEY_SIMPLEX
-    scale = float(np.clip(core.diameter_px * zoom / 150, 0.32, 1.0))
-    weight = max(1, round(scale * 1.2))
-    (width, height), _ = cv2.getTextSize(core.name, font, scale, weight)
-    corner = round(core.x * zoom - width / 2), round(core.y * zoom + height / 2)
-    colour = FLAGGED if core.missing else (12, 40, 110)
-    cv2.putText(canvas, core.name, corner, font, scale, (255, 255, 255), weight + 3, cv2.LINE_AA)
-    cv2.putText(canvas, core.name, corner, font, scale, colour, weight, cv2.LINE_AA)
+    weight = max(1, round(size * 1.2))
+    (width, height), _ = cv2.getTextSize(text, font, size, weight)
+    corner = round(middle[0] - width / 2), round(middle[1] + height / 2)
+    cv2.putText(canvas, text, corner, font, size, (255, 255, 255), weight + 3, cv2.LINE_AA)
+    cv2.putText(canvas, text, corner, font, size, colour, weight, cv2.LINE_AA)

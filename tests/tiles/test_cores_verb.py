@@ -1,0 +1,129 @@
+"""The cores verb: what it finds, what it draws, and what a person may correct."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.cores import main
+from wsi_pipeline.pipeline.tile import TileConfig
+from wsi_pipeline.pipeline.tile import run as tile
+from wsi_pipeline.tiles.cores import as_slides, read_cores
+
+DIAMETER = 90
+LOST = "TMA-A3"
+
+
+@pytest.fixture(scope="module")
+def array(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 × 4 pink cores, A3 lost, C4 a control; B2 is not in the map."""
+    folder = tmp_path_factory.mktemp("array")
+    rng = np.random.default_rng(2)
+    picture = np.full((480, 640, 3), 243, np.uint8)
+    lines = ["row,column,core_id,patient_id,label"]
+    for row, letter in enumerate("ABC"):
+        for column in range(4):
+            name = f"TMA-{letter}{column + 1}"
+            if name != "TMA-B2":
+                label = "control liver" if name == "TMA-C4" else ("hcc", "cca")[column % 2]
+                lines.append(f"{letter},{column + 1},{name},P{column},{label}")
+            if name == LOST:
+                continue
+            x, y = 100 + 140 * column, 90 + 140 * row
+            cv2.circle(picture, (x, y), DIAMETER // 2, (170, 110, 190), -1)
+    noise = rng.integers(-8, 8, picture.shape)
+    cv2.imwrite(str(folder / "tma.png"), np.clip(picture + noise, 0, 255).astype(np.uint8))
+    (folder / "map.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    return {row["core_id"]: row for row in csv.DictReader(path.open())}
+
+
+def test_cores_are_found_named_joined_and_drawn(
+    array: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preview = tmp_path / "out.png"
+    asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
+    assert main([*asked, "--mpp-override", "8"]) == 0
+    said = capsys.readouterr()
+    text = " ".join((said.out + said.err).split())
+    assert "3 × 4 places" in text
+    assert "not in the core map: B2" in text
+    found = rows(tmp_path / "out.csv")
+    assert len(found) == 11
+    assert found[LOST]["x"] == ""
+    assert [name for name, row in found.items() if row["control"]] == ["TMA-C4"]
+    core = found["TMA-B4"]
+    assert int(core["x"]) + int(core["width"]) / 2 == pytest.approx(520, abs=5)
+    assert int(core["y"]) + int(core["height"]) / 2 == pytest.approx(230, abs=5)
+    drawn = cv2.imread(str(preview))
+    assert max(drawn.shape) == 1600
+    original = cv2.resize(cv2.imread(str(array / "tma.png")), drawn.shape[1::-1])
+    assert np.abs(drawn.astype(int) - original).max(axis=2)[540:610, 1260:1340].max() > 60  # B4
+
+
+def test_a_corrected_table_is_drawn_and_left_alone(array: Path, tmp_path: Path) -> None:
+    preview, table = tmp_path / "a.png", tmp_path / "run" / "cores" / "tma.csv"
+    asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
+    assert main([*asked, "--out", str(table)]) == 0
+    before = cv2.imread(str(preview))
+    lines = table.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if LOST in line)
+    lines[at] = f"A,3,{LOST},P2,hcc,330,40,100,100,yes"
+    table.write_text("\n".join(lines) + "\n")
+    corrected = table.read_bytes()
+    assert main([*asked, "--out", str(table)]) == 0
+    assert table.read_bytes() == corrected
+    ring = np.abs(cv2.imread(str(preview)).astype(int) - before)[60:400, 800:1100]
+    assert ring.max() > 60
+    # the tile stage takes the same table
+    (array / "cohort.csv").write_text(
+        "slide_id,path,patient_id,label,cohort,tma_map\ntma,tma.png,,,x,map.csv\n"
+    )
+    config = TileConfig(
+        cohort=array / "cohort.csv", run=tmp_path / "run", mpp=8, mpp_override=8, dry_run=True
+    )
+    list(tile(config))
+    placed = {core.mapped.core_id: core for core in read_cores(table)}
+    assert placed[LOST].region is not None
+    assert placed[LOST].control
+    slides = as_slides(CohortSlide(slide_id="tma", path="tma.png"), placed.values())
+    marked = [slide.slide_id for slide in slides if slide.sample_type == "control"]
+    assert marked == [LOST, "TMA-C4"]
+    assert main([*asked, "--out", str(table), "--overwrite"]) == 0
+    assert read_cores(table)[2].region is None
+
+
+def test_without_a_map_places_are_named_after_the_grid(array: Path, tmp_path: Path) -> None:
+    for naming, first in (("letters", "tma-A1"), ("numbers", "tma-1-1")):
+        preview = tmp_path / f"{naming}.jpg"
+        assert main([str(array / "tma.png"), "--preview", str(preview), "--names", naming]) == 0
+        found = rows(preview.with_suffix(".csv"))
+        assert (next(iter(found)), len(found)) == (first, 12)
+
+
+def test_exit_status(array: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slide, preview = str(array / "tma.png"), ["--preview", str(tmp_path / "p.png")]
+    blank = tmp_path / "blank.png"
+    cv2.imwrite(str(blank), np.full((400, 400, 3), 244, np.uint8))
+    assert main([str(blank), *preview]) == 1
+    assert main([str(tmp_path / "none.svs"), *preview]) == 1
+    assert main([slide, *preview, "--map", str(tmp_path / "none.csv")]) == 2
+    assert main([slide, *preview, "--core-diameter-um", "600"]) == 2
+    assert main([slide, "--preview", str(tmp_path / "p.txt")]) == 2
+    assert not (tmp_path / "p.png").exists()
+    assert main([slide, *preview, "--dry-run"]) == 0
+    assert not (tmp_path / "p.png").exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_real_overview(data_dir: Path, tmp_path: Path) -> None:
+    preview = tmp_path / "real.jpg"
+    assert main([str(data_dir / "tma" / "ABC_104_1_009_1.png"), "--preview", str(preview)]) == 0
+    placed = read_cores(preview.with_suffix(".csv"))
+    assert sum(core.region is not None for core in placed) > 100
