@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from slides_fuzz.seeds import write_svs_jpeg2000
 from slides_fuzz.tags import set_tag
 
-from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.slides.tiff_header import read_directories
 
@@ -98,3 +99,21 @@ def test_what_is_no_tiff_has_no_directories(tmp_path: Path) -> None:
     for content in (b"", b"II", b"II*\0", b"II*\0\xff\xff\xff\xff", b"\x89PNG\r\n\x1a\n" * 9):
         (tmp_path / "no.tif").write_bytes(content)
         assert read_directories(tmp_path / "no.tif") == ()
+
+
+@pytest.mark.parametrize("reader", ["auto", "openslide", "tiffslide"])
+@pytest.mark.parametrize("compression", [33003, 33005])
+def test_a_jpeg_2000_tile_that_claims_to_be_huge_is_never_decoded(
+    tmp_path: Path, reader: str, compression: int
+) -> None:
+    path = tmp_path / "tiles.svs"
+    write_svs_jpeg2000(path, compression)
+    data = bytearray(path.read_bytes())
+    second = data.find(b"\xff\x4f\xff\x51", data.find(b"\xff\x4f\xff\x51") + 1)
+    struct.pack_into(">II", data, second + 8, 1 << 20, 255)
+    path.write_bytes(data)
+    with (
+        open_slide(path, reader=reader) as slide,
+        pytest.raises(SlideReadError, match="the image is 1048576 × 255, not 128 × 128"),
+    ):
+        slide.read(0, 0, 0, 700, 520)

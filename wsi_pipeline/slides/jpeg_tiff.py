@@ -2,13 +2,11 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,25 +14,20 @@ from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.reader import SlideReader, reason
 from wsi_pipeline.slides.tile_codec import VERSION, decode_jpeg, decode_jpeg2000
-from wsi_pipeline.slides.tile_table import TileTable, UnsuitableError, read_tile_tables
+from wsi_pipeline.slides.tile_table import (
+    Piece,
+    TileTable,
+    UnsuitableError,
+    covering,
+    read_tile_tables,
+    require_inside,
+)
 from wsi_pipeline.types import RgbImage
 
 VENDORS = ("aperio", "generic-tiff")  # others crop, stitch or overlap their TIFF tiles
 REMEMBERED_BYTES = 64 << 20  # of decoded tiles that a neighbouring read will want again
 
 log = getLogger(__name__)
-
-
-class Piece(NamedTuple):
-    """The part of one native tile that a read covers, in pixels of the level."""
-
-    number: int
-    tile_x: int
-    tile_y: int
-    left: int
-    top: int
-    right: int
-    bottom: int
 
 
 class JpegTiffReader(SlideReader):
@@ -61,6 +54,7 @@ class JpegTiffReader(SlideReader):
             if info.vendor not in VENDORS:
                 raise UnsuitableError(f"the format is {info.vendor}")
             self._tables = read_tile_tables(Path(path), info.level_dimensions)
+            require_inside(self._tables, Path(path).stat().st_size)
         except UnsuitableError:
             self._openslide.close()
             raise
@@ -207,22 +201,6 @@ def open_fastest(path: str | Path, threads: int = 1) -> SlideReader:
         if error.suspicious:
             log.warning("%s: read through OpenSlide, because %s", path, error)
         return OpenSlideReader(path)
-
-
-def covering(table: TileTable, x: int, y: int, width: int, height: int) -> Iterator[Piece]:
-    """The native tiles under a rectangle inside the level, row-major."""
-    for row in range(y // table.tile_height, (y + height - 1) // table.tile_height + 1):
-        for column in range(x // table.tile_width, (x + width - 1) // table.tile_width + 1):
-            tile_x, tile_y = column * table.tile_width, row * table.tile_height
-            yield Piece(
-                number=row * table.columns + column,
-                tile_x=tile_x,
-                tile_y=tile_y,
-                left=max(tile_x, x),
-                top=max(tile_y, y),
-                right=min(tile_x + table.tile_width, x + width),
-                bottom=min(tile_y + table.tile_height, y + height),
-            )
 
 
 def _is_partly_covered(table: TileTable, piece: Piece) -> bool:

@@ -8,6 +8,7 @@ from openslide.lowlevel import OpenSlideError
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import holds_mislabelled_ycbcr, slide_file, ycbcr_to_rgb
+from wsi_pipeline.slides.jpeg2000_guard import guard_for
 from wsi_pipeline.slides.mpp import find_mpp, number
 from wsi_pipeline.slides.ome import pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
@@ -26,7 +27,7 @@ class OpenSlideReader(SlideReader):
     lattice, so that a pixel has one value whatever rectangle it was asked with.
     """
 
-    decode_errors = (OpenSlideError,)
+    decode_errors = (OpenSlideError, ValueError)
 
     def __init__(self, path: str | Path) -> None:
         file = slide_file(Path(path))
@@ -45,8 +46,11 @@ class OpenSlideReader(SlideReader):
             raise SlideOpenError(
                 f"{path}: its header cannot be read ({reason(error)}); fetch the file again."
             ) from error
+        self._guard = guard_for(file, self.info.level_dimensions)
 
     def read_inside(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
+        if self._guard is not None:
+            self._guard.check(level, x, y, width, height)
         downsample = self.info.level_downsamples[level]
         if downsample == int(downsample):
             step = int(downsample)
@@ -78,6 +82,8 @@ class OpenSlideReader(SlideReader):
 
     def close(self) -> None:
         self._slide.close()
+        if self._guard is not None:
+            self._guard.close()
 
     def _region(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> RgbImage:
         pixels = np.array(self._slide.read_region(corner, level, size))

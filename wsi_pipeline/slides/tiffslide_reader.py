@@ -8,6 +8,7 @@ import tiffslide
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.slides.jpeg2000_guard import Jpeg2000Guard, guard_for
 from wsi_pipeline.slides.mpp import find_mpp, number
 from wsi_pipeline.slides.ome import pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
@@ -22,6 +23,7 @@ class TiffSlideReader(SlideReader):
 
     def __init__(self, path: str | Path) -> None:
         self._lock = Lock()
+        self._guard: Jpeg2000Guard | None = None
         try:
             self._slide = tiffslide.TiffSlide(str(path))
         except library_errors() as error:
@@ -32,18 +34,21 @@ class TiffSlideReader(SlideReader):
         self.decode_errors = library_errors()
         try:
             self.info = _describe(str(path), self._slide)
+            self._guard = guard_for(Path(path), self.info.level_dimensions)
             self._refuse_other_pixels()
         except SlideOpenError:
-            self._slide.close()
+            self.close()
             raise
         except self.decode_errors as error:
-            self._slide.close()
+            self.close()
             raise SlideOpenError(
                 f"{path}: TiffSlide opens it, but cannot use it ({reason(error)});"
                 " convert it to a pyramidal RGB TIFF."
             ) from error
 
     def read_inside(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
+        if self._guard is not None:
+            self._guard.check(level, x, y, width, height)
         with self._lock:
             pixels = self._region(level, (x, y), (width, height))
         if pixels.shape[2] == 1:
@@ -62,6 +67,8 @@ class TiffSlideReader(SlideReader):
 
     def close(self) -> None:
         self._slide.close()
+        if self._guard is not None:
+            self._guard.close()
 
     def _region(
         self, level: int, corner: tuple[int, int], size: tuple[int, int]
@@ -77,7 +84,10 @@ class TiffSlideReader(SlideReader):
         return pixels[..., None] if axes == "YX" else pixels
 
     def _refuse_other_pixels(self) -> None:
-        pixels = self._region(len(self.info.level_dimensions) - 1, (0, 0), (1, 1))
+        level = len(self.info.level_dimensions) - 1
+        if self._guard is not None:
+            self._guard.check(level, 0, 0, 1, 1)
+        pixels = self._region(level, (0, 0), (1, 1))
         if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3, 4):
             raise SlideOpenError(
                 f"{self.info.path}: its pixels are {pixels.shape[2]} × {pixels.dtype}, not 8-bit"

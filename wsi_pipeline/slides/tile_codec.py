@@ -9,6 +9,7 @@ import simplejpeg
 from wsi_pipeline.types import RgbImage
 
 VERSION = f"simplejpeg {simplejpeg.__version__}, imagecodecs {imagecodecs.__version__}"
+HEAD_BYTES = 24  # of a JPEG 2000 codestream, up to and with its size
 _SOC_SIZ = b"\xff\x4f\xff\x51"  # a codestream's start and, at once, its size
 _SOI = b"\xff\xd8"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its transform byte
@@ -41,17 +42,26 @@ def decode_jpeg2000(stored: bytes, size: tuple[int, int]) -> RgbImage:
     Raises:
         ValueError: The tile is damaged or not 8-bit RGB.
     """
-    if stored[:4] != _SOC_SIZ or len(stored) < 24:
-        raise ValueError("the tile is no JPEG 2000 codestream")
-    right, bottom, left, top = struct.unpack(">4I", stored[8:24])
-    _expect(size, right - left, bottom - top)
+    expect_jpeg2000(stored, size)
     try:
         rgb: RgbImage = imagecodecs.jpeg2k_decode(stored)
-    except imagecodecs.Jpeg2kError as error:
+    except (imagecodecs.Jpeg2kError, RuntimeError, TypeError, MemoryError) as error:
         raise ValueError(str(error)) from error
     if rgb.dtype != "uint8":
         raise ValueError(f"the JPEG 2000 samples are {rgb.dtype}")
     return rgb
+
+
+def expect_jpeg2000(stored: bytes, size: tuple[int, int]) -> None:
+    """Check that a codestream, of which the first 24 bytes suffice, holds an image of ``size``.
+
+    Raises:
+        ValueError: It is none, or of another size.
+    """
+    if stored[:4] != _SOC_SIZ or len(stored) < HEAD_BYTES:
+        raise ValueError("the tile is no JPEG 2000 codestream")
+    right, bottom, left, top = struct.unpack(">4I", stored[8:HEAD_BYTES])
+    _expect(size, right - left, bottom - top)
 
 
 def _expect(size: tuple[int, int], width: int, height: int) -> None:

@@ -1,7 +1,9 @@
 """Where a tiled TIFF keeps its JPEG or JPEG 2000 tiles."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -11,7 +13,10 @@ from wsi_pipeline.slides.reader import LIBRARY_ERRORS, reason
 from wsi_pipeline.slides.tile_codec import jpeg_preamble
 
 _JPEG = 7  # TIFF compression "new-style JPEG"; 6 is another thing
-_JPEG2000_RGB = 33005  # Aperio's; its 33003 is YCbCr, which OpenSlide converts in its own way
+_JPEG2000_YCBCR = 33003  # Aperio's; OpenSlide converts it in its own way
+_JPEG2000_RGB = 33005
+NATIVE = (_JPEG, _JPEG2000_RGB)
+JPEG2000 = (_JPEG2000_YCBCR, _JPEG2000_RGB)
 _RGB, _YCBCR = 2, 6  # TIFF photometric interpretation
 
 
@@ -46,14 +51,29 @@ class TileTable:
     preamble: bytes | None
 
 
+class Piece(NamedTuple):
+    """The part of one native tile that a read covers, in pixels of the level."""
+
+    number: int
+    tile_x: int
+    tile_y: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 def read_tile_tables(
-    path: Path, level_dimensions: tuple[tuple[int, int], ...]
+    path: Path,
+    level_dimensions: tuple[tuple[int, int], ...],
+    compressions: tuple[int, ...] = NATIVE,
 ) -> tuple[TileTable, ...]:
     """Find each level's tiles.
 
     Args:
         path: A TIFF file.
         level_dimensions: (width, height) of the levels; each must belong to one TIFF directory.
+        compressions: Those accepted.
 
     Raises:
         UnsuitableError: A level is not made of 8-bit JPEG or JPEG 2000 tiles, or the tables
@@ -62,16 +82,29 @@ def read_tile_tables(
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            size = path.stat().st_size
-            return tuple(_level_table(pages, wanted, size) for wanted in level_dimensions)
+            return tuple(_level_table(pages, wanted, compressions) for wanted in level_dimensions)
     except LIBRARY_ERRORS as error:
         raise UnsuitableError(
             f"its directories cannot be read ({reason(error)})", suspicious=True
         ) from error
 
 
+def require_inside(tables: tuple[TileTable, ...], file_size: int) -> None:
+    """Refuse tables that point beyond the file.
+
+    Raises:
+        UnsuitableError: As said.
+    """
+    for table in tables:
+        ends = table.offsets + table.byte_counts
+        if (table.byte_counts < 0).any() or (ends > file_size).any():
+            raise UnsuitableError("some tiles lie beyond the end of the file", suspicious=True)
+
+
 def _level_table(
-    pages: list[tifffile.TiffPage], wanted: tuple[int, int], file_size: int
+    pages: list[tifffile.TiffPage],
+    wanted: tuple[int, int],
+    compressions: tuple[int, ...],
 ) -> TileTable:
     matches = [p for p in pages if p.is_tiled and (p.imagewidth, p.imagelength) == wanted]
     if len(matches) != 1:
@@ -80,7 +113,7 @@ def _level_table(
         )
     page = matches[0]
     compression, photometric = int(page.compression), int(page.photometric)
-    if compression not in (_JPEG, _JPEG2000_RGB):
+    if compression not in compressions:
         raise UnsuitableError(f"its compression is {page.compression!r}, not JPEG")
     if (page.samplesperpixel, page.bitspersample, int(page.planarconfig)) != (3, 8, 1):
         raise UnsuitableError("its pixels are not 3 × 8 bit, interleaved")
@@ -95,8 +128,6 @@ def _level_table(
             f" {len(offsets)} offsets and {len(byte_counts)} sizes",
             suspicious=True,
         )
-    if (byte_counts < 0).any() or (offsets + byte_counts > file_size).any():
-        raise UnsuitableError("some tiles lie beyond the end of the file", suspicious=True)
     return TileTable(
         width=wanted[0],
         height=wanted[1],
@@ -111,3 +142,19 @@ def _level_table(
             else None
         ),
     )
+
+
+def covering(table: TileTable, x: int, y: int, width: int, height: int) -> Iterator[Piece]:
+    """The native tiles under a rectangle inside the level, row-major."""
+    for row in range(y // table.tile_height, (y + height - 1) // table.tile_height + 1):
+        for column in range(x // table.tile_width, (x + width - 1) // table.tile_width + 1):
+            tile_x, tile_y = column * table.tile_width, row * table.tile_height
+            yield Piece(
+                number=row * table.columns + column,
+                tile_x=tile_x,
+                tile_y=tile_y,
+                left=max(tile_x, x),
+                top=max(tile_y, y),
+                right=min(tile_x + table.tile_width, x + width),
+                bottom=min(tile_y + table.tile_height, y + height),
+            )
