@@ -1,6 +1,7 @@
 """Map work over slides: in process or on Dask, resumable, one broken slide at a time."""
 
-from wsi_pipeline.engine.mapping import SlideTask, map_slides
+from wsi_pipeline.engine.attempt import SlideTask
+from wsi_pipeline.engine.mapping import map_slides
 from wsi_pipeline.engine.provenance import provenance
 from wsi_pipeline.engine.resume import is_done, lock_path
 

@@ -9,7 +9,7 @@ import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from wsi_pipeline import __version__
-from wsi_pipeline.engine.mapping import Died, Fate, SlideTask, Work, attempt
+from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Work, attempt
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import SlideFailed, SlideStarted
 
@@ -24,6 +24,8 @@ OURS: Final = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
+    # As many workers as cores are asked for: each keeps to one (Dask itself sets OMP_NUM_THREADS).
+    "distributed.nanny.pre-spawn-environ.OPENCV_FOR_THREADS_NUM": 1,
 }
 
 

@@ -6,53 +6,15 @@ along; if it dies again it is reported.
 """
 
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
-from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.config import StageConfig
-from wsi_pipeline.errors import WsiError
-from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, SlideStarted
+from wsi_pipeline.engine.attempt import Busy, Died, Executor, Fate, SlideTask, Work, attempt
+from wsi_pipeline.events import Event, SlideFailed, SlideStarted
 
 POLL_SECONDS: Final = 0.5
-
-Work = Callable[[Any], SlideDone | SlideSkipped]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideTask:
-    """One slide's work order: ``payload`` is what the function gets and must pickle."""
-
-    slide_id: str
-    lock: Path
-    payload: Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class Busy:
-    """Another process is working on the slide."""
-
-    slide_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Died:
-    """The worker process that had the slide is gone."""
-
-    slide_id: str
-
-
-Fate = SlideDone | SlideSkipped | SlideFailed | Busy | Died
-
-
-class Executor(Protocol):
-    """Where the work is done. ``run`` yields ``SlideStarted`` and one fate for each task."""
-
-    def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]: ...
 
 
 class InProcess:
@@ -101,27 +63,6 @@ def map_slides(
             waiting = again
 
 
-def attempt(work: Work, task: SlideTask) -> Fate:
-    """Do one slide under its lock and turn whatever happens into plain data."""
-    started = time.monotonic()
-    try:
-        with try_lock(task.lock) as held:
-            if not held:
-                return Busy(slide_id=task.slide_id)
-            return work(task.payload)
-    except WsiError as error:
-        return SlideFailed(slide_id=task.slide_id, error=str(error))
-    except Exception as error:  # noqa: BLE001 - a bug in one slide must not end the night's batch
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return SlideFailed(
-            slide_id=task.slide_id,
-            error=f"unexpected {type(error).__name__}: {error} "
-            f"({Path(where.filename).name}:{where.lineno}, after "
-            f"{time.monotonic() - started:.0f} s); please report it",
-            traceback=traceback.format_exc(),
-        )
-
-
 def _buried(fate: Died) -> SlideFailed:
     return SlideFailed(
         slide_id=fate.slide_id,
@@ -131,8 +72,6 @@ def _buried(fate: Died) -> SlideFailed:
 
 
 def _executor(config: StageConfig) -> AbstractContextManager[Executor]:
-    from contextlib import nullcontext
-
     if config.scheduler is None and config.workers == 0:
         return nullcontext(InProcess())
     from wsi_pipeline.engine.cluster import dask_executor

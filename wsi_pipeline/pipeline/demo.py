@@ -57,7 +57,7 @@ class DemoConfig(StageConfig):
     )
     seed: int = Field(default=0, ge=0, description="Equal seeds give equal slides, byte for byte.")
     patients_per_label: int = Field(default=8, ge=2, description="Patients of each class.")
-    side_px: int = Field(default=3840, ge=1024, description="Mean side of a slide, level-0 px.")
+    side_px: int = Field(default=3584, ge=1024, description="Mean side of a slide, level-0 px.")
     tma_rows: int = Field(default=5, ge=0, description="Rows of the held-out TMA; 0 for none.")
     tma_columns: int = Field(default=6, ge=0, description="Columns of the held-out TMA.")
     include_broken: bool = Field(

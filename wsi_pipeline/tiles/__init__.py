@@ -1,13 +1,13 @@
 """Tiles: where they lie on a slide, how they are cut, and the stores that keep them."""
 
 from wsi_pipeline.tiles.blocks import Block, read_blocks
+from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.cut import CutResult, cut_slide
 from wsi_pipeline.tiles.grid import Grid, plan_grid
 from wsi_pipeline.tiles.plan import SlidePlan, plan_slide
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.store import (
     SUFFIXES,
-    TileStore,
     TileWriter,
     create_tiles,
     find_store,

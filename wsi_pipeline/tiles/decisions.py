@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
+from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.flags import FLAGS, MEASURES, Flag, any_mark, store_marks
-from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.types import Coords
 
 Choice = Literal["keep", "drop"]

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.contract import TileStore
 
 Flag = Literal["pen", "blurred", "fold", "blood"]
 FLAGS: Final[tuple[Flag, ...]] = ("pen", "blurred", "fold", "blood")

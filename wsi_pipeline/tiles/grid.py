@@ -74,7 +74,7 @@ class Grid:
         return np.asarray(np.rint(self.corners(indices) * self.downsample), dtype=np.int64)
 
 
-def plan_grid(
+def plan_grid(  # noqa: PLR0913  each is one choice of the user
     info: SlideInfo,
     mpp: float | None,
     target_mpp: float = 0.5,

@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.tiles.contract import (
+    Backend,
+    Codec,
+    Columns,
+    TileArray,
+    TileStore,
+    check_marks,
+)
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
-from wsi_pipeline.tiles.store import Backend, Codec, Columns, TileArray, TileStore, check_marks
 from wsi_pipeline.types import Coords, RgbTiles
 
 JSON_NAMES: Final = "json_attributes"  # the root attributes that hold JSON text
@@ -106,7 +113,14 @@ def open_hdf5(path: Path) -> TileStore:
         if isinstance(error, StoreCorruptError):
             raise
         raise StoreCorruptError(f"{path}: cannot be read: {error}; cut the slide again") from error
-    return TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
+    return TileStore(
+        path=path,
+        tiles=tiles,
+        coords=coords,
+        columns=arrays,
+        attributes=attributes,
+        reopen=open_hdf5,
+    )
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreCorruptError
-from wsi_pipeline.tiles.store import TileArray
+from wsi_pipeline.tiles.contract import TileArray
 from wsi_pipeline.types import RgbTiles
 
 JPEG: Final = "tiles_jpeg"
@@ -36,8 +36,7 @@ class Packer:
     def pack(self, tiles: RgbTiles) -> Bytes:
         """Return (b,) uint8: the tiles' JPEG streams one after the other."""
         streams = [
-            np.frombuffer(imagecodecs.jpeg8_encode(tile, level=QUALITY), np.uint8)
-            for tile in tiles
+            np.frombuffer(imagecodecs.jpeg8_encode(tile, level=QUALITY), np.uint8) for tile in tiles
         ]
         self._sizes += map(len, streams)
         return np.concatenate(streams)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from wsi_pipeline.slides import Icc, Modality
+from wsi_pipeline.tiles.contract import Codec
 from wsi_pipeline.tiles.denoise import Denoise
 from wsi_pipeline.tiles.flags import Flag
 from wsi_pipeline.tiles.grid import Edge
-from wsi_pipeline.tiles.store import Codec
 from wsi_pipeline.tissue.folds import FOLD_DEVIATIONS
 from wsi_pipeline.types import Region
 

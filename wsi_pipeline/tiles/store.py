@@ -7,103 +7,27 @@ attributes, ``complete`` last. A store is whole or absent: it is written beside 
 renamed.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import remove_partials
 from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.tiles.contract import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    Backend,
+    Codec,
+    Columns,
+    TileStore,
+)
 from wsi_pipeline.types import Coords, RgbTiles
 
-SCHEMA: Final = "wsi_pipeline.tiles"
-SCHEMA_VERSION: Final = 1
 SUFFIXES: Final = {"zarr": ".zarr", "hdf5": ".h5"}
-
-Codec = Literal["auto", "zstd", "none", "jpeg"]
-Columns = Mapping[str, NDArray[np.float32]]
-
-
-class TileArray(ABC):
-    """Tiles on disk, read on demand: an (N, tile_px, tile_px, 3) uint8 array to index by row."""
-
-    shape: tuple[int, int, int, int]
-    dtype: Final = np.dtype(np.uint8)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: int | slice | NDArray[Any]) -> NDArray[np.uint8]:
-        """Return one tile for an int, (n, tile_px, tile_px, 3) for a slice or an index array."""
-        if isinstance(key, slice):
-            start, stop, step = key.indices(len(self))
-            if step == 1:
-                return self._range(start, max(start, stop))
-            return self._gather(np.arange(start, stop, step))
-        indices = np.asarray(key)
-        if indices.dtype == np.bool_:
-            if indices.shape != (len(self),):
-                raise IndexError(f"mask of shape {indices.shape} for {len(self)} tiles")
-            indices = np.flatnonzero(indices)
-        if indices.size and not np.issubdtype(indices.dtype, np.integer):
-            raise IndexError(f"tiles are indexed by integers, not {indices.dtype}")
-        indices = indices.astype(np.int64)
-        if indices.size and not -len(self) <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"index {indices.min()}…{indices.max()} outside of {len(self)} tiles")
-        indices = np.where(indices < 0, indices + len(self), indices)
-        return self._gather(indices.reshape(1))[0] if indices.ndim == 0 else self._gather(indices)
-
-    @abstractmethod
-    def _range(self, start: int, stop: int) -> RgbTiles: ...
-
-    @abstractmethod
-    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileStore:
-    """An open, complete store; safe to read from several threads.
-
-    Attributes:
-        path: The ``.zarr`` folder or ``.h5`` file.
-        tiles: (N, tile_px, tile_px, 3) uint8, read on demand.
-        coords: (N, 2) int64, level-0 (x, y).
-        columns: Measure name to (N,) float32.
-        attributes: Everything else that was recorded.
-    """
-
-    path: Path
-    tiles: TileArray
-    coords: Coords
-    columns: Columns
-    attributes: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.coords)
-
-    def batches(self, size: int = 256) -> Iterator[RgbTiles]:
-        """Yield all tiles in order, ``size`` at a time."""
-        for start in range(0, len(self), size):
-            yield self.tiles[start : start + size]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open_tiles, (self.path,)
-
-
-class Backend(Protocol):
-    """One format's writing half, at work on a temporary."""
-
-    def write(self, tiles: RgbTiles) -> None:
-        """Take ``tiles`` as the next rows."""
-
-    def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
-        """Cut the tile array to ``len(coords)`` rows and write all the rest; completion last."""
 
 
 class TileWriter:
@@ -206,9 +130,7 @@ class _GivenUpError(Exception):
     """Tells the temporary's context that nothing was committed."""
 
 
-def create_tiles(
-    path: Path, *, tile_px: int, capacity: int, codec: Codec = "auto"
-) -> TileWriter:
+def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: Codec = "auto") -> TileWriter:
     """Begin a store; use the result in a ``with`` and commit it.
 
     Args:
@@ -265,23 +187,6 @@ def find_store(folder: Path, slide_id: str) -> Path | None:
     """Return the slide's store in ``folder``, of whichever format; None if there is none."""
     paths = [folder / f"{slide_id}{suffix}" for suffix in SUFFIXES.values()]
     return next((path for path in paths if path.exists()), None)
-
-
-def check_marks(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Refuse a store that is not ours, not complete, or newer than we are.
-
-    Raises:
-        StoreError, StoreCorruptError: As said.
-    """
-    if attributes.get("schema") != SCHEMA:
-        raise StoreError(f"{path}: not a tile store (schema {attributes.get('schema')!r})")
-    if attributes.get("schema_version", 0) > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: schema version {attributes['schema_version']} is newer than the "
-            f"{SCHEMA_VERSION} known here; update the package"
-        )
-    if attributes.get("complete") is not True:
-        raise StoreCorruptError(f"{path}: never completed; cut the slide again")
 
 
 def _format(path: Path) -> str:

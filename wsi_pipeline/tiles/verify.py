@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.tiles.store import TileStore, open_tiles
+from wsi_pipeline.tiles.contract import TileStore
+from wsi_pipeline.tiles.store import open_tiles
 
 
 def verify_tiles(path: Path) -> list[str]:

@@ -17,8 +17,15 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsi_pipeline.atomic import atomic_folder
 from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.tiles.contract import (
+    Backend,
+    Codec,
+    Columns,
+    TileArray,
+    TileStore,
+    check_marks,
+)
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
-from wsi_pipeline.tiles.store import Backend, Codec, Columns, TileArray, TileStore, check_marks
 from wsi_pipeline.types import Coords, RgbTiles
 
 SHARD: Final = 128  # tiles in a file
@@ -60,9 +67,7 @@ def writing_zarr(path: Path, tile_px: int, capacity: int, codec: Codec) -> Itera
 class _ZarrBackend:
     """Writes tiles, or their packed bytes, as rows of one array."""
 
-    def __init__(
-        self, folder: Path, group: zarr.Group, name: str, packer: Packer | None
-    ) -> None:
+    def __init__(self, folder: Path, group: zarr.Group, name: str, packer: Packer | None) -> None:
         self._group = group
         self._name = name
         self._packer = packer
@@ -147,7 +152,14 @@ def open_zarr(path: Path) -> TileStore:
         if isinstance(error, StoreCorruptError):
             raise
         raise StoreCorruptError(f"{path}: cannot be read: {error}; cut the slide again") from error
-    return TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
+    return TileStore(
+        path=path,
+        tiles=tiles,
+        coords=coords,
+        columns=arrays,
+        attributes=attributes,
+        reopen=open_zarr,
+    )
 
 
 class _ZarrRows:
