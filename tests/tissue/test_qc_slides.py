@@ -14,9 +14,11 @@ from wsi_pipeline.tiles import CutSettings
 from wsi_pipeline.tiles.blocks import read_blocks
 from wsi_pipeline.tiles.plan import plan_slide
 from wsi_pipeline.tissue import (
+    background_fractions,
     blood_fractions,
     blood_threshold,
     coarse_tiles,
+    focus,
     fold_fractions,
     fold_threshold,
     ink_fractions,
@@ -70,6 +72,24 @@ def share_folded(tiles: RgbTiles, real: Real, deviations: float = 3.0) -> float:
     threshold = fold_threshold(coarse_tiles(real.tiles), real.glass, deviations)
     fractions = fold_fractions(coarse_tiles(tiles), real.glass, threshold)
     return float((fractions > FOLDED).mean())
+
+
+@pytest.mark.parametrize("slide", ["liver", "skin"])
+def test_the_focus_floor_parts_sharp_from_blurred(
+    slide: str, request: pytest.FixtureRequest
+) -> None:
+    tiles = request.getfixturevalue(slide).tiles
+    dense = tiles[background_fractions(tiles) < 0.5]
+    sharp = focus(dense)
+    floor = 0.1 * np.median(sharp)
+
+    def flagged(sigma: float) -> float:
+        blurred = np.stack([cv2.GaussianBlur(tile, (0, 0), sigma) for tile in dense])
+        return float((focus(blurred.astype(np.uint8)) < floor).mean())
+
+    assert not (sharp < floor).any()
+    assert 0.1 < flagged(1.0) < 0.7
+    assert flagged(1.5) == flagged(3.0) == 1
 
 
 def test_wide_folds_are_found_and_flat_liver_is_left_alone(liver: Real) -> None:

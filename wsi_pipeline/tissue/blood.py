@@ -61,6 +61,6 @@ def _reddish(
     coarse: CoarseTiles, glass: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Optical density (N, h, w, 3), and which pixels let red through and hold green back."""
-    density = -np.log10(coarse.transmitted(glass))
+    density = coarse.density(glass)
     green = density[..., 1]
     return density, (green > LEAST_GREEN) & (density[..., 0] < MOST_RED * green)

@@ -38,14 +38,26 @@ class CoarseTiles:
         Args:
             glass: (3,) uint8, the colour of empty glass.
         """
-        levels = np.arange(256)[:, None] / np.maximum(glass, 1)
-        table = np.clip(levels, LEAST_TRANSMITTED, 1).astype(np.float32)
+        return self._looked_up(_transmitted(glass))
+
+    def density(self, glass: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, h, w, 3) float32: optical density, the negative decimal log of that light."""
+        return self._looked_up(-np.log10(_transmitted(glass)))
+
+    def _looked_up(self, table: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Replace each grey level by its entry in the (256, 3) table."""
         count, height, width, _ = self.rgb.shape
-        stack = self.rgb.reshape(count * height, width, 3)
         if not count:
             return np.empty(self.rgb.shape, np.float32)
-        looked_up = cv2.LUT(stack, table[None])
-        return np.asarray(looked_up, np.float32).reshape(self.rgb.shape)
+        stack = self.rgb.reshape(count * height, width, 3)
+        values = np.asarray(cv2.LUT(stack, table.astype(np.float32)[None]), np.float32)
+        return values.reshape(self.rgb.shape)
+
+
+def _transmitted(glass: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(256, 3): the light each grey level stands for."""
+    levels = np.arange(256)[:, None] / np.maximum(glass, 1)
+    return np.asarray(np.clip(levels, LEAST_TRANSMITTED, 1), dtype=np.float64)
 
 
 def coarse_tiles(tiles: RgbTiles, mpp: float | None = UNKNOWN_MPP) -> CoarseTiles:

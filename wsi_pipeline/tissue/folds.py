@@ -54,9 +54,8 @@ def fold_threshold(
         glass: (3,) uint8, colour of the slide's empty glass.
         deviations: Standard deviations (estimated from the median absolute one) over the median.
     """
-    light = coarse.transmitted(glass)
-    tissue = -np.log10(light).mean(axis=3) > TISSUE_DENSITY
-    values = _smooth(coarse, _difference(light))[tissue]
+    tissue = coarse.density(glass).mean(axis=3) > TISSUE_DENSITY
+    values = _smooth(coarse, _difference(coarse.transmitted(glass)))[tissue]
     if not values.size:
         return NO_FOLDS
     median = float(np.median(values))
