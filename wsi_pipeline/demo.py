@@ -1,6 +1,6 @@
 """Generate the synthetic cohort and take it through the whole pipeline.
 
-    python -m wsi_pipeline.demo
+python -m wsi_pipeline.demo
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Fetch GDC slides by manifest, verified and resumable.
 
-    python -m wsi_pipeline.download manifests/gdc_tcga_liver.txt --out slides/
+python -m wsi_pipeline.download manifests/gdc_tcga_liver.txt --out slides/
 """
 
 import sys

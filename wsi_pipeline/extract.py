@@ -1,6 +1,6 @@
 """Turn tiles into features.
 
-    python -m wsi_pipeline.extract runs/liver --encoder densenet121
+python -m wsi_pipeline.extract runs/liver --encoder densenet121
 """
 
 import sys

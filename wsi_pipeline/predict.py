@@ -1,6 +1,6 @@
 """Score slides with a trained model; draw heatmaps.
 
-    python -m wsi_pipeline.predict runs/liver --model runs/liver/models/NAME
+python -m wsi_pipeline.predict runs/liver --model runs/liver/models/NAME
 """
 
 import sys

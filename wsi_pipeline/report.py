@@ -1,6 +1,6 @@
 """Write a run's report, one self-contained HTML page.
 
-    python -m wsi_pipeline.report runs/liver
+python -m wsi_pipeline.report runs/liver
 """
 
 import sys

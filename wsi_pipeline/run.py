@@ -1,6 +1,6 @@
 """Run a whole study from its file; what is finished is not redone.
 
-    python -m wsi_pipeline.run stages/liver.toml
+python -m wsi_pipeline.run stages/liver.toml
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Find tissue, normalise stains, cut tiles.
 
-    python -m wsi_pipeline.tile manifests/liver.csv --slides slides/ --run runs/liver
+python -m wsi_pipeline.tile manifests/liver.csv --slides slides/ --run runs/liver
 """
 
 import sys

@@ -199,9 +199,7 @@ def _spoilt_slides(specs: list[SlideSpec], include_broken: bool) -> list[SlideSp
     ]
 
 
-def _tma_slide(
-    rng: np.random.Generator, seed: int, grid: tuple[int, int], first: int
-) -> SlideSpec:
+def _tma_slide(rng: np.random.Generator, seed: int, grid: tuple[int, int], first: int) -> SlideSpec:
     """Two cores of each patient, labels in turn; one control core, and some cores lost."""
     pitch, diameter, margin = 2600, 2048, 560
     rows, columns = grid

@@ -42,9 +42,7 @@ class Section:
 
     def rows(self, first: int, last: int) -> Dye:
         """The dye on some rows."""
-        return Dye(
-            haematoxylin=self.dye.haematoxylin[first:last], eosin=self.dye.eosin[first:last]
-        )
+        return Dye(haematoxylin=self.dye.haematoxylin[first:last], eosin=self.dye.eosin[first:last])
 
 
 @dataclass(frozen=True, kw_only=True)

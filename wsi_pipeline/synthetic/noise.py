@@ -106,9 +106,7 @@ def enlarge(field: Field, shape: Shape) -> Field:
     return np.asarray(large, np.float32)
 
 
-def scatter(
-    rng: np.random.Generator, weight: Field, spacing: float, tries: float = 5.0
-) -> Points:
+def scatter(rng: np.random.Generator, weight: Field, spacing: float, tries: float = 5.0) -> Points:
     """Points at least ``spacing`` apart, drawn where ``weight`` is positive, dense places first.
 
     Args:

@@ -100,9 +100,7 @@ def cells(shape: Shape, xy_um: Points) -> tuple[NDArray[np.int32], Field]:
     return label.astype(np.int32, copy=False), inset.astype(np.float32, copy=False)
 
 
-def lay(
-    below: Pattern, above: Pattern, cover: Field, corner: tuple[int, int] = (0, 0)
-) -> Pattern:
+def lay(below: Pattern, above: Pattern, cover: Field, corner: tuple[int, int] = (0, 0)) -> Pattern:
     """Lay a pattern over part of another one, whose maps change in place; nuclei follow.
 
     Args:
@@ -126,9 +124,7 @@ def lay(
     shift = np.array([x, y], np.float32) * np.float32(CANVAS_MPP)
     kept = [n.where(_covered(cover, n.xy_um - shift) < 0.5) for n in below.nuclei]
     added = [n.where(_covered(cover, n.xy_um) >= 0.5).moved(shift) for n in above.nuclei]
-    return Pattern(
-        eosin=below.eosin, haematoxylin=below.haematoxylin, nuclei=(*kept, *added)
-    )
+    return Pattern(eosin=below.eosin, haematoxylin=below.haematoxylin, nuclei=(*kept, *added))
 
 
 def _covered(cover: Field, xy_um: Points) -> Field:

@@ -120,9 +120,7 @@ def plates(rng: np.random.Generator, shape: Shape, along: Field, style: PlateSty
     )
 
 
-def _plate_edges(
-    rng: np.random.Generator, shape: Shape, along: Field, style: PlateStyle
-) -> Field:
+def _plate_edges(rng: np.random.Generator, shape: Shape, along: Field, style: PlateStyle) -> Field:
     """Distance to the edge of the plate in canvas pixels, positive inside it."""
     across = along + np.float32(np.pi / 2)
     phase, _ = bands(rng, across, um(style.period_um) / COARSE, style.regularity)
@@ -196,9 +194,7 @@ def _hepatocytes(rng: np.random.Generator, centres: Points, style: PlateStyle) -
     shift = apart[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
     spots = np.concatenate([spots + shift, (spots - shift)[apart > 0]])
     kind = rng.choice(len(style.nuclei), len(spots), p=[share for _, share in style.nuclei])
-    return [
-        place(rng, one, spots[kind == index]) for index, (one, _) in enumerate(style.nuclei)
-    ]
+    return [place(rng, one, spots[kind == index]) for index, (one, _) in enumerate(style.nuclei)]
 
 
 def _lining(rng: np.random.Generator, rim: Field, style: PlateStyle) -> Nuclei:

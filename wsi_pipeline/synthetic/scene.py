@@ -45,9 +45,7 @@ class Dye:
     eosin: DyeMap
 
 
-def section(
-    rng: np.random.Generator, label: str, size: tuple[int, int], uptake: Uptake
-) -> Dye:
+def section(rng: np.random.Generator, label: str, size: tuple[int, int], uptake: Uptake) -> Dye:
     """A resection or biopsy on its glass.
 
     Args:

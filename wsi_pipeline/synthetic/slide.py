@@ -89,9 +89,7 @@ def _piece(seed: int, one: CoreSpec) -> Piece:
         x=one.x - side // 2,
         y=one.y - side // 2,
         side=side,
-        draw=lambda: core(
-            generator(seed, one.core_id), one.label, side, one.diameter_px, uptake
-        ),
+        draw=lambda: core(generator(seed, one.core_id), one.label, side, one.diameter_px, uptake),
     )
 
 
