@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
-from wsi_pipeline.errors import CohortError, WsiError
+from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
 
     Raises:
         CohortError: As for :func:`resolve_cohort`.
+        ConfigError: The folder of masks is missing.
     """
+    if config.masks is not None and not config.masks.is_dir():
+        raise ConfigError(f"--masks {config.masks}: there is no such folder")
     if config.cohort.is_dir():
         from wsi_pipeline.slides import find_slides
 
@@ -78,7 +81,16 @@ def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
             "\n".join(f"{config.cohort}: {row.slide_id}: no file {root / row.path}" for row in lost)
             + "\nfetch what is missing, take the rows out, or give the right --slides folder"
         )
+    _check_drawn(config, root, rows)
     return root, rows
+
+
+def _check_drawn(config: "TileConfig", root: Path, rows: list[CohortSlide]) -> None:
+    drawn = [(row, beside(config, root, row.annotations)) for row in rows if row.annotations]
+    lost = [f"{config.cohort}: {row.slide_id}: no file {path}" for row, path in drawn
+            if not path.is_file()]  # fmt: skip
+    if lost:
+        raise CohortError("\n".join(lost) + "\nfetch the annotations, or empty their fields")
 
 
 def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCore]":
@@ -89,7 +101,7 @@ def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCo
     table = config.run / "cores" / f"{row.slide_id}.csv"
     if table.exists():
         return read_cores(table)
-    mapped = read_core_map(_map_path(config, root, row))
+    mapped = read_core_map(beside(config, root, str(row.tma_map)))
     override = config.mpp_override if row.mpp is None else row.mpp
     search = CoreSearch(reader=config.reader, mpp_override=override)
     found = place_cores(root / row.path, mapped, search)
@@ -99,9 +111,9 @@ def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCo
     return found.cores
 
 
-def _map_path(config: "TileConfig", root: Path, row: CohortSlide) -> Path:
-    """A core map stands beside the slides or beside the table."""
-    beside_slides, beside_table = root / str(row.tma_map), config.cohort.parent / str(row.tma_map)
+def beside(config: "TileConfig", root: Path, name: str) -> Path:
+    """Return where a file lies that the table names: beside the slides or beside the table."""
+    beside_slides, beside_table = root / name, config.cohort.parent / name
     if not beside_slides.exists() and beside_table.exists():
         return beside_table
     return beside_slides

@@ -25,6 +25,7 @@ from wsi_pipeline.events import (
 
 if TYPE_CHECKING:
     from wsi_pipeline.tiles import CutSettings
+    from wsi_pipeline.tiles.drawn import Drawn
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
 DONE_EARLIER: Final = "done earlier"
@@ -61,6 +62,26 @@ class TileConfig(StageConfig):
     tissue_method: str = Field(default="otsu", description="otsu, hsv, density or none.")
     min_tissue_fraction: float = Field(
         default=0.5, ge=0, le=1, description="Share of a tile that must be tissue."
+    )
+    masks: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Folder of tissue masks corrected by hand, <slide_id>.geojson; other slides' "
+        "are computed.",
+    )
+    exclude_annotations: list[str] = Field(
+        default=["ignore*", "ignore", "exclude", "exclusion"],
+        description="Classes whose drawn regions give no tiles; may be given several times.",
+    )
+    annotated_only: bool = Field(
+        default=True, description="Where regions are drawn, take tiles from them alone."
+    )
+    min_annotation_overlap: float = Field(
+        default=0.5, gt=0, le=1, description="Share of a tile that a class must cover to name it."
+    )
+    annotation_origin: Literal["auto", "slide", "bounds"] = Field(
+        default="auto",
+        description="Where drawn coordinates start on slides scanned in part; auto: at the "
+        "scanned bounds in GeoJSON, at the slide's corner in XML.",
     )
     stain: str = Field(default="macenko", description="macenko, reinhard, vahadane or none.")
     max_background_fraction: float = Field(
@@ -223,17 +244,23 @@ def cut_settings(config: TileConfig) -> "CutSettings":
 
 def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
     """Return the work order for one slide of the cohort."""
+    from wsi_pipeline.tiles.drawn import drawn_digest
+
     override = config.mpp_override if slide.mpp is None else slide.mpp
     settings = replace(
         cut_settings(config),
         mpp_override=override,
         region=slide.region,
         circular=slide.region is not None,
+        drawn=_drawn(config, root, slide),
     )
+    drawn = settings.drawn
     asked = {
         "config": config.identity(),
         "mpp_override": override,
         "region_level0": None if slide.region is None else asdict(slide.region),
+        "annotations_digest": None if drawn is None else drawn_digest(drawn.annotations),
+        "mask_digest": None if drawn is None else drawn_digest(drawn.mask),
     }
     return CutTask(
         slide_id=slide.slide_id,
@@ -244,6 +271,26 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
         reader=config.reader,
         asked=asked,
         overwrite=config.overwrite,
+    )
+
+
+def _drawn(config: TileConfig, root: Path, slide: CohortSlide) -> "Drawn | None":
+    """Return what people drew on the slide; None if they drew nothing."""
+    from wsi_pipeline.pipeline.cores import beside
+    from wsi_pipeline.tiles.drawn import Drawn
+
+    annotations = slide.annotations and beside(config, root, slide.annotations)
+    corrected = config.masks and config.masks / f"{slide.slide_id}.geojson"
+    mask = corrected if corrected and corrected.exists() else None
+    if not annotations and mask is None:
+        return None
+    return Drawn(
+        annotations=annotations or None,
+        mask=mask,
+        exclude=tuple(config.exclude_annotations),
+        only=config.annotated_only,
+        min_overlap=config.min_annotation_overlap,
+        origin=config.annotation_origin,
     )
 
 

@@ -6,12 +6,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import MppError, NoTissueError
+from wsi_pipeline.errors import MppError, NoTissueError, SlideError
 from wsi_pipeline.slides import LowImage, Slide, SlideInfo, read_low, reduce_area, resolve_mpp
+from wsi_pipeline.tiles.drawn import (
+    TileClasses,
+    allowed,
+    classify,
+    corrected_tissue,
+    read_regions,
+)
 from wsi_pipeline.tiles.grid import Grid, coarsest_level, plan_grid
 from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
 from wsi_pipeline.tiles.straighten import can_turn
-from wsi_pipeline.tissue import Tissue, find_tissue, tissue_fractions
+from wsi_pipeline.tissue import Annotation, Tissue, find_tissue, tissue_fractions
 from wsi_pipeline.tissue.methods import background_colour
 from wsi_pipeline.types import Mask, Region
 
@@ -36,6 +43,7 @@ class SlidePlan:
         grid: All tile places.
         tissue_fraction: (len(grid),) float32.
         wanted: (len(grid),) bool; places with enough tissue.
+        classes: What regions drawn on the slide call its tile places; None without regions.
     """
 
     mpp: float | None
@@ -47,6 +55,7 @@ class SlidePlan:
     grid: Grid
     tissue_fraction: NDArray[np.float32]
     wanted: NDArray[np.bool_]
+    classes: TileClasses | None = None
 
     def tissue_in(self, indices: NDArray[np.integer[Any]]) -> Mask:
         """Return (n, tile_px, tile_px) bool: the tissue mask at the tiles' resolution."""
@@ -66,6 +75,7 @@ def plan_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
         MppError: The resolution is missing, implausible, or coarser than asked.
         NoTissueError: No tile place has enough tissue.
         SlideReadError: The overview cannot be decoded.
+        SlideError: What was drawn on the slide cannot be read.
     """
     plan = survey_slide(slide, settings)
     require_tissue(slide.info.path, plan, settings)
@@ -80,7 +90,9 @@ def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
     area = info.bounds if settings.region is None else _with_surroundings(settings.region, info)
     picture = _read_picture(slide, mpp, area)
     overview = _overview(picture, mpp)
-    tissue = _tissue(overview, mpp, settings)
+    regions = _regions(slide, settings)
+    tissue = _tissue(info, overview, mpp, settings)
+    tissue = replace(tissue, mask=tissue.mask & allowed(regions, overview, settings.drawn))
     if settings.straighten and not can_turn(slide, settings):
         tissue = replace(tissue, flags=(*tissue.flags, NOT_STRAIGHTENED))
     if settings.crop_to_tissue and tissue.mask.any():
@@ -98,6 +110,7 @@ def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
         grid=grid,
         tissue_fraction=fraction,
         wanted=(fraction >= settings.min_tissue_fraction) & (fraction > 0),
+        classes=classify(regions, grid, settings.drawn) if regions and settings.drawn else None,
     )
 
 
@@ -194,9 +207,22 @@ def _with_surroundings(region: Region, info: SlideInfo) -> Region:
     return Region(x=left, y=top, width=max(1, right - left), height=max(1, bottom - top))
 
 
-def _tissue(overview: LowImage, mpp: float | None, settings: CutSettings) -> Tissue:
+def _regions(slide: Slide, settings: CutSettings) -> list[Annotation]:
+    if settings.drawn is not None and settings.straighten and can_turn(slide, settings):
+        raise SlideError(
+            f"{slide.info.path}: what was drawn on it would no longer fit once it is turned; "
+            "leave --straighten out"
+        )
+    return read_regions(slide.info, settings.drawn)
+
+
+def _tissue(
+    info: SlideInfo, overview: LowImage, mpp: float | None, settings: CutSettings
+) -> Tissue:
     um_per_px = None if mpp is None else mpp * overview.downsample
-    tissue = find_tissue(overview.rgb, um_per_px, settings.tissue_method)
+    tissue = corrected_tissue(info, overview, settings.drawn)
+    if tissue is None:
+        tissue = find_tissue(overview.rgb, um_per_px, settings.tissue_method)
     if settings.region is None:
         return tissue
     return replace(tissue, mask=tissue.mask & _inside(overview, settings))

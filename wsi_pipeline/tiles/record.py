@@ -71,6 +71,7 @@ def describe_tiles(
             "downsample": plan.tissue_downsample,
             "tilt": asdict(tissue_tilt(tissue.mask)),
         },
+        "annotation_classes": None if plan.classes is None else list(plan.classes.names),
         "stain": fit.stain.to_attributes(),
         "background_level": fit.background_level,
         "focus_floor": fit.limits.blurred,

@@ -6,6 +6,7 @@ from typing import Final
 from wsi_pipeline.slides import Icc, Modality
 from wsi_pipeline.tiles.contract import Codec
 from wsi_pipeline.tiles.denoise import Denoise
+from wsi_pipeline.tiles.drawn import Drawn
 from wsi_pipeline.tiles.flags import Flag
 from wsi_pipeline.tiles.grid import Edge
 from wsi_pipeline.tissue.folds import FOLD_DEVIATIONS
@@ -55,6 +56,7 @@ class CutSettings:
         icc: ``apply`` changes colours to sRGB by the slide's ICC profile.
         region: The part of the slide to cut, level-0 px; None cuts the whole.
         circular: Only the ellipse inscribed in ``region`` counts as tissue: a core.
+        drawn: What people drew on the slide; None if nothing.
     """
 
     mpp: float = 0.5
@@ -88,3 +90,4 @@ class CutSettings:
     icc: Icc = "keep"
     region: Region | None = None
     circular: bool = False
+    drawn: Drawn | None = None

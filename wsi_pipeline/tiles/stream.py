@@ -13,6 +13,7 @@ from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, fit_stain
 from wsi_pipeline.tiles.blocks import Block, Indices, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
+from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import FLAGS, FlagLimits, any_mark
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
@@ -71,7 +72,8 @@ class Finished:
         tiles: (n, tile_px, tile_px, 3) uint8, normalised.
         coords: (n, 2) int64 level-0 (x, y).
         columns: Measures, (n,) float32 each; ``focus``, ``pen_fraction``, ``fold_fraction`` and
-            ``blood_fraction`` of the tile as scanned.
+            ``blood_fraction`` of the tile as scanned; ``annotation_class``, an index, where regions
+            were drawn.
         flagged: (n,) bool; kept, but with at least one flag.
     """
 
@@ -193,10 +195,15 @@ def _finish(
         columns={
             "tissue_fraction": plan.tissue_fraction[indices],
             "background_fraction": background[places],
+            **_class_column(plan, indices),
             **{name: values[kept] for name, values in columns.items()},
         },
         flagged=any_mark(marks, FLAGS)[kept],
     )
+
+
+def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.float32]]:
+    return {} if plan.classes is None else {COLUMN: plan.classes.index[indices]}
 
 
 def _draw(
