@@ -59,6 +59,8 @@ def test_one_row_a_slide_and_the_reason_where_it_would_be_refused(
     assert small["MB, about"] == round(small["tiles, about"] * 256 * 256 * 3 / 1e6)
     dicom = table["series"]
     assert (dicom["vendor"], dicom["places"], dicom["µm/px"]) == ("dicom", 88, 0.499)
+    assert dicom["compression"].startswith("JPEG Baseline")
+    assert dicom["tiles, about"] == pytest.approx(small["tiles, about"], abs=5)
     jpeg2000 = table["TCGA-CR-7395-01A-01-TS1"]
     assert jpeg2000["compression"] == "JPEG 2000 (33005)"
     assert jpeg2000["refused"] == "the file does not say its resolution"

@@ -142,9 +142,11 @@ def _glimpse(slide: "Slide") -> RgbImage | None:
     """The whole slide, at most ``GLIMPSE_PX`` wide and high; None where that takes long."""
     import cv2
 
-    width, height = slide.info.level_dimensions[-1]
+    sizes = slide.info.level_dimensions
+    level = max((k for k, size in enumerate(sizes) if max(size) >= GLIMPSE_PX), default=0)
+    width, height = sizes[level]
     if width * height <= GLIMPSE_FROM_PX:
-        rgb = slide.read(len(slide.info.level_dimensions) - 1, 0, 0, width, height)
+        rgb = slide.read(level, 0, 0, width, height)
     elif slide.info.vendor == "aperio" and "thumbnail" in slide.info.associated:
         rgb = slide.associated_image("thumbnail")
     else:

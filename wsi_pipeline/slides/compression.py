@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wsi_pipeline.slides.dicom import is_dicom
+from wsi_pipeline.slides.dicom import dicom_files, is_dicom
 from wsi_pipeline.slides.tiff_header import COMPRESSIONS, read_directories
 
 
@@ -14,6 +14,8 @@ def compression_of(path: str | Path, size: tuple[int, int]) -> str | None:
         size: Level-0 (width, height), by which the TIFF directory is told.
     """
     path = Path(path)
+    if path.is_dir():
+        path = next(iter(dicom_files(path)), path)
     if not path.is_file():
         return None
     directories = read_directories(path)
