@@ -17,12 +17,17 @@ with getattr(atomic, sys.argv[2])(pathlib.Path(sys.argv[1])) as partial:
 """
 
 
+def write_half(path: Path) -> None:
+    with atomic_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError("disk")
+
+
 def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError, match="disk"), atomic_file(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError("disk")
+    with pytest.raises(RuntimeError, match="disk"):
+        write_half(path)
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]
 

@@ -15,6 +15,15 @@ from wsi_pipeline.errors import ConfigError, StoreMismatchError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, SlideStarted
 
 
+HOLDER = """
+import sys, time, pathlib
+from wsi_pipeline.atomic import try_lock
+with try_lock(pathlib.Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    time.sleep(1.5)
+"""
+
+
 def run_all(plan: dict[str, str], folder: Path, workers: int) -> dict[str, Event]:
     tasks = [
         SlideTask(slide_id=name, lock=folder / "locks" / name, payload=(name, what, str(folder)))
@@ -54,17 +63,7 @@ def test_a_slide_in_other_hands_is_waited_for(tmp_path: Path) -> None:
     """Another process holds the lock for a moment; the slide is done after it lets go."""
     lock = tmp_path / "locks" / "a"
     holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time, pathlib\n"
-            "from wsi_pipeline.atomic import try_lock\n"
-            "with try_lock(pathlib.Path(sys.argv[1])) as held:\n"
-            "    print(held, flush=True); time.sleep(1.5)",
-            str(lock),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"

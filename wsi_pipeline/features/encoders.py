@@ -33,7 +33,7 @@ def register_encoder(name: str, factory: EncoderFactory) -> None:
     _REGISTERED[name] = factory
 
 
-def load_encoder(  # noqa: PLR0913  each is a choice of its own
+def load_encoder(
     name: str = DEFAULT,
     weights: str = "auto",
     device: str = "auto",
