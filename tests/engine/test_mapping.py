@@ -14,7 +14,6 @@ from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError, StoreMismatchError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, SlideStarted
 
-
 HOLDER = """
 import sys, time, pathlib
 from wsi_pipeline.atomic import try_lock

@@ -17,7 +17,7 @@ from wsi_pipeline.pipeline.study import RunConfig, read_study
 
 ROOT = Path(__file__).parents[2]
 STAGE_FILES = sorted((ROOT / "stages").glob("*.toml"))
-VERBS = (*STAGES, "cores", "run", "demo")
+VERBS = (*STAGES, "cores", "qc", "run", "demo")
 USAGE = re.compile(r"python -m wsi_pipeline\.(\w+) +([^#`\n]+)")
 
 
