@@ -21,7 +21,7 @@ import pytest
 from slides_fuzz.mutate import mutate
 from slides_fuzz.seeds import write_seeds
 
-INPUTS = int(os.environ.get("WSI_FUZZ_INPUTS", "60"))
+INPUTS = int(os.environ.get("WSI_FUZZ_INPUTS", "150"))
 FIRST_SEED = int(os.environ.get("WSI_FUZZ_SEED", "0"))
 HANG_S = 10.0
 MEMORY_MB = 1024.0

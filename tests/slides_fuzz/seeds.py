@@ -103,7 +103,12 @@ def write_bomb(path: Path) -> None:
     """Tiles of a few hundred kilobytes that unpack to hundreds of megabytes each."""
     packer = zlib.compressobj(9)
     zeros = bytes(1 << 20)
-    packed = b"".join(packer.compress(zeros) for _ in range(BOMB_BYTES >> 20)) + packer.flush()
+    first, again = (packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH) for _ in "12")
+    count = BOMB_BYTES >> 20
+    check = 1
+    for _ in range(count):
+        check = zlib.adler32(zeros, check)
+    packed = first + again * (count - 1) + b"\x03\x00" + check.to_bytes(4, "big")
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(
             iter([packed] * 4), shape=(256, 256, 3), dtype=np.uint8, tile=(128, 128),
