@@ -14,6 +14,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline import STAGES, stage
 from wsi_pipeline.pipeline.demo import DemoConfig
 from wsi_pipeline.pipeline.study import RunConfig, read_study
+from wsi_pipeline.pipeline.tma import CoresConfig
 
 ROOT = Path(__file__).parents[2]
 STAGE_FILES = sorted((ROOT / "stages").glob("*.toml"))
@@ -27,6 +28,8 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def config_class(verb: str) -> type:
+    if verb == "cores":
+        return CoresConfig
     if verb == "run":
         return RunConfig
     return DemoConfig if verb == "demo" else stage(verb).config_class
@@ -50,7 +53,7 @@ def test_every_stage_file_is_understood(path: Path, monkeypatch: pytest.MonkeyPa
     "command",
     [
         found
-        for page in ("README.md", "manifests/README.md", "docs/gdc.md")
+        for page in ("README.md", "manifests/README.md", "docs/gdc.md", "docs/tissue.md")
         for found in commands((ROOT / page).read_text("utf-8"))
     ],
     ids=lambda found: found[0],
