@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.extract import ExtractConfig, run
+from wsi_pipeline.pipeline.extract import run
+from wsi_pipeline.pipeline.extract_config import ExtractConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,8 @@ from wsi_pipeline.events import (
     StageStarted,
 )
 from wsi_pipeline.features import read_features, verify_features
-from wsi_pipeline.pipeline.extract import ExtractConfig, run, worker_device
+from wsi_pipeline.pipeline.extract import run, worker_device
+from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.tiles import create_tiles
 
 TAG = "test_resnet.random-seed0"

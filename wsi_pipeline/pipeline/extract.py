@@ -9,12 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
-
-from wsi_pipeline.config import HOW, StageConfig
 from wsi_pipeline.engine import SlideTask, map_slides, provenance
 from wsi_pipeline.errors import NoTissueError, WsiError
 from wsi_pipeline.events import (
@@ -28,6 +24,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.pipeline.extract_jobs import (
     DONE,
     BusyError,
@@ -48,59 +45,6 @@ if TYPE_CHECKING:
 PACKAGES: Final = ("torch", "timm", "numpy", "h5py")
 NO_TISSUE: Final = "no tissue"
 POLL_SECONDS: Final = 0.5
-
-
-class ExtractConfig(StageConfig):
-    """Encode every tile of a run folder; one feature store a slide."""
-
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
-    encoder: str = Field(
-        default="densenet121",
-        description="A timm model, with or without its weights' tag (densenet121.tv_in1k), "
-        "hf-hub:owner/model, or module:function for one of your own.",
-    )
-    weights: str = Field(
-        default="auto",
-        description="auto or hub (the hub or its cache), package, random, or a .safetensors or "
-        ".pth file.",
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="auto is half precision on a GPU, fp32 elsewhere."
-    )
-    dtype: Literal["float32", "float16"] = Field(
-        default="float32", description="Of the features on disk."
-    )
-    device: Annotated[str, HOW] = Field(
-        default="auto", description="auto, cpu, cuda, cuda:N or mps."
-    )
-    batch: Annotated[int | None, HOW] = Field(
-        default=None, ge=1, description="Tiles of one forward pass; chosen by device if not given."
-    )
-    compile: Annotated[bool, HOW] = Field(
-        default=False, description="Use torch.compile: slow to start, then faster."
-    )
-
-    source: Literal["tiles", "slide"] = Field(
-        default="tiles",
-        description="Take the tiles from the tile stores, or cut them from the slides as they are "
-        "needed and write none.",
-    )
-    cohort: Annotated[Path | None, HOW] = Field(
-        default=None, description="With --source slide: cohort table (CSV), or a folder of slides."
-    )
-    slides: Annotated[Path | None, HOW] = Field(
-        default=None,
-        description="With --source slide: folder the table's paths start from; the table's own if "
-        "left out.",
-    )
-    tile_settings: Path | None = Field(
-        default=None,
-        description="With --source slide: TOML file that says how to cut, as for the tile stage.",
-    )
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
 
 
 def run(config: ExtractConfig) -> Iterator[Event]:

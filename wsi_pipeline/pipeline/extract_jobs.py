@@ -14,11 +14,11 @@ from wsi_pipeline.engine import is_done, lock_path
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.cores import resolve_cohort
+from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.pipeline.tile import CutTask, TileConfig, cut_task
 
 if TYPE_CHECKING:
     from wsi_pipeline.features.sources import SlideSource
-    from wsi_pipeline.pipeline.extract import ExtractConfig
     from wsi_pipeline.tiles.decisions import Decisions
     from wsi_pipeline.types import RgbTiles
 
@@ -93,7 +93,7 @@ class Claim:
     """
 
     job: ExtractJob
-    config: "ExtractConfig"
+    config: ExtractConfig
     lock: FileLock | None = None
     started: float = 0.0
     source: "SlideSource | None" = None
@@ -133,7 +133,7 @@ class DoneError(Exception):
     """Another process has finished the slide in the meantime."""
 
 
-def find_origins(config: "ExtractConfig") -> Iterator[tuple[str, Path | CutTask | Event | None]]:
+def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | Event | None]]:
     """Yield every slide with its tile store (None without one) or, for slides, how to cut it.
 
     Raises:
@@ -144,7 +144,7 @@ def find_origins(config: "ExtractConfig") -> Iterator[tuple[str, Path | CutTask 
 
 
 def look(
-    config: "ExtractConfig",
+    config: ExtractConfig,
     tag: str,
     slide_id: str,
     origin: Path | CutTask | None,
@@ -185,7 +185,7 @@ def look(
     return SlideSkipped(slide_id=slide_id, reason=DONE) if done else job
 
 
-def find_decisions(config: "ExtractConfig") -> "Decisions":
+def find_decisions(config: ExtractConfig) -> "Decisions":
     """Return what a person decided in the run folder; nothing where there is no table.
 
     Raises:
@@ -204,7 +204,7 @@ def undecidable(decisions: "Decisions", slide_ids: Collection[str]) -> Iterator[
         yield Note(text=f"{decisions.path} decides about slides that are not here: {named}")
 
 
-def _leave_out(config: "ExtractConfig", slide_id: str, target: Path) -> SlideSkipped:
+def _leave_out(config: ExtractConfig, slide_id: str, target: Path) -> SlideSkipped:
     """Skip a dropped slide; no feature store of it may be left for the next stage to find.
 
     Raises:
@@ -253,7 +253,7 @@ def _from_tiles(run: Path) -> Iterator[tuple[str, Path | None]]:
         yield slide_id, find_store(folder, slide_id)
 
 
-def _from_slides(config: "ExtractConfig") -> Iterator[tuple[str, CutTask | Event]]:
+def _from_slides(config: ExtractConfig) -> Iterator[tuple[str, CutTask | Event]]:
     if config.cohort is None:
         raise ConfigError("--source slide: name the slides with --cohort, a table or a folder")
     values = load_toml(config.tile_settings) if config.tile_settings else {}
