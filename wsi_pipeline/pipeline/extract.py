@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsi_pipeline.engine import SlideTask, map_slides, provenance
