@@ -104,7 +104,8 @@ def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCo
     mapped = read_core_map(beside(config, root, str(row.tma_map)))
     override = config.mpp_override if row.mpp is None else row.mpp
     search = CoreSearch(reader=config.reader, mpp_override=override)
-    found = place_cores(root / row.path, mapped, search)
+    path = row.path if "://" in row.path else root / row.path
+    found = place_cores(path, mapped, search)
     if not config.dry_run:
         write_preview(table.with_suffix(".jpg"), found.picture)
         write_cores(table, found.cores)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class CoresConfig(StageConfig):
     """Find the cores of a tissue microarray, name them, and draw them for a person to check."""
 
-    slide: Annotated[CliPositionalArg[Path], HOW] = Field(
-        description="TMA slide, or a flat picture of it."
+    slide: Annotated[CliPositionalArg[str], HOW] = Field(
+        description="TMA slide, or a flat picture of it; a URL will do."
     )
     preview: Annotated[Path, HOW] = Field(description="Picture to write, .png or .jpg.")
     map: Annotated[Path | None, HOW] = Field(
@@ -80,7 +80,7 @@ def run(config: CoresConfig) -> Iterator[Event]:
 
     yield StageStarted(stage="cores", total=1)
     started = time.monotonic()
-    slide_id = config.slide.stem
+    slide_id = Path(config.slide).stem
     corrected = config.table.exists() and not config.overwrite
     try:
         if corrected:

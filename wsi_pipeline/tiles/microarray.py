@@ -67,12 +67,12 @@ class Microarray:
 
 
 def place_cores(
-    path: Path, mapped: Sequence[MappedCore] | None, search: CoreSearch | None = None
+    path: str | Path, mapped: Sequence[MappedCore] | None, search: CoreSearch | None = None
 ) -> Microarray:
     """Find a TMA slide's cores and join them with its core map.
 
     Args:
-        path: The slide, or a flat picture of it.
+        path: The slide, or a flat picture of it; a URL will do.
         mapped: Its core map; None names every place after the grid.
         search: How to look for them.
 
@@ -111,7 +111,7 @@ def place_cores(
     )
 
 
-def picture_cores(path: Path, cores: Iterable[PlacedCore], reader: str = "auto") -> RgbImage:
+def picture_cores(path: str | Path, cores: Iterable[PlacedCore], reader: str = "auto") -> RgbImage:
     """Draw cores where a table, perhaps corrected by hand, says that they are.
 
     Raises:
@@ -160,14 +160,14 @@ def _read_overview(slide: Slide) -> LowImage:
     return read_low(slide, 1.0, max(1.0, target))
 
 
-def _named(path: Path, array: Dearray, naming: Naming) -> list[MappedCore]:
+def _named(path: str | Path, array: Dearray, naming: Naming) -> list[MappedCore]:
     """Every place of the grid as a row of a core map that says nothing of patients."""
     rows = []
     for core in array.cores:
         letters = core_name(core.row, 0)[:-1]
         row, column = letters if naming == "letters" else str(core.row + 1), str(core.column + 1)
         name = core.name if naming == "letters" else f"{row}-{column}"
-        core_id = f"{safe_id(path.stem)}-{name}"
+        core_id = f"{safe_id(Path(path).stem)}-{name}"
         rows.append(
             MappedCore(row=row, column=column, core_id=core_id, patient_id=None, label=None)
         )
