@@ -19,7 +19,7 @@ from wsi_pipeline.tiles.drawn import Drawn
 from wsi_pipeline.tissue.annotations import EXCLUDE
 from wsi_pipeline.types import Region
 
-SIDE = 64  # of a tile; the slide has 12 × 10 of them, tissue everywhere but in the outermost
+SIDE = 32  # of a tile; the slide has 12 × 10 of them, tissue everywhere but in the outermost
 
 
 def rectangle(label: str | None, x: int, y: int, right: int, bottom: int) -> dict[str, Any]:
@@ -112,16 +112,12 @@ def test_regions_may_name_only(folder: Path) -> None:
 
 def test_a_class_must_cover_enough(folder: Path) -> None:
     half = rectangle("Tumor", 2, 2, 4, 4)
-    half["geometry"]["coordinates"][0] = [
-        [128, 128],
-        [154, 128],
-        [154, 512],
-        [128, 512],
-        [128, 128],
-    ]
+    right = 2.45 * SIDE
+    ring = [[2 * SIDE, 2 * SIDE], [right, 2 * SIDE], [right, 8 * SIDE], [2 * SIDE, 8 * SIDE]]
+    half["geometry"]["coordinates"][0] = [*ring, ring[0]]
     save(folder / "a.geojson", [half, rectangle("Stroma", 3, 2, 5, 8)])
     list(run(config(folder, annotated_only=False)))
-    assert classes(folder)[2, 3] is None  # 26 of 64 px
+    assert classes(folder)[2, 3] is None  # 0.45 of its width
     list(run(config(folder, annotated_only=False, min_annotation_overlap=0.4, overwrite=True)))
     assert classes(folder)[2, 3] == "Tumor"
 
