@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpcore
 
-READ_BYTES: Final = 256 << 10
+READ_BYTES: Final = 1 << 20  # measured: 256 KiB reach 0.7 of curl, 1 MiB 0.9, 4 MiB 0.5
 
 
 class OpenSockets:
@@ -41,7 +41,7 @@ class OpenSockets:
 def read_in_large_blocks() -> None:
     """Let HTTP/1.1 connections read ``READ_BYTES`` at a time instead of 64 KiB.
 
-    Half of what a byte costs here is cost per read; the size is a class attribute of httpcore's
+    Much of what a byte costs here is cost per read; the size is a class attribute of httpcore's
     connections and can be set nowhere else. On a slow line a read still returns what there is.
     """
     httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES
