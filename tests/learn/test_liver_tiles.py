@@ -86,7 +86,9 @@ def test_tumour_is_told_from_normal_in_unseen_places(tiles, tmp_path, record_pro
         )
         probabilities[tested] = tile_probabilities(head, features[tested])
         right = probabilities[tested].argmax(1) == (labels[tested] == classes[1])
-        record_property(f"accuracy of band {band} ({tested.sum()} tiles)", round(right.mean(), 3))
+        record_property(
+            f"accuracy of band {band} ({tested.sum()} tiles)", round(float(right.mean()), 3)
+        )
 
     targets = (labels == classes[1]).astype(np.int64)
     cases = Cases(targets=targets, probabilities=probabilities, patients=tuple(blocks))
