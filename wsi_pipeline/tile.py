@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.tile import TileConfig, run
+from wsi_pipeline.pipeline.tile import run
+from wsi_pipeline.pipeline.tile_config import TileConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -243,8 +243,8 @@ def test_killed_and_run_again_equals_never_killed(folder: Path, tmp_path: Path) 
 
 
 def test_slides_without_a_tile_store_give_the_same_features(tmp_path: Path, data_dir: Path) -> None:
-    from wsi_pipeline.pipeline.tile import TileConfig
     from wsi_pipeline.pipeline.tile import run as cut
+    from wsi_pipeline.pipeline.tile_config import TileConfig
 
     table = tmp_path / "cohort.csv"
     table.write_text(

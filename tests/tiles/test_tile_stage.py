@@ -22,7 +22,8 @@ from wsi_pipeline.events import (
     SlideSkipped,
     StageStarted,
 )
-from wsi_pipeline.pipeline.tile import TileConfig, run
+from wsi_pipeline.pipeline.tile import run
+from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.tiles import open_tiles, verify_tiles
 
 TILES = 12

@@ -10,7 +10,7 @@ from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
 
 if TYPE_CHECKING:
-    from wsi_pipeline.pipeline.tile import TileConfig
+    from wsi_pipeline.pipeline.tile_config import TileConfig
     from wsi_pipeline.tiles.cores import PlacedCore
 
 

@@ -15,7 +15,8 @@ from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchErr
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.cores import resolve_cohort
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
-from wsi_pipeline.pipeline.tile import CutTask, TileConfig, cut_task
+from wsi_pipeline.pipeline.tile_config import TileConfig
+from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 
 if TYPE_CHECKING:
     from wsi_pipeline.features.sources import SlideSource

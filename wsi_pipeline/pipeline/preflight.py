@@ -16,7 +16,7 @@ from wsi_pipeline.events import Event, Planned, SlideFailed
 from wsi_pipeline.types import RgbImage
 
 if TYPE_CHECKING:
-    from wsi_pipeline.pipeline.tile import CutTask
+    from wsi_pipeline.pipeline.tile_task import CutTask
     from wsi_pipeline.slides import Slide
     from wsi_pipeline.tiles import Grid
 
