@@ -276,6 +276,8 @@ def test_interrupt_ends_at_once_and_keeps_what_came(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job, as a CI may be, hands down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 30
     while arrived(out, entry) < 3 * 600_000 and time.monotonic() < deadline:
