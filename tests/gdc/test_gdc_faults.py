@@ -111,7 +111,7 @@ def left_over(out: Path) -> Sequence[Path]:
 FOREVER = [
     Case(name="reset", fault={"do": "reset", "after": 100_000}, error="connection", sent=0.5),
     Case(
-        name="closed short", fault={"do": "close", "after": 100_000}, error="peer closed", sent=0.5
+        name="closed short", fault={"do": "close", "after": 100_000}, error="bytes short", sent=0.5
     ),
     Case(name="flipped byte", fault={"do": "flip"}, error="md5 is", sent=3.0),
     Case(name="truncated", fault={"do": "truncate"}, error="the manifest says 3000000", sent=4.0),

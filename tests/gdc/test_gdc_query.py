@@ -250,6 +250,19 @@ def test_the_kimianet_subset_was_superseded(data_dir: Path, stand_in: Any) -> No
     assert all(each.now is not None and each.now.size == each.entry.size for each in found)
 
 
+def test_the_proxy_of_the_environment_is_used(
+    stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.tell()
+    monkeypatch.setenv("http_proxy", stand_in.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with GdcClient("http://gdc.invalid") as client:  # a name that nobody but a proxy answers for
+        assert client.ask("status")["status"] == "OK"
+    monkeypatch.setenv("http_proxy", "http://gdc.invalid")
+    with GdcClient(stand_in.url) as client:  # past the proxy
+        assert client.ask("status")["status"] == "OK"
+
+
 def test_controlled_access(stand_in: Any, manifest: Any, tmp_path: Path) -> None:
     closed, opened = stand_in.add(1000, access="controlled"), stand_in.add(1000)
     stand_in.tokens.append("good")

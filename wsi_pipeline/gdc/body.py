@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final
 
-import httpx
+import urllib3
 
 from wsi_pipeline.gdc.client import read_error
 from wsi_pipeline.gdc.retry import TransientError
@@ -25,7 +26,7 @@ class Body:
     framed: bool = True
 
 
-def check_body(response: httpx.Response, start: int, end: int, size: int) -> Body:
+def check_body(response: urllib3.BaseHTTPResponse, start: int, end: int, size: int) -> Body:
     """Check the header of an answer to a request for bytes ``start`` up to ``end``.
 
     A 206 may bring less than asked, never other bytes; a 200 is the whole file, whatever was asked.
@@ -42,12 +43,12 @@ def check_body(response: httpx.Response, start: int, end: int, size: int) -> Bod
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", ""):
         raise TransientError(f"the server sent {encoding}-encoded data although none was asked for")
-    status = response.status_code
-    if status == httpx.codes.PARTIAL_CONTENT:
+    status = response.status
+    if status == HTTPStatus.PARTIAL_CONTENT:
         body = _partial(response, start, end, size)
-    elif status == httpx.codes.OK:
+    elif status == HTTPStatus.OK:
         body = Body(start=0, end=size)
-    elif status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+    elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         offered = response.headers.get("Content-Range", "")
         raise TransientError(
             f"the server has no bytes {start}-{end - 1} ({offered or 'no Content-Range'}), though "
@@ -65,7 +66,7 @@ def check_body(response: httpx.Response, start: int, end: int, size: int) -> Bod
     return replace(body, framed=length is not None)
 
 
-def _partial(response: httpx.Response, start: int, end: int, size: int) -> Body:
+def _partial(response: urllib3.BaseHTTPResponse, start: int, end: int, size: int) -> Body:
     text = response.headers.get("Content-Range", "")
     match = CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
@@ -78,7 +79,7 @@ def _partial(response: httpx.Response, start: int, end: int, size: int) -> Body:
     return Body(start=first, end=last + 1)
 
 
-def _check_page(response: httpx.Response) -> None:
+def _check_page(response: urllib3.BaseHTTPResponse) -> None:
     """Catch a maintenance page or a JSON error that comes with status 200."""
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind not in PAGES:
@@ -89,6 +90,6 @@ def _check_page(response: httpx.Response) -> None:
     raise TransientError(f"{what} instead of the file: {read_error(response) or 'empty'}")
 
 
-def _length(response: httpx.Response) -> int | None:
+def _length(response: urllib3.BaseHTTPResponse) -> int | None:
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None

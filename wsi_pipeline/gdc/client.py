@@ -5,9 +5,13 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urljoin
 
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError, LocationParseError, ReadTimeoutError
+from urllib3.util import Url, parse_url
 
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.gdc.retry import (
@@ -19,12 +23,12 @@ from wsi_pipeline.gdc.retry import (
     TransientError,
     parse_retry_after,
 )
-from wsi_pipeline.gdc.wire import OpenSockets, read_in_large_blocks
+from wsi_pipeline.gdc.wire import Wire
 
 GDC_API: Final = "https://api.gdc.cancer.gov"
 MAX_REDIRECTS: Final = 5
 MAX_ERROR_BODY: Final = 4096
-KEPT_ALIVE: Final = 64
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class GdcClient:
@@ -47,13 +51,7 @@ class GdcClient:
         self.stop = stop or threading.Event()
         self._token = token
         self._base = _base(server)
-        self._sockets = OpenSockets()
-        read_in_large_blocks()
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout_s, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_ALIVE),
-            headers={"User-Agent": "wsi-pipeline", "Accept-Encoding": "identity"},
-        )
+        self._wire = Wire(timeout_s)
 
     def __enter__(self) -> "GdcClient":
         return self
@@ -62,12 +60,12 @@ class GdcClient:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._wire.close()
 
     def abort(self) -> None:
         """Stop everything now: no new request, no further wait, blocked reads fail."""
         self.stop.set()
-        self._sockets.shut()
+        self._wire.shut()
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON answer to a GET of ``path``, or to a POST of ``body`` to it.
@@ -84,7 +82,9 @@ class GdcClient:
         raise StoppedError("stopped")  # not reached: attempts end in a result or an error
 
     @contextmanager
-    def stream(self, path: str, first: int | None, last: int | None) -> Iterator[httpx.Response]:
+    def stream(
+        self, path: str, first: int | None, last: int | None
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Open ``path`` for raw reading, with ``Range: bytes=first-last`` unless both are None.
 
         The status has been checked to be 2xx or 416.
@@ -94,7 +94,7 @@ class GdcClient:
         """
         headers = {} if first is None else {"Range": f"bytes={first}-{last}"}
         with self._open("GET", path, headers=headers) as response:
-            if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if response.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 _refuse_status(response)
             yield response
 
@@ -106,42 +106,38 @@ class GdcClient:
         *,
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Follow redirects; the token stays with the server it was given for."""
-        url = self._base.copy_with(path=f"{self._base.path.rstrip('/')}/{path}")
+        url = f"{self._base.url.rstrip('/')}/{path}"
         with self._errors():
             for _ in range(MAX_REDIRECTS + 1):
                 if self.stop.is_set():
                     raise StoppedError("stopped")
-                with self._http.stream(
-                    method,
-                    url,
-                    headers={**(headers or {}), **self._token_for(url)},
-                    json=body,
-                    extensions={"trace": self._sockets.trace},
-                ) as response:
+                sent = {**(headers or {}), **self._token_for(url)}
+                with self._wire.request(method, url, headers=sent, body=body) as response:
                     target = response.headers.get("Location")
-                    if not (response.is_redirect and target):
+                    if not (response.status in REDIRECTS and target):
                         yield response
                         return
-                    url = _redirected(url, target)
+                url = _redirected(url, target)
             raise RefusedError(f"{path}: more than {MAX_REDIRECTS} redirects, the last to {url}")
 
-    def _token_for(self, url: httpx.URL) -> dict[str, str]:
-        base = self._base
-        same = (url.scheme, url.host, url.port) == (base.scheme, base.host, base.port)
+    def _token_for(self, url: str) -> dict[str, str]:
+        there, base = parse_url(url), self._base
+        same = (there.scheme, there.host, there.port) == (base.scheme, base.host, base.port)
         return {"X-Auth-Token": self._token} if self._token and same else {}
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except httpx.ReadTimeout:
+        except ReadTimeoutError:
             raise TransientError(f"nothing came for {self.timeout_s:g} s") from None
-        except (httpx.RequestError, httpx.StreamError) as error:
+        except HTTPError as error:
             if self.stop.is_set():
                 raise StoppedError("stopped") from None
-            raise TransientError(f"connection: {error or type(error).__name__}") from None
+            said = error.args[0] if error.args else type(error).__name__
+            raise TransientError(f"connection: {said}") from None
 
 
 def error_text(data: bytes) -> str:
@@ -158,55 +154,54 @@ def error_text(data: bytes) -> str:
     return " ".join(text.split())[:200]
 
 
-def read_error(response: httpx.Response) -> str:
+def read_error(response: urllib3.BaseHTTPResponse) -> str:
     """Return what ``response``'s body says, reading no more than a few kilobytes of it."""
     data = b""
     try:
-        for chunk in response.iter_raw():
+        while len(data) < MAX_ERROR_BODY and (chunk := response.read1(MAX_ERROR_BODY)):
             data += chunk
-            if len(data) >= MAX_ERROR_BODY:
-                break
-    except httpx.TransportError:
+    except HTTPError:
         return error_text(data)
     return error_text(data[:MAX_ERROR_BODY])
 
 
-def _refuse_status(response: httpx.Response) -> None:
-    status = response.status_code
-    if response.is_success:
+def _refuse_status(response: urllib3.BaseHTTPResponse) -> None:
+    status = response.status
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return
     said = read_error(response)
-    message = f"HTTP {status} {response.reason_phrase}".strip() + (f": {said}" if said else "")
-    if status in RETRIED_STATUSES or response.is_server_error:
+    message = f"HTTP {status} {response.reason or ''}".strip() + (f": {said}" if said else "")
+    if status in RETRIED_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise TransientError(message, parse_retry_after(response.headers.get("Retry-After")))
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         message += "; controlled-access files need --token-file, and an expired token is refused "
         message += "even for open files"
     raise RefusedError(message, status)
 
 
-def _json(response: httpx.Response) -> Any:
-    data = b"".join(response.iter_bytes())
+def _json(response: urllib3.BaseHTTPResponse) -> Any:
+    data = response.read(decode_content=True)
     try:
         return json.loads(data)
     except ValueError:
         raise TransientError(f"not JSON but: {error_text(data) or 'nothing'}") from None
 
 
-def _redirected(url: httpx.URL, target: str) -> httpx.URL:
+def _redirected(url: str, target: str) -> str:
+    new = urljoin(url, target)
     try:
-        new = url.join(target)
-    except httpx.InvalidURL as error:
+        scheme = parse_url(new).scheme
+    except LocationParseError as error:
         raise RefusedError(f"redirected to {target[:80]!r}: {error}") from None
-    if new.scheme not in ("http", "https") or (url.scheme == "https" and new.scheme == "http"):
+    if scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
         raise RefusedError(f"redirected from {url} to {new}, which is not safe to follow")
     return new
 
 
-def _base(server: str) -> httpx.URL:
+def _base(server: str) -> Url:
     try:
-        url = httpx.URL(server)
-    except httpx.InvalidURL as error:
+        url = parse_url(server)
+    except LocationParseError as error:
         raise UsageError(f"server {server!r}: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise UsageError(f"server {server!r} is no http:// or https:// address")

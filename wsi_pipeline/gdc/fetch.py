@@ -3,14 +3,17 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
-import httpx
+import urllib3
 
 from wsi_pipeline.gdc.body import Body, check_body
 from wsi_pipeline.gdc.client import GdcClient
 from wsi_pipeline.gdc.limit import RateLimit
 from wsi_pipeline.gdc.partial import PartialFile, Segment
 from wsi_pipeline.gdc.retry import Patience, StoppedError, TransientError
+
+READ_BYTES: Final = 1 << 20  # at most; on a slow line a read returns what there is
 
 
 class RangeIgnoredError(TransientError):
@@ -99,9 +102,9 @@ class Fetch:
             self._scout = self.partial.segments[0]
         return self._scout
 
-    def _read(self, response: httpx.Response, segment: Segment, body: Body) -> None:
+    def _read(self, response: urllib3.BaseHTTPResponse, segment: Segment, body: Body) -> None:
         pace = _Pace(self.client.timeout_s, self.min_bytes_per_s)
-        for chunk in response.iter_raw():
+        while chunk := response.read1(READ_BYTES):
             if self.cancelled.is_set() or self.client.stop.is_set():
                 raise StoppedError("stopped")
             self.limit.take(len(chunk))
