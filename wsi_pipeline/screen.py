@@ -87,6 +87,10 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
 
 def _close(console: Console, summaries: Sequence[Summary]) -> None:
     for summary in summaries:
+        if summary.planned:
+            text = f"{summary.stage}: nothing was written\n{_aligned(summary.planned)}"
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+            continue
         for table in _tables(summary):
             console.print(table)
     for summary in summaries:
@@ -200,13 +204,6 @@ def _progress(console: Console) -> Progress:
 
 
 def _tables(summary: Summary) -> Iterator[Table]:
-    if summary.planned:
-        columns = list(dict.fromkeys(name for plan in summary.planned for name in plan.row))
-        table = Table(*columns, title=f"{summary.stage}: nothing was written")
-        for plan in summary.planned:
-            table.add_row(*(_cell(plan.row.get(name)) for name in columns))
-        yield table
-        return
     if not (summary.done or summary.skipped or summary.failed):
         return
     table = Table(
@@ -225,7 +222,24 @@ def _tables(summary: Summary) -> Iterator[Table]:
     yield table
 
 
+def _aligned(planned: Sequence[Planned]) -> str:
+    """Set rows in columns, as plain text: thousands of slides, a pipe, or a search are no matter.
+
+    Columns that are empty throughout are left out; nothing is ever cut short.
+    """
+    names = dict.fromkeys(
+        name for plan in planned for name, value in plan.row.items() if value is not None
+    )
+    columns = [[name, *(_cell(plan.row.get(name)) for plan in planned)] for name in names]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def _cell(value: str | int | float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

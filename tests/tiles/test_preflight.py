@@ -56,12 +56,12 @@ def test_one_row_a_slide_and_the_reason_where_it_would_be_refused(
         "places": 88, "refused": None,
     }  # fmt: skip
     assert {key: small[key] for key in expected} == expected
-    assert 30 <= small["tiles, about"] <= 88
-    assert small["MB, about"] == round(small["tiles, about"] * 256 * 256 * 3 / 1e6)
+    assert 30 <= small["tiles ≈"] <= 88
+    assert small["MB ≈"] == round(small["tiles ≈"] * 256 * 256 * 3 / 1e6)
     dicom = table["series"]
     assert (dicom["vendor"], dicom["places"], dicom["µm/px"]) == ("dicom", 88, 0.499)
     assert dicom["compression"].startswith("JPEG Baseline")
-    assert dicom["tiles, about"] == pytest.approx(small["tiles, about"], abs=5)
+    assert dicom["tiles ≈"] == pytest.approx(small["tiles ≈"], abs=5)
     jpeg2000 = table["TCGA-CR-7395-01A-01-TS1"]
     assert jpeg2000["compression"] == "JPEG 2000 (33005)"
     assert jpeg2000["refused"] == "the file does not say its resolution"
@@ -76,12 +76,12 @@ def test_one_row_a_slide_and_the_reason_where_it_would_be_refused(
 
 def test_tiles_are_counted_where_tissue_is(folder: Path, tmp_path: Path) -> None:
     table = rows(dry(folder, tmp_path, mpp_override=0.5))
-    assert (table["flat"]["places"], table["flat"]["tiles, about"]) == (8 * 3, 6)
-    assert table["empty"]["tiles, about"] == 0
+    assert (table["flat"]["places"], table["flat"]["tiles ≈"]) == (8 * 3, 6)
+    assert table["empty"]["tiles ≈"] == 0
     assert table["flat"]["from"] == "override"
     unknown = rows(dry(folder, tmp_path, unknown_mpp=True))
     assert unknown["flat"]["from"] == "unknown"
-    assert unknown["flat"]["tiles, about"] == 6
+    assert unknown["flat"]["tiles ≈"] == 6
     coarse = rows(dry(folder, tmp_path, mpp_override=0.5, mpp=0.25))
     assert "coarser than the 0.25 µm/px asked for" in coarse["flat"]["refused"]
 
@@ -90,7 +90,7 @@ def test_what_it_foresees_is_what_comes(folder: Path, tmp_path: Path) -> None:
     only = tmp_path / "only"
     only.mkdir()
     shutil.copy(folder / "CMU-1-Small-Region.svs", only)
-    foreseen = rows(dry(only, tmp_path))["CMU-1-Small-Region"]["tiles, about"]
+    foreseen = rows(dry(only, tmp_path))["CMU-1-Small-Region"]["tiles ≈"]
     (done,) = [
         event
         for event in run(TileConfig(cohort=only, run=tmp_path / "run", stain="none"))

@@ -4,6 +4,7 @@ Headers and one small picture are read, no level: a folder of thousands is a mat
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from wsi_pipeline.errors import MppError, WsiError
-from wsi_pipeline.events import Event, Planned, SlideFailed
+from wsi_pipeline.events import Event, Note, Planned, SlideFailed
 from wsi_pipeline.types import RgbImage
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ MEGABYTES_PER_MEGAPIXEL: Final = 3.0  # scanned tissue hardly compresses without
 TILES_PER_SECOND: Final = 150  # of one worker, about
 GLIMPSE_PX: Final = 128  # longest side of the picture on which the share of tissue is estimated
 GLIMPSE_FROM_PX: Final = 1 << 21  # a level of more pixels is not read for that
+AMOUNTS: Final = ("tiles ≈", "MB ≈", "s ≈")
 EMPTY: Final[Row] = dict.fromkeys(
     ("slide", "reader", "vendor", "size", "levels", "compression", "µm/px", "from", "level",
-     "places", "tiles, about", "MB, about", "seconds, about", "refused")
+     "places", "tiles ≈", "MB ≈", "s ≈", "refused")
 )  # fmt: skip
 
 
@@ -42,11 +44,19 @@ class Checked:
 
 def preflight(tasks: "Sequence[CutTask]") -> Iterator[Event]:
     """Look at every slide, several at a time; a row each, and a failure for those refused."""
+    sums: Counter[str] = Counter()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for task, checked in zip(tasks, pool.map(check, tasks), strict=True):
             yield Planned(row=checked.row)
+            sums.update({name: checked.row[name] or 0 for name in AMOUNTS})
             if checked.error is not None:
                 yield SlideFailed(slide_id=task.slide_id, error=checked.error)
+    tiles, megabytes, seconds = (sums[name] for name in AMOUNTS)
+    yield Note(
+        text=f"in all about {tiles:,} tiles, {megabytes:,} MB without compression and "
+        f"{seconds / 60:,.0f} minutes of one core; tiles are estimated on a small picture of each "
+        "slide, before annotations, masks and the background rule"
+    )
 
 
 def check(task: "CutTask") -> Checked:
@@ -116,9 +126,9 @@ def _amount(slide: "Slide", task: "CutTask") -> Row:
     return {
         "level": grid.level,
         "places": len(grid),
-        "tiles, about": tiles,
-        "MB, about": round(megapixels * MEGABYTES_PER_MEGAPIXEL),
-        "seconds, about": round(tiles * (grid.tile_px_level / grid.tile_px) ** 2
+        "tiles ≈": tiles,
+        "MB ≈": round(megapixels * MEGABYTES_PER_MEGAPIXEL),
+        "s ≈": round(tiles * (grid.tile_px_level / grid.tile_px) ** 2
                                 / TILES_PER_SECOND, 1),
     }  # fmt: skip
 

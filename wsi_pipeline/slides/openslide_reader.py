@@ -69,7 +69,7 @@ class OpenSlideReader(SlideReader):
         return rgb
 
     def read_associated(self, name: str) -> RgbImage:
-        return flatten(np.asarray(self._slide.associated_images[name].convert("RGBA")))
+        return flatten(np.asarray(self._slide.associated_images[name]))
 
     def icc_profile(self) -> bytes:
         if "openslide.icc-size" not in self.info.properties:

@@ -7,6 +7,7 @@ header that no slide can have is found here first, in a few small reads.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -112,11 +113,16 @@ def read_directories(path: Path) -> tuple[TiffDirectory, ...]:
         SlideOpenError: They go round in a circle.
         OSError: The file cannot be read.
     """
+    status = path.stat()
+    return _directories(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)  # opening a slide asks for them from several sides
+def _directories(path: Path, size: int, _modified_ns: int) -> tuple[TiffDirectory, ...]:
     with path.open("rb") as file:
         head = file.read(16)
         if len(head) < 8 or not is_tiff(head):
             return ()
-        size = path.stat().st_size
         layout = _Layout(head, size, long_offsets=path.suffix.lower() == ".ndpi")
         try:
             return tuple(_walk(file, layout, head))

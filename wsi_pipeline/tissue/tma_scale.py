@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsi_pipeline.types import Mask
 
@@ -57,6 +56,8 @@ def diameter_of(mask: Mask, pitch_px: float) -> float:
 
     Source: Maragos, IEEE Trans. PAMI 11, 1989.
     """
+    from scipy import ndimage  # a quarter of a second that only microarrays need
+
     solid = np.asarray(ndimage.binary_fill_holes(mask)).astype(np.uint8)
     inside = np.asarray(cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_5))
     step = max(0.5, pitch_px / 100)
@@ -79,6 +80,8 @@ def _opened_area(inside: NDArray[np.float32], radius: float) -> float:
 
 def _autocorrelation(mask: Mask) -> NDArray[np.float64]:
     """Normalised to 1 at lag 0, which stands in the middle; twice the mask's size."""
+    from scipy import ndimage
+
     height, width = mask.shape
     shape = (cv2.getOptimalDFTSize(2 * height), cv2.getOptimalDFTSize(2 * width))
     spectrum = np.fft.rfft2(mask - mask.mean(), shape)
@@ -88,6 +91,8 @@ def _autocorrelation(mask: Mask) -> NDArray[np.float64]:
 
 def _first_peak(correlation: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The nearest of the strong peaks within ``MAX_TILT_DEG`` of the x axis; (2,) x, y."""
+    from scipy import ndimage
+
     middle_y, middle_x = (side // 2 for side in correlation.shape)
     is_peak = correlation == ndimage.maximum_filter(correlation, size=9)
     y, x = np.nonzero(is_peak & (correlation > LOWEST_PEAK))
