@@ -21,6 +21,7 @@ WHOLE = 0.7  # coverage of a core that may open a row or column at the edge
 FULL = 0.4  # coverage of a core that vouches for its neighbours
 SUPPORT = 0.15  # coverage that a full neighbour is worth
 SUPPORTED = 0.65
+COMPANY = 3  # cores that the lines of an array usually have, before a lonely crumb is told
 WHOLE_GAP = 0.15  # a gap this near to whole steps holds empty rows or columns
 
 Cells = NDArray[np.int64]  # (N, 2) column, row
@@ -71,6 +72,8 @@ def fit_lattice(spots: Spots, pitch: Pitch) -> Lattice:
     chosen, cells = chosen[keep], cells[keep]
     keep = _inside(cells, spots.coverage[chosen])
     chosen, cells = chosen[keep], cells[keep]
+    keep = _in_company(cells, spots.coverage[chosen])
+    chosen, cells = chosen[keep], cells[keep]
     numbered = [_number(cells[:, k], cells[:, 1 - k], places[chosen, k]) for k in (0, 1)]
     return Lattice(spots=spots.only(chosen), cells=np.stack(numbered, axis=1), steps=steps)
 
@@ -90,6 +93,16 @@ def _inside(cells: Cells, coverage: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(
         ((cells >= whole.min(axis=0)) & (cells <= whole.max(axis=0))).all(axis=1), dtype=bool
     )
+
+
+def _in_company(cells: Cells, coverage: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """All but crumbs that have a row or column to themselves between blocks of cores; (N,) bool."""
+    keep = np.ones(len(cells), bool)
+    for line in cells.T:
+        _, index, counts = np.unique(line, return_inverse=True, return_counts=True)
+        if len(counts) and np.median(counts) >= COMPANY:
+            keep &= (counts[index] > 1) | (coverage >= WHOLE)
+    return keep
 
 
 def _number(
