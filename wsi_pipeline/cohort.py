@@ -30,14 +30,19 @@ OPTIONAL: Final = (
     "tma_map",
     "annotations",
 )
-CORE_COLUMNS: Final = ("region_x", "region_y", "region_width", "region_height")  # level-0 px
+PLACE: Final = ("region_x", "region_y", "region_width", "region_height")  # level-0 px
+CORE_COLUMNS: Final = (*PLACE, "tilt_deg")
 SPLITS: Final = ("train", "val", "test", "external")
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CohortSlide:
-    """One row: a slide, or one core of a TMA slide (then ``region`` is its place, level-0 px)."""
+    """One row: a slide, or one core of a TMA slide.
+
+    Of a core ``region`` is its place, level-0 px, and ``tilt_deg`` how far the rows of its
+    microarray are turned, clockwise.
+    """
 
     slide_id: str
     path: str
@@ -53,6 +58,7 @@ class CohortSlide:
     tma_map: str | None = None
     annotations: str | None = None
     region: Region | None = None
+    tilt_deg: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +217,14 @@ def _slide(row: Mapping[str, str]) -> CohortSlide:
     texts = {
         field.name: row.get(field.name) or None
         for field in fields(CohortSlide)
-        if field.name not in ("mpp", "region", "slide_id", "path")
+        if field.name not in ("mpp", "region", "tilt_deg", "slide_id", "path")
     }
     return CohortSlide(
         slide_id=row["slide_id"],
         path=row["path"],
         mpp=_mpp(row.get("mpp")),
         region=_region(row),
+        tilt_deg=_tilt(row.get("tilt_deg")),
         **texts,
     )
 
@@ -234,14 +241,21 @@ def _mpp(text: str | None) -> float | None:
     return mpp
 
 
+def _tilt(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise ValueError(f"tilt_deg {text!r} is not a number") from None
+
+
 def _region(row: Mapping[str, str]) -> Region | None:
-    values = [row.get(name) for name in CORE_COLUMNS]
+    values = [row.get(name) for name in PLACE]
     if not any(values):
         return None
     try:
         x, y, width, height = (int(value or "") for value in values)
     except ValueError:
-        raise ValueError(f"{', '.join(CORE_COLUMNS)} must be four whole numbers") from None
+        raise ValueError(f"{', '.join(PLACE)} must be four whole numbers") from None
     return Region(x=x, y=y, width=width, height=height)
 
 
@@ -283,4 +297,5 @@ def _row(slide: CohortSlide) -> dict[str, str]:
     }
     region = slide.region
     places = (region.x, region.y, region.width, region.height) if region else ("",) * 4
-    return row | dict(zip(CORE_COLUMNS, map(str, places), strict=True))
+    tilt = {"tilt_deg": "" if slide.tilt_deg is None else str(slide.tilt_deg)}
+    return row | dict(zip(PLACE, map(str, places), strict=True)) | tilt

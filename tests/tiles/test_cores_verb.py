@@ -95,6 +95,9 @@ def test_a_corrected_table_is_drawn_and_left_alone(array: Path, tmp_path: Path) 
     slides = as_slides(CohortSlide(slide_id="tma", path="tma.png"), placed.values())
     marked = [slide.slide_id for slide in slides if slide.sample_type == "control"]
     assert marked == [LOST, "TMA-C4"]
+    labels = {slide.slide_id: slide.label for slide in slides}
+    assert labels["TMA-C4"] is None, "a control is no patient's tissue"
+    assert labels["TMA-C3"] == "hcc"
     assert main([*asked, "--out", str(table), "--overwrite"]) == 0
     assert read_cores(table)[2].region is None
 

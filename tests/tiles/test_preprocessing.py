@@ -6,9 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_pipeline.tile import main
 from wsi_pipeline.tiles import CutSettings, TileStore, cut_slide, open_tiles
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tissue import tissue_tilt
@@ -94,6 +96,62 @@ def test_a_pyramid_is_not_turned_and_says_so(data_dir: Path, tmp_path: Path) -> 
     assert "not_straightened" not in plain.flags
     first, second = open_tiles(tmp_path / "s.zarr"), open_tiles(tmp_path / "p.zarr")
     assert np.array_equal(first.tiles[:], second.tiles[:])
+
+
+@pytest.fixture(scope="module")
+def microarray(strip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 × 4 cores of real liver, 340 px across, on a pyramid whose rows are turned by 6°."""
+    rng = np.random.default_rng(3)
+    liver = cv2.imread(str(strip))[..., ::-1]
+    rgb = np.full((1700, 2200, 3), 243, np.uint8)
+    y, x = np.mgrid[-170:170, -170:170]
+    disc = np.hypot(x, y) <= 165
+    for row in range(3):
+        for column in range(4):
+            at = np.array([column - 1.5, row - 1]) * 450
+            turn = np.radians(6)
+            axes = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+            left, top = np.round(axes @ at + (1100, 850) - 170).astype(int)
+            dx, dy = rng.integers(-90, 90), rng.integers(-60, 60)
+            piece = liver[630 + dy : 970 + dy, 1010 + dx : 1350 + dx]
+            rgb[top : top + 340, left : left + 340][disc] = piece[disc]
+    folder = tmp_path_factory.mktemp("microarray")
+    with tifffile.TiffWriter(folder / "tma.tif") as tiff:
+        for level in (rgb, cv2.resize(rgb, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)):
+            tiff.write(level, tile=(256, 256), photometric="rgb", compression="zlib", metadata=None)
+    lines = [f"{r},{c + 1},T-{r}{c + 1},P{c},hcc" for r in "ABC" for c in range(4)]
+    (folder / "map.csv").write_text("\n".join(["row,column,core_id,patient_id,label", *lines]))
+    table = "slide_id,path,patient_id,label,cohort,tma_map\nT,tma.tif,,,x,map.csv\n"
+    (folder / "cohort.csv").write_text(table)
+    return folder
+
+
+def test_cores_are_turned_by_their_microarrays_tilt(microarray: Path, tmp_path: Path) -> None:
+    """As one turns the whole slide: the same pixels, at the coords that the matrix says."""
+    flags = ["--mpp=0.5", "--mpp-override=0.5", "--stain=none", "--min-tissue-fraction=0.3",
+             "--max-background-fraction=1"]  # fmt: skip
+    command = [str(microarray / "cohort.csv"), "--run", str(tmp_path / "run"), *flags]
+    assert main([*command, "--straighten"]) == 0
+    whole = tifffile.imread(microarray / "tma.tif")
+    stores = sorted((tmp_path / "run" / "tiles").iterdir())
+    assert len(stores) == 12
+    for path in stores:
+        store = open_tiles(path)
+        turned = store.attributes["straightened"]
+        assert turned["angle_deg"] == pytest.approx(-6, abs=0.5)
+        region = store.attributes["region_level0"]
+        middle = np.array([region["x"] + region["width"] / 2, region["y"] + region["height"] / 2])
+        matrix = np.array(turned["matrix"])
+        assert matrix @ (*middle, 1) == pytest.approx(middle), "about the core's own centre"
+        # the matrix speaks of corners of pixels, OpenCV of their centres
+        shifted = matrix.copy()
+        shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+        expected = cv2.warpAffine(whole, shifted, whole.shape[1::-1], flags=cv2.INTER_CUBIC)
+        for (x, y), tile in zip(store.coords, store.tiles, strict=True):
+            difference = expected[y : y + 256, x : x + 256].astype(int) - tile
+            assert np.abs(difference).mean() < 0.5
+    assert main([*command, "--overwrite"]) == 0
+    assert open_tiles(stores[0]).attributes["straightened"] is None
 
 
 def test_the_grid_is_anchored_at_the_tissue(strip: Path, tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ class TileConfig(StageConfig):
     )
     straighten: bool = Field(
         default=False,
-        description="Turn flat images so that their tissue lies along an axis; of slides with a "
-        "pyramid the tilt is recorded only.",
+        description="Turn flat images so that their tissue lies along an axis, and a microarray's "
+        "cores so that its rows do; of other slides the tilt is recorded only.",
     )
     store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
     codec: Literal["auto", "zstd", "none", "jpeg"] = Field(

@@ -73,6 +73,7 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
         cut_settings(config),
         mpp_override=override,
         region=slide.region,
+        tilt_deg=slide.tilt_deg if config.straighten else None,
         circular=slide.region is not None,
         drawn=_drawn(config, root, slide),
     )
@@ -80,6 +81,7 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
     asked = {
         "config": config.identity(),
         "mpp_override": override,
+        "tilt_deg": slide.tilt_deg if config.straighten else None,
         "region_level0": None if slide.region is None else asdict(slide.region),
         "annotations_digest": None if drawn is None else drawn_digest(drawn.annotations),
         "mask_digest": None if drawn is None else drawn_digest(drawn.mask),

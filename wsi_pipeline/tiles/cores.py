@@ -22,6 +22,7 @@ COLUMNS: Final = (
     "row", "column", "core_id", "patient_id", "label", "x", "y", "width", "height"
 )  # fmt: skip
 MARKED: Final = "control"  # a column that tables made by hand may lack
+TILT: Final = "tilt_deg"  # another
 YES: Final = ("yes", "true", "1", "x")
 
 
@@ -29,12 +30,14 @@ YES: Final = ("yes", "true", "1", "x")
 class PlacedCore:
     """A core of the map and where it lies, level-0 px; ``region`` None if it is missing.
 
-    ``control`` marks tissue that is there to check the staining, not to be diagnosed.
+    ``control`` marks tissue that is there to check the staining, not to be diagnosed. ``tilt_deg``
+    is how far the microarray's rows are turned, clockwise; None if nobody measured it.
     """
 
     mapped: MappedCore
     region: Region | None
     control: bool = False
+    tilt_deg: float | None = None
 
 
 def place_name(mapped: MappedCore) -> str:
@@ -50,16 +53,20 @@ def is_control(mapped: MappedCore) -> bool:
 
 
 def as_slides(slide: CohortSlide, cores: Iterable[PlacedCore]) -> list[CohortSlide]:
-    """Return a slide for each core that has a place; what the map does not say is the TMA's."""
+    """Return a slide for each core that has a place; what the map does not say is the TMA's.
+
+    A control has no label: it is no patient's tissue, so nothing is learnt from it or judged by it.
+    """
     return [
         replace(
             slide,
             slide_id=core.mapped.core_id,
             patient_id=core.mapped.patient_id or slide.patient_id,
-            label=core.mapped.label or slide.label,
+            label=None if core.control else core.mapped.label or slide.label,
             tma_map=None,
             sample_type=MARKED if core.control else slide.sample_type,
             region=core.region,
+            tilt_deg=core.tilt_deg,
         )
         for core in cores
         if core.region is not None
@@ -70,13 +77,14 @@ def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
     """Write the table a person may correct; a missing core has no x, y, width, height."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*COLUMNS, MARKED))
+    writer.writerow((*COLUMNS, MARKED, TILT))
     for core in cores:
         mapped, region = core.mapped, core.region
         place = ("",) * 4 if region is None else (region.x, region.y, region.width, region.height)
         who = (mapped.core_id, mapped.patient_id or "", mapped.label or "")
         marked = "yes" if core.control else ""
-        writer.writerow((mapped.row, mapped.column, *who, *place, marked))
+        tilt = "" if core.tilt_deg is None else f"{core.tilt_deg:.2f}"
+        writer.writerow((mapped.row, mapped.column, *who, *place, marked, tilt))
     write_text(path, text.getvalue())
 
 
@@ -84,7 +92,7 @@ def read_cores(path: Path) -> list[PlacedCore]:
     """Read the table back.
 
     Raises:
-        CohortError: Columns are missing, or a place is not four whole numbers.
+        CohortError: Columns are missing, a place is not four whole numbers, or a tilt no number.
     """
     rows = csv.DictReader(io.StringIO(path.read_text("utf-8-sig")))
     if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
@@ -94,10 +102,12 @@ def read_cores(path: Path) -> list[PlacedCore]:
         place = [row[name] for name in ("x", "y", "width", "height")]
         try:
             region = _region(place) if any(place) else None
+            tilt = float(row[TILT]) if row.get(TILT) else None
         except ValueError:
             raise CohortError(
                 f"{path}: line {rows.line_num}: x, y, width, height must be four whole numbers, "
-                f"the size positive; found {', '.join(map(repr, place))}"
+                f"the size positive, and {TILT} a number or empty; found "
+                f"{', '.join(map(repr, (*place, row.get(TILT) or '')))}"
             ) from None
         mapped = MappedCore(
             row=row["row"], column=row["column"], core_id=row["core_id"],
@@ -105,7 +115,7 @@ def read_cores(path: Path) -> list[PlacedCore]:
         )  # fmt: skip
         marked = row.get(MARKED)
         control = is_control(mapped) if marked is None else marked.strip().casefold() in YES
-        cores.append(PlacedCore(mapped=mapped, region=region, control=control))
+        cores.append(PlacedCore(mapped=mapped, region=region, control=control, tilt_deg=tilt))
     return cores
 
 

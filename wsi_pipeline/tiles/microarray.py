@@ -101,6 +101,7 @@ def place_cores(
                 mapped=row.mapped,
                 region=_place(overview, row.core),
                 control=is_control(row.mapped),
+                tilt_deg=round(array.rotation_deg, 2),
             )
             for row in joined
         ],

@@ -16,6 +16,7 @@ from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.straighten import StraightSlide
 from wsi_pipeline.tiles.stream import SlideFit
 from wsi_pipeline.tiles.tally import Tally
+from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import draw_overlay, tissue_tilt
 from wsi_pipeline.types import Coords
 
@@ -28,7 +29,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
     """Return attributes that name the input and what read it."""
     info = slide.info
     width, height = info.level_dimensions[0]
-    turned = slide.to_attributes() if isinstance(slide, StraightSlide) else None
+    turned = slide.to_attributes() if isinstance(slide, StraightSlide | TurnedCore) else None
     return {
         "slide": info.path.rstrip("/").rsplit("/", 1)[-1],
         "reader": info.reader,

@@ -49,12 +49,14 @@ class CutSettings:
             tile as scanned.
         denoise_radius_px: Its radius.
         crop_to_tissue: Anchor the grid at the tissue's bounding box.
-        straighten: Turn a flat image so that its tissue lies along an axis; the tilt of a slide
-            with a pyramid is recorded only.
+        straighten: Turn a flat image so that its tissue lies along an axis, and a microarray's
+            core by ``tilt_deg``; the tilt of another slide with a pyramid is recorded only.
         codec: How tiles are packed in the store.
         modality: ``ct`` reads DICOM CT slices as flat pictures.
         icc: ``apply`` changes colours to sRGB by the slide's ICC profile.
         region: The part of the slide to cut, level-0 px; None cuts the whole.
+        tilt_deg: Of the rows of the microarray that ``region`` is a core of, clockwise; None if
+            it is not known.
         circular: Only the ellipse inscribed in ``region`` counts as tissue: a core.
         drawn: What people drew on the slide; None if nothing.
     """
@@ -89,5 +91,6 @@ class CutSettings:
     modality: Modality = "slide"
     icc: Icc = "keep"
     region: Region | None = None
+    tilt_deg: float | None = None
     circular: bool = False
     drawn: Drawn | None = None
