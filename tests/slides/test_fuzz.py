@@ -8,8 +8,10 @@ A small seeded sample runs with the tests. The long run, with its figures on the
 import json
 import os
 import selectors
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import Self
 import pytest
 from slides_fuzz.mutate import mutate
 from slides_fuzz.seeds import write_seeds
+from slides_vendor.mirax import write_mirax
 
 INPUTS = int(os.environ.get("WSI_FUZZ_INPUTS", "150"))
 FIRST_SEED = int(os.environ.get("WSI_FUZZ_SEED", "0"))
@@ -35,6 +38,7 @@ class Fate:
     fate: str
     seconds: float
     peak_mb: float
+    wall_s: float = 0.0
 
     @property
     def bad(self) -> bool:
@@ -68,6 +72,7 @@ class Child:
     def use(self, path: Path) -> Fate:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        begun = time.monotonic()
         self.process.stdin.write(f"{path}\n")
         self.process.stdin.flush()
         with selectors.DefaultSelector() as waiting:
@@ -75,7 +80,7 @@ class Child:
             answered = waiting.select(6 * HANG_S)
         line = self.process.stdout.readline() if answered else ""
         if line:
-            return Fate(**json.loads(line))
+            return Fate(**json.loads(line), wall_s=time.monotonic() - begun)
         fate = "crash" if answered else "hang"
         self.__exit__(None, None, None)
         self.__enter__()
@@ -104,21 +109,70 @@ def test_healthy_files_are_used_and_a_bomb_is_not(child: Child, seeds: list[Path
 def test_damaged_files_cost_an_error_of_ours_at_most(
     child: Child, seeds: list[Path], tmp_path: Path
 ) -> None:
+    contents = [(seed.name, seed.read_bytes()) for seed in seeds]
+
+    def damaged() -> Iterator[Path]:
+        for number in range(FIRST_SEED, FIRST_SEED + INPUTS):
+            name, content = contents[number % len(contents)]
+            path = tmp_path / f"{number}-{name}"
+            path.write_bytes(mutate(content, number))
+            yield path
+            path.unlink()
+
+    judge(child, damaged())
+
+
+@pytest.mark.timeout(3600)
+def test_damaged_mirax_slides(child: Child, tmp_path: Path) -> None:
+    """Each of a slide's three files in turn: the INI, the index, the pictures."""
+    write_mirax(tmp_path / "whole.mrxs")
+    files = sorted((tmp_path / "whole").iterdir())
+
+    def damaged() -> Iterator[Path]:
+        for number in range(FIRST_SEED, FIRST_SEED + INPUTS // 5):
+            path = tmp_path / f"{number}.mrxs"
+            path.write_bytes((tmp_path / "whole.mrxs").read_bytes())
+            shutil.copytree(tmp_path / "whole", path.with_suffix(""))
+            hurt = path.with_suffix("") / files[number % len(files)].name
+            hurt.write_bytes(mutate(hurt.read_bytes(), number))
+            yield path
+            shutil.rmtree(path.with_suffix(""))
+            path.unlink()
+
+    judge(child, damaged())
+
+
+@pytest.mark.timeout(3600)
+def test_damaged_dicom_headers(child: Child, data_dir: Path, tmp_path: Path) -> None:
+    whole = sorted((data_dir / "slides" / "broken").glob("*.dcm"))
+    assert len(whole) == 3
+
+    def damaged() -> Iterator[Path]:
+        for number in range(FIRST_SEED, FIRST_SEED + INPUTS // 5):
+            source = whole[number % len(whole)]
+            path = tmp_path / f"{number}-{source.name}"
+            path.write_bytes(mutate(source.read_bytes(), number))
+            yield path
+            path.unlink()
+
+    judge(child, damaged())
+
+
+def judge(child: Child, paths: Iterator[Path]) -> None:
+    """Use each file; say what became of them, and fail for what must not happen."""
     fates: Counter[str] = Counter()
     bad: dict[str, Fate] = {}
-    slowest = highest = 0.0
-    contents = [(seed.name, seed.read_bytes()) for seed in seeds]
-    for number in range(FIRST_SEED, FIRST_SEED + INPUTS):
-        name, content = contents[number % len(contents)]
-        path = tmp_path / f"{number}-{name}"
-        path.write_bytes(mutate(content, number))
+    used = []
+    for path in paths:
         fate = child.use(path)
         fates[fate.fate.split()[0]] += 1
-        slowest, highest = max(slowest, fate.seconds), max(highest, fate.peak_mb)
+        used.append(fate)
         if fate.bad:
             bad[path.name] = fate
             print(path.name, fate)
-        else:
-            path.unlink()
-    print(f"\n{INPUTS} inputs: {dict(fates)}, slowest {slowest:.1f} s, most {highest:.0f} MB")
+    print(
+        f"\n{len(used)} inputs: {dict(fates)}, slowest {max(f.seconds for f in used):.1f} s of "
+        f"processor and {max(f.wall_s for f in used):.1f} s by the clock, "
+        f"most {max(f.peak_mb for f in used):.0f} MB"
+    )
     assert not bad, "\n".join(f"{name}: {fate}" for name, fate in bad.items())

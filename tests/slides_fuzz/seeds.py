@@ -7,21 +7,16 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import tifffile
+from slides_vendor.hamamatsu import write_ndpi
+from slides_vendor.leica import write_leica
+from slides_vendor.philips import write_philips
+from slides_vendor.picture import picture
+from slides_vendor.ventana import write_ventana
 
 from wsi_pipeline.types import RgbImage
 
 APERIO = "Aperio Image Library v12\r\n{0}x{1} (128x128) {2}|AppMag = 20|MPP = 0.4990"
 BOMB_BYTES = 600 << 20  # what one tile of the bomb unpacks to
-
-
-def picture(width: int, height: int) -> RgbImage:
-    """Pink blobs on white: something that is taken for tissue."""
-    y, x = np.mgrid[:height, :width]
-    wave = np.sin(x / 23) + np.cos(y / 31) + np.sin((x + y) / 11) / 2
-    rgb = np.full((height, width, 3), 240, np.uint8)
-    rgb[wave > 0] = (190, 90, 160)
-    noise = np.random.default_rng(5).integers(-12, 12, (height, width, 1))
-    return np.clip(rgb + noise, 0, 255).astype(np.uint8)
 
 
 PICTURE = picture(700, 520)
@@ -126,6 +121,10 @@ SEEDS: dict[str, Callable[[Path], None]] = {
     "slide.ome.tif": write_ome,
     "strips.tif": write_strips,
     "bomb.tif": write_bomb,
+    "philips.tiff": write_philips,
+    "leica.scn": write_leica,
+    "ventana.bif": write_ventana,
+    "hamamatsu.ndpi": write_ndpi,
 }
 
 

@@ -2,9 +2,19 @@
 
 import numpy as np
 import simplejpeg
-from slides_fuzz.seeds import picture
 
 from wsi_pipeline.types import RgbImage
+
+
+def picture(width: int, height: int) -> RgbImage:
+    """Pink blobs on white: something that is taken for tissue."""
+    y, x = np.mgrid[:height, :width]
+    wave = np.sin(x / 23) + np.cos(y / 31) + np.sin((x + y) / 11) / 2
+    rgb = np.full((height, width, 3), 240, np.uint8)
+    rgb[wave > 0] = (190, 90, 160)
+    noise = np.random.default_rng(5).integers(-12, 12, (height, width, 1))
+    return np.clip(rgb + noise, 0, 255).astype(np.uint8)
+
 
 PICTURE = picture(768, 512)
 

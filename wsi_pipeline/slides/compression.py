@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wsi_pipeline.slides.dicom import dicom_files, is_dicom
+from wsi_pipeline.slides.dicom import dicom_files, header_errors, is_dicom
 from wsi_pipeline.slides.tiff_header import COMPRESSIONS, read_directories
 
 
@@ -34,10 +34,9 @@ def compression_of(path: str | Path, size: tuple[int, int]) -> str | None:
 
 
 def _transfer_syntax(path: Path) -> str | None:
-    from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_file_meta_info
 
     try:
         return str(read_file_meta_info(path).TransferSyntaxUID.name)
-    except (InvalidDicomError, OSError, ValueError, AttributeError):
+    except header_errors():
         return None

@@ -10,13 +10,12 @@ from typing import Final
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_rescale
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
-from wsi_pipeline.slides.dicom import dicom_files, is_dicom
+from wsi_pipeline.slides.dicom import dicom_files, header_errors, is_dicom
 from wsi_pipeline.slides.protocol import SlideInfo
-from wsi_pipeline.slides.reader import LIBRARY_ERRORS, SlideReader, reason
+from wsi_pipeline.slides.reader import SlideReader, reason
 from wsi_pipeline.slides.tiff_header import MAX_TILE_PX
 from wsi_pipeline.types import Region, RgbImage
 
@@ -40,7 +39,7 @@ class CtReader(SlideReader):
             self._check(path, header)
             self._window = _window(header)
             units = np.asarray(apply_rescale(header.pixel_array, header), np.float64)
-        except (InvalidDicomError, *LIBRARY_ERRORS) as error:
+        except header_errors() as error:
             if isinstance(error, SlideOpenError):
                 raise
             raise SlideOpenError(

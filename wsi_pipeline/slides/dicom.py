@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.slides.reader import LIBRARY_ERRORS
 
 if TYPE_CHECKING:
     import pydicom
@@ -85,7 +86,6 @@ def holds_mislabelled_ycbcr(path: Path) -> bool:
         return False
     import pydicom
     from pydicom.encaps import generate_frames
-    from pydicom.errors import InvalidDicomError
 
     try:
         header = pydicom.dcmread(path, defer_size=1024)
@@ -94,7 +94,7 @@ def holds_mislabelled_ycbcr(path: Path) -> bool:
         if header.file_meta.TransferSyntaxUID != _JPEG_BASELINE:
             return False
         frame = next(generate_frames(header.PixelData, number_of_frames=header.NumberOfFrames))
-    except (InvalidDicomError, OSError, ValueError, AttributeError, StopIteration):
+    except header_errors():
         return False
     return frame[6:10] == b"JFIF" and b"Adobe" not in frame[:1024]
 
@@ -121,6 +121,13 @@ _CB_GREEN = -22554 * _CHROMA + 32768
 _CR_GREEN = -46802 * _CHROMA
 
 
+def header_errors() -> tuple[type[Exception], ...]:
+    """What pydicom raises on a header that it cannot make sense of."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*LIBRARY_ERRORS, InvalidDicomError, BytesLengthException)
+
+
 def _refuse_other_modality(file: Path, named: Path) -> None:
     header = _header(file)
     modality = str(header.get("Modality", "")) if header else ""
@@ -134,9 +141,11 @@ def _refuse_other_modality(file: Path, named: Path) -> None:
 
 def _header(path: Path) -> "pydicom.Dataset | None":
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, OSError, ValueError, EOFError):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        for name in _TAGS:  # converted, and found damaged, only now
+            header.get(name)
+    except header_errors():
         return None
+    return header

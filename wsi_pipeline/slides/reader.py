@@ -28,6 +28,8 @@ LIBRARY_ERRORS = (
     AssertionError,
     MemoryError,
     ImportError,  # the file system of a URL is not installed
+    EOFError,
+    StopIteration,
     struct.error,
 )
 
