@@ -99,7 +99,9 @@ class OpenSlideReader(SlideReader):
 
 
 def _describe(path: str, slide: openslide.OpenSlide, ycbcr: bool) -> SlideInfo:
-    properties = dict(slide.properties)
+    held = slide.properties
+    # a name that is damaged text is listed, but asking for it raises KeyError
+    properties = {name: value for name in held if (value := held.get(name)) is not None}
     properties.update(pixel_size(properties.get("tiff.ImageDescription")))
     if ycbcr:
         properties["repair.colour"] = "frames are labelled RGB, but their JPEG header says YCbCr"
