@@ -12,13 +12,14 @@ import pytest
 from wsi_pipeline.cli import parse
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline import STAGES, stage
+from wsi_pipeline.pipeline.compare import STUDY, CompareConfig, read_plan
 from wsi_pipeline.pipeline.demo import DemoConfig
 from wsi_pipeline.pipeline.study import RunConfig, read_study
 from wsi_pipeline.pipeline.tma import CoresConfig
 
 ROOT = Path(__file__).parents[2]
 STAGE_FILES = sorted((ROOT / "stages").glob("*.toml"))
-VERBS = (*STAGES, "cores", "qc", "run", "demo")
+VERBS = (*STAGES, "cores", "qc", "compare", "run", "demo")
 USAGE = re.compile(r"python -m wsi_pipeline\.(\w+) +([^#`\n]+)")
 
 
@@ -32,6 +33,8 @@ def config_class(verb: str) -> type:
         return CoresConfig
     if verb == "run":
         return RunConfig
+    if verb == "compare":
+        return CompareConfig
     return DemoConfig if verb == "demo" else stage(verb).config_class
 
 
@@ -41,6 +44,9 @@ def test_every_stage_file_is_understood(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ROOT)
     text = path.read_text("utf-8")
     tables = tomllib.loads(text)
+    if "compare" in tables:
+        assert read_plan(path).encoders == list(STUDY)
+        return
     if any(isinstance(value, dict) and name in STAGES for name, value in tables.items()):
         assert read_study(path)
         return

@@ -85,6 +85,11 @@ class Encoder:
         if runtime.compile_model:
             self._compile()
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has learned."""
+        return sum(each.numel() for each in self._model.parameters())
+
     def encode(self, tiles: RgbTiles | torch.Tensor) -> NDArray[np.float32]:
         """Encode tiles.
 

@@ -27,6 +27,7 @@ STAGES: Final = {
     "tile": "TileConfig",
     "extract": "ExtractConfig",
     "train": "TrainConfig",
+    "finetune": "FinetuneConfig",
     "predict": "PredictConfig",
     "report": "ReportConfig",
 }

@@ -1,0 +1,199 @@
+"""The finetune verb: on images and on tile stores, killed, shared by processes, and used after."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finetune_images import LABELS, PATTERN, texture, write_images
+from safetensors.numpy import load_file
+
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.extract import main as extract
+from wsi_pipeline.finetune import main
+from wsi_pipeline.tiles import create_tiles
+
+SMALL = ("--encoder=test_resnet", "--weights=random", "--input-px=32", "--batch=16",
+         "--learning-rate=3e-3", "--resamples=100", "--layer-decay=1", "--dropout=0")  # fmt: skip
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, eight patients each, six images a patient; and four patients elsewhere."""
+    root = tmp_path_factory.mktemp("images")
+    write_images(root / "in", range(8))
+    write_images(root / "out", range(20, 24))
+    return root
+
+
+def command(images: Path, run: Path, *more: str) -> list[str]:
+    return [str(run), f"--images={images / 'in'}", f"--patient-pattern={PATTERN}", *SMALL,
+            "--no-quarter-turns", "--no-flip", "--zoom=0.1", *more]  # fmt: skip
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def accuracy(folder: Path, split: str) -> float:
+    (found,) = [
+        each
+        for each in read(folder, "metrics.json")["evaluations"]
+        if (each["split"], each["level"]) == (split, "tile")
+    ]
+    return float(found["measures"]["accuracy"]["value"])
+
+
+def test_it_learns_and_is_judged_on_patients_it_has_not_seen(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = command(images, tmp_path, "--epochs=14", "--patience=14", "--batch=8", "--name=m",
+                    f"--external-images={images / 'out'}")  # fmt: skip
+    assert main(asked) == 0
+    folder = tmp_path / "finetuned" / "m"
+    assert accuracy(folder, "test") > 0.9
+    assert accuracy(folder, "external") > 0.9
+    rows = list(csv.DictReader((folder / "splits.csv").open()))
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        parts.setdefault(row["patient_id"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in parts.values()), "no patient on two sides"
+    assert {row["split"] for row in rows} == {"train", "val", "test", "external"}
+    config = read(folder, "config.json")
+    assert config["classes"] == ["across", "down"]
+    assert config["digests"]["identity"]["splits"]
+    assert config["versions"]["timm"]
+    assert not list((tmp_path / "finetuned" / ".checkpoints").iterdir())
+    capsys.readouterr()
+    assert main(asked) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main([*asked, "--seed=1"]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(images: Path, tmp_path: Path) -> None:
+    """Kill -9 while it trains, twice; then the weights are those of one that ran through."""
+    more = ("--epochs=4", "--patience=9", "--name=m", "--tiles-per-epoch=200")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    killed = [
+        sys.executable,
+        "-m",
+        "wsi_pipeline.finetune",
+        *command(images, tmp_path / "a", *more),
+    ]
+    checkpoint = tmp_path / "a" / "finetuned" / ".checkpoints" / "m.pt"
+    seen = 0.0
+    for _ in range(2):
+        process = subprocess.Popen(killed, env=environment, stdout=subprocess.DEVNULL)
+        limit = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < limit:
+            if checkpoint.exists() and checkpoint.stat().st_mtime > seen:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen = checkpoint.stat().st_mtime
+    done = subprocess.run(killed, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1 was finished earlier" in done.stdout
+    straight = [*killed[:3], *command(images, tmp_path / "b", *more)]
+    subprocess.run(straight, env=environment, capture_output=True, check=True)
+    folders = [tmp_path / each / "finetuned" / "m" for each in "ab"]
+    first, second = (load_file(folder / "model.safetensors") for folder in folders)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert read(folders[0], "metrics.json") == read(folders[1], "metrics.json")
+
+
+def test_two_processes_do_what_one_does(images: Path, tmp_path: Path) -> None:
+    """Without batch statistics, dropout and augmentation the gradients are the same."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    plain = ("--encoder=test_vit", "--input-px=160", "--epochs=1", "--zoom=0", "--stain=0",
+             "--tiles-per-epoch=48", "--warmup-epochs=0", "--learning-rate=1e-3", "--name=m",
+             "--optimiser=adamw")  # fmt: skip
+    alone = [sys.executable, "-m", "wsi_pipeline.finetune"]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node=2", "-m", "wsi_pipeline.finetune"]  # fmt: skip
+    for name, how in (("one", alone), ("two", together)):
+        done = subprocess.run(
+            [*how, *command(images, tmp_path / name, *plain)], env=environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    folders = [tmp_path / name / "finetuned" / "m" for name in ("one", "two")]
+    one, two = (load_file(folder / "model.safetensors") for folder in folders)
+    for name in one:
+        assert np.allclose(one[name], two[name], atol=2e-4), name
+    first, second = (read(folder, "history.json")[0] for folder in folders)
+    assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-4)
+    assert len(list(csv.DictReader((folders[1] / "predictions.csv").open()))) == 2 * 96
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with tile stores: two classes, six patients each, one slide of eight tiles."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(1)
+    slides = []
+    for number in range(12):
+        label = LABELS[number % 2]
+        name = f"S{number:02}"
+        cohort = "tcga" if number < 10 else "tma"
+        slides.append(
+            CohortSlide(
+                slide_id=name, path=f"{name}.svs", patient_id=f"P{number}", label=label,
+                cohort=cohort,
+            )
+        )  # fmt: skip
+        tiles = np.stack([texture(label, rng, 64) for _ in range(8)])
+        coords = np.array([(64 * k, 0) for k in range(8)], np.int64)
+        writer = create_tiles(folder / "tiles" / f"{name}.zarr", tile_px=64, capacity=8)
+        with writer:
+            writer.append(tiles, coords, {"tissue_fraction": np.ones(8, np.float32)})
+            writer.commit(
+                {"slide": f"{name}.svs", "tile_px_level0": 64, "mpp_effective": 0.5,
+                 "mpp_native": 0.5, "overlap_px": 0, "level0_width": 512, "level0_height": 64}
+            )  # fmt: skip
+    write_cohort(folder / "cohort.csv", slides)
+    return folder
+
+
+def test_tile_stores_and_the_encoder_after(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [str(run), *SMALL, "--epochs=3", "--patience=3", "--external=tma", "--name=m",
+             "--no-quarter-turns", "--no-flip"]  # fmt: skip
+    assert main([*asked, "--dry-run"]) == 0
+    assert "external" in capsys.readouterr().out
+    assert not (run / "finetuned").exists()
+    assert main(asked) == 0
+    folder = run / "finetuned" / "m"
+    found = {(e["split"], e["level"]) for e in read(folder, "metrics.json")["evaluations"]}
+    assert {("external", level) for level in ("tile", "slide", "patient")} <= found
+    weights = folder / "encoder.safetensors"
+    assert extract([str(run), "--encoder=test_resnet", f"--weights={weights}"]) == 0
+    (features,) = (run / "features").iterdir()
+    assert features.name.startswith("test_resnet.file-")
+    assert len(list(features.glob("*.h5"))) == 12
+
+
+def test_what_cannot_be_done_is_said(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = [str(tmp_path), *SMALL]
+    assert main([*base, f"--images={tmp_path / 'none'}"]) == 2
+    assert main([*base, f"--external-images={images / 'out'}"]) == 2
+    assert main([*base, f"--images={images / 'in'}", "--patient-pattern=^(X)"]) == 1
+    assert "no patient in its name" in capsys.readouterr().err
+    assert main([*base, f"--images={images / 'in'}", "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "each counts as a patient of its own" in said
+    (tmp_path / "bad" / "a").mkdir(parents=True)
+    assert main([*base, f"--images={tmp_path / 'bad'}"]) == 1
+    assert "no images" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""A timm network with a new head, its input, and how fast each part of it learns."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
+from wsi_pipeline.features.encoders import build_encoder
+from wsi_pipeline.features.timm_import import import_timm
+
+Scaling = Literal["model", "unit"]
+
+
+class Network(nn.Module):
+    """``body`` turns (B, 3, H, W) into features (B, D), ``head`` those into logits (B, C)."""
+
+    def __init__(self, body: nn.Module, width: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
+        self.frozen = False
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(pixels))
+        return logits
+
+    def freeze_body(self, *, frozen: bool) -> None:
+        """Let the head alone learn, or everything; a frozen body keeps its batch statistics."""
+        self.frozen = frozen
+        self.body.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> "Network":
+        """Enter training mode; a frozen body stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A network ready to be fine-tuned, and what it was made from."""
+
+    network: Network
+    encoder: EncoderModel
+    preprocess: Preprocess
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it learns, the head's included."""
+        return sum(each.numel() for each in self.network.parameters())
+
+
+def build_network(
+    encoder: str, weights: str, classes: int, *, dropout: float, scaling: Scaling, seed: int
+) -> Built:
+    """Build the encoder with its weights and a new head, whose weights follow from ``seed``.
+
+    Raises:
+        EncoderError: The encoder is unknown, or its weights cannot be had.
+        LearnError: It does not return one feature vector a tile.
+    """
+    found = build_encoder(encoder, weights)
+    preprocess = found.preprocess
+    if scaling == "unit":
+        preprocess = replace(preprocess, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = _width(found, encoder)
+        network = Network(found.model, width, classes, dropout)
+    return Built(network=network, encoder=found, preprocess=preprocess)
+
+
+def prepare(tiles: Tensor, input_px: int) -> Tensor:
+    """(B, H, W, 3) uint8 → (B, 3, input_px, input_px) float32, grey levels, channels last."""
+    planes = tiles.permute(0, 3, 1, 2).float()
+    if planes.shape[-2:] != (input_px, input_px):
+        size = (input_px, input_px)
+        planes = functional.interpolate(planes, size, mode="bilinear", antialias=True)
+    return planes.clamp(0, 255).contiguous(memory_format=torch.channels_last)
+
+
+def scale(planes: Tensor, preprocess: Preprocess) -> Tensor:
+    """Grey levels → what the network expects."""
+    mean, std = (
+        torch.tensor(values, device=planes.device)[None, :, None, None]
+        for values in (preprocess.mean, preprocess.std)
+    )
+    return (planes / 255 - mean) / std
+
+
+def parameter_groups(
+    network: Network, *, learning_rate: float, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group parameters for the optimiser: deeper layers learn more slowly.
+
+    Args:
+        network: To be fine-tuned.
+        learning_rate: Of the head.
+        layer_decay: Factor from each layer group to the one below it; 1 treats all alike.
+        weight_decay: Of everything but biases and normalisation.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": list(network.head.parameters()), "lr": learning_rate,
+         "weight_decay": weight_decay}
+    ]  # fmt: skip
+    if layer_decay == 1:
+        body = list(network.body.parameters())
+        return [*groups, {"params": body, "lr": learning_rate, "weight_decay": weight_decay}]
+    import_timm()
+    from timm.optim import param_groups_layer_decay
+
+    for group in param_groups_layer_decay(
+        network.body, weight_decay=weight_decay, layer_decay=layer_decay
+    ):
+        factor = float(group.get("lr_scale", 1.0)) * layer_decay
+        groups.append(
+            {"params": group["params"], "lr": learning_rate * factor,
+             "weight_decay": group["weight_decay"]}
+        )  # fmt: skip
+    return groups
+
+
+def _width(found: EncoderModel, encoder: str) -> int:
+    side = found.preprocess.input_px or 64
+    with torch.inference_mode():
+        features = found.model(torch.zeros(1, 3, side, side))
+    if features.ndim != 2:
+        raise LearnError(
+            f"encoder {encoder!r} returns {tuple(features.shape)} for one tile; fine-tuning needs "
+            "one that returns pooled features"
+        )
+    found.model.train()
+    return int(features.shape[1])

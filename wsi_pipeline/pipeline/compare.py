@@ -1,0 +1,245 @@
+"""Train several encoders the same way on the same patients, and hold them against each other.
+
+The file has a table ``[compare]`` (which encoders, what is required) and one for how: with
+``[finetune]`` each encoder is fine-tuned end to end, with ``[extract]`` and ``[train]`` features of
+the frozen encoder get a tile classifier. Each encoder is a model of its own, so a comparison that
+was interrupted goes on with the encoder it was at.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.config import HOW, StageConfig, describe, load_toml
+from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
+from wsi_pipeline.pipeline import stage
+
+if TYPE_CHECKING:
+    from wsi_pipeline.reporting.comparison import EncoderResult
+
+STUDY: Final = ("densenet121", "resnet50", "resnet101", "resnet152", "vgg16")
+TABLES: Final = ("compare", "finetune", "extract", "train")
+
+
+class CompareConfig(StageConfig):
+    """Compare encoders: the same patients, the same recipe, one table and one figure."""
+
+    plan: CliPositionalArg[Path] = Field(description="File, for instance stages/compare.toml.")
+    only: Annotated[list[str], HOW] = Field(
+        default=[], description="Train these encoders alone; the table still shows all."
+    )
+
+    @property
+    def log_folder(self) -> Path | None:
+        try:
+            return read_plan(self.plan).run / "logs"
+        except ConfigError:
+            return None
+
+
+class Plan(BaseModel):
+    """The ``[compare]`` table, and the settings of the stages it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: Path
+    title: str = "Encoders on tiles of liver"
+    encoders: list[str] = Field(default=list(STUDY), min_length=1)
+    weights: dict[str, str] = {}
+    default_weights: str = "auto"
+    required: float = Field(default=0.96, gt=0, lt=1)
+    synthetic: bool = False
+    stages: dict[str, dict[str, Any]] = {}
+
+    @property
+    def finetunes(self) -> bool:
+        return "finetune" in self.stages
+
+    def weights_of(self, encoder: str) -> str:
+        return self.weights.get(encoder, self.default_weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """A stage to run for an encoder."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and validate a comparison's file, every stage's settings included.
+
+    Raises:
+        ConfigError: A table or a setting is unknown, or says something impossible.
+    """
+    tables = load_toml(path)
+    unknown = [name for name in tables if name not in TABLES]
+    if unknown or "compare" not in tables:
+        raise ConfigError(
+            f"{path}: tables {', '.join(f'[{name}]' for name in tables) or 'none'} found; "
+            f"[compare] is needed, then [finetune], or [extract] and [train]"
+        )
+    stages: dict[str, dict[str, Any]] = {
+        name: tables[name] for name in TABLES[1:] if name in tables
+    }
+    if ("finetune" in stages) == bool({"extract", "train"} & stages.keys()):
+        raise ConfigError(f"{path}: give either [finetune], or [extract] and [train]")
+    try:
+        plan = Plan(**tables["compare"], stages=stages)
+    except ValidationError as error:
+        raise ConfigError(describe(error, f"{path} [compare]")) from None
+    for step in _steps(plan, plan.encoders[0]):
+        stage(step.name).config_class.from_mapping(step.settings, f"{path} [{step.name}]")
+    return plan
+
+
+def run(config: CompareConfig) -> Iterator[Event]:
+    """Train what is not trained yet; write ``comparison/`` in the run folder.
+
+    An encoder that fails is named in the table and costs no other one.
+
+    Raises:
+        ConfigError: The file says something impossible.
+    """
+    plan = read_plan(config.plan)
+    unknown = [name for name in config.only if name not in plan.encoders]
+    if unknown:
+        raise ConfigError(
+            f"--only {', '.join(unknown)}: {config.plan} has {', '.join(plan.encoders)}"
+        )
+    errors: dict[str, str] = {}
+    yield StageStarted(stage="compare", total=len(plan.encoders), unit="encoders")
+    for encoder in config.only or plan.encoders:
+        try:
+            yield from _train(config, plan, encoder)
+        except ConfigError:
+            raise
+        except WsiError as error:
+            errors[encoder] = str(error)
+            yield SlideFailed(slide_id=encoder, error=str(error))
+        else:
+            yield SlideDone(slide_id=encoder, counts={}, flags=(), seconds=0.0)
+    if not config.dry_run:
+        yield from _write(plan, errors)
+
+
+def _train(config: CompareConfig, plan: Plan, encoder: str) -> Iterator[Event]:
+    how = {"dry_run": config.dry_run, "overwrite": config.overwrite, "workers": config.workers,
+           "scheduler": config.scheduler}  # fmt: skip
+    for step in _steps(plan, encoder):
+        found = stage(step.name)
+        settings = found.config_class.from_mapping(step.settings, str(config.plan))
+        for event in found.run(settings.model_copy(update=how)):
+            if not isinstance(event, StageStarted | Written):
+                yield event
+
+
+def _steps(plan: Plan, encoder: str) -> list[_Step]:
+    """Return what is run for an encoder, in its order."""
+    which = {"run": plan.run, "encoder": encoder}
+    weights = {"weights": plan.weights_of(encoder)}
+    if plan.finetunes:
+        return [_Step(name="finetune", settings={**plan.stages["finetune"], **which, **weights})]
+    extract = {**plan.stages.get("extract", {}), **which, **weights}
+    train = {**plan.stages.get("train", {}), **which, "name": f"compared-{encoder}"}
+    return [_Step(name="extract", settings=extract), _Step(name="train", settings=train)]
+
+
+def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
+    from wsi_pipeline.reporting.comparison import (
+        Comparison,
+        comparison_chart,
+        comparison_page,
+        to_csv,
+        to_markdown,
+    )
+
+    results = tuple(_result(plan, encoder, errors.get(encoder, "")) for encoder in plan.encoders)
+    notes = sorted({note for encoder in plan.encoders for note in _notes(plan, encoder)})
+    comparison = Comparison(
+        title=plan.title, results=results, required=plan.required, notes=tuple(notes),
+        synthetic=plan.synthetic,
+    )  # fmt: skip
+    folder = plan.run / "comparison"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "table.csv", to_csv(comparison))
+    write_text(folder / "table.md", to_markdown(comparison))
+    write_text(folder / "figure.svg", comparison_chart(comparison).data.decode())
+    write_text(folder / "index.html", comparison_page(comparison))
+    for row in comparison.rows():
+        yield Note(text="  ".join(f"{name} {value}" for name, value in row.items() if value))
+    yield Written(path=str(folder / "index.html"), what="comparison")
+
+
+def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
+    """Read back what a trained encoder came to."""
+    from wsi_pipeline.reporting import Measure
+    from wsi_pipeline.reporting.comparison import EncoderResult
+
+    folder = _folder(plan, encoder)
+    metrics = _read(folder / "metrics.json")
+    weights = plan.weights_of(encoder)
+    if not metrics:
+        return EncoderResult(
+            encoder=encoder, weights=weights, random=weights == "random",
+            error=error or "not trained yet",
+        )  # fmt: skip
+    tiles = [found for found in metrics["evaluations"] if found["level"] == "tile"]
+    about = _read(folder / "config.json")
+    speed = _read(folder / "speed.json")
+    if not plan.finetunes:
+        about, speed = _measured(encoder, weights)
+    return EncoderResult(
+        encoder=encoder,
+        weights=str(about.get("started_from", {}).get("tag", weights)),
+        random=weights == "random",
+        accuracy={found["split"]: Measure(**found["measures"]["accuracy"]) for found in tiles},
+        patients={found["split"]: found["patients"] for found in tiles},
+        parameters=about.get("parameters"),
+        tiles_per_second=speed.get("tiles_per_second"),
+        error=error,
+    )
+
+
+def _measured(encoder: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a frozen encoder is and how fast it is, as a fine-tuned one's files say it."""
+    import time
+
+    import numpy as np
+
+    from wsi_pipeline.features import load_encoder
+
+    loaded = load_encoder(encoder, weights)
+    tiles = np.zeros((loaded.batch_size * loaded.lanes, 256, 256, 3), np.uint8)
+    loaded.encode(tiles)  # the first pass chooses kernels
+    begun = time.perf_counter()
+    loaded.encode(tiles)
+    seconds = time.perf_counter() - begun
+    about = {"started_from": {"tag": loaded.tag}, "parameters": loaded.parameters}
+    return about, {"tiles_per_second": len(tiles) / seconds}
+
+
+def _notes(plan: Plan, encoder: str) -> list[str]:
+    found: list[str] = _read(_folder(plan, encoder) / "metrics.json").get("notes", [])
+    return found
+
+
+def _folder(plan: Plan, encoder: str) -> Path:
+    if plan.finetunes:
+        return plan.run / "finetuned" / encoder
+    return plan.run / "models" / f"compared-{encoder}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values

@@ -1,0 +1,289 @@
+"""Fine-tune an encoder end to end, and validate it as `train` validates its models.
+
+The order is the same: split by patient and write it down, train, calibrate on validation, freeze,
+judge on the test patients, and only then open the external cohort. Under ``torchrun`` several
+processes share the work; the first one writes and speaks.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wsi_pipeline.atomic import atomic_folder, try_lock, write_json, write_text
+from wsi_pipeline.cohort import read_cohort
+from wsi_pipeline.config import digest
+from wsi_pipeline.engine import is_done, lock_path, provenance
+from wsi_pipeline.errors import ConfigError, LearnError
+from wsi_pipeline.events import EpochDone, Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.pipeline.finetune_config import FinetuneConfig, settings_of, split_plan
+
+if TYPE_CHECKING:
+    from wsi_pipeline.learn import FrozenModels, Scores, Splits
+    from wsi_pipeline.learn.finetune import FineTuning, Ranks
+    from wsi_pipeline.learn.finetune.study import TileStudy
+
+PACKAGES: Final = ("torch", "timm", "numpy", "scipy", "safetensors")
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(kw_only=True)
+class _Outcome:
+    """What a fine-tuning came to; slides, scores and evaluations grow part by part."""
+
+    study: "TileStudy"
+    tuning: "FineTuning"
+    frozen: "FrozenModels"
+    temperature: float = 1.0
+    slides: list[Any] = field(default_factory=list)
+    predictions: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    tiles_per_second: float = 0.0
+
+
+def run(config: FinetuneConfig) -> Iterator[Event]:
+    """Fine-tune, validate, write ``finetuned/<name>/``.
+
+    Raises:
+        ConfigError: Images and tile stores are mixed up.
+        CohortError: The run folder's cohort table is unusable.
+        EncoderError: The encoder is unknown, or its weights cannot be had.
+        LearnError: The slides cannot be split or trained on.
+        StoreMismatchError: The model exists and was trained on something else.
+    """
+    from wsi_pipeline.learn.finetune import join_ranks
+
+    with join_ranks() as ranks:
+        for event in _run(config, ranks):
+            if ranks.leads:
+                yield event
+
+
+def _run(config: FinetuneConfig, ranks: "Ranks") -> Iterator[Event]:
+    study = _study(config)
+    target = config.run / "finetuned" / (config.name or config.encoder)
+    yield StageStarted(stage="finetune", total=1, unit="models")
+    yield from (Note(text=text) for text in study.notes)
+    if config.dry_run:
+        yield from (Planned(row=row) for row in study.inventory())
+        return
+    identity = _identity(config, study)
+    with try_lock(lock_path(config.run, f"finetune-{ranks.rank}", target.name)) as mine:
+        if not mine:
+            raise LearnError(f"{target}: another process is training it; wait, or give --name")
+        done = ranks.from_leader(
+            is_done(target, _stored(target), identity, overwrite=config.overwrite)
+        )
+        if done:
+            yield Note(text=f"{target}: trained earlier on the same tiles; nothing to do")
+        else:
+            yield from _finetune(config, study, target, identity, ranks)
+    yield Written(path=str(target), what="model")
+
+
+def _study(config: FinetuneConfig) -> "TileStudy":
+    from wsi_pipeline.learn.finetune.study import ImageFolders, prepare_images, prepare_stores
+
+    if config.images is None:
+        if config.external_images or config.patient_pattern:
+            raise ConfigError("--external-images and --patient-pattern go with --images")
+        cohort = read_cohort(config.run / "cohort.csv")
+        return prepare_stores(cohort, config.run / "tiles", split_plan(config))
+    for folder in (config.images, config.external_images):
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder of images")
+    if config.external is not None:
+        raise ConfigError("--external names a cohort; with --images use --external-images")
+    folders = ImageFolders(
+        internal=config.images, external=config.external_images, pattern=config.patient_pattern,
+        side=config.input_px,
+    )  # fmt: skip
+    return prepare_images(folders, split_plan(config))
+
+
+def _finetune(
+    config: FinetuneConfig,
+    study: "TileStudy",
+    target: Path,
+    identity: dict[str, Any],
+    ranks: "Ranks",
+) -> Iterator[Event]:
+    """Train and judge; the external cohort is opened after the freeze, and nowhere else."""
+    from wsi_pipeline.learn import FrozenModels, write_splits
+
+    if ranks.leads:
+        write_splits(config.run / "splits" / f"finetuned-{target.name}.csv", study.splits)
+    tuning = _tuning(config, study, target, digest(identity), ranks)
+    for row in tuning.progress.history:
+        yield Note(text=f"{target.name}: epoch {row['epoch']:.0f} was finished earlier")
+    for epoch in tuning:
+        figures = {
+            "train_loss": epoch.train_loss,
+            "val_loss": epoch.val_loss,
+            "val_balanced_accuracy": epoch.val_balanced_accuracy,
+        }
+        yield EpochDone(model=target.name, epoch=epoch.epoch, epochs=config.epochs, metrics=figures)
+    frozen = FrozenModels({"network": tuning.built.network})
+    outcome = _Outcome(study=study, tuning=tuning, frozen=frozen)
+    _calibrate(config, outcome)
+    _judge(config, outcome, study.splits)
+    if study.sealed is not None:
+        slides, notes = study.open_external(frozen)
+        yield from (Note(text=text) for text in notes)
+        if slides:
+            _judge(config, outcome, slides)
+    yield from _headlines(outcome)
+    if ranks.leads:
+        _save(config, outcome, target, identity)
+        _checkpoint(target).unlink(missing_ok=True)
+
+
+def _tuning(
+    config: FinetuneConfig, study: "TileStudy", target: Path, identity: str, ranks: "Ranks"
+) -> "FineTuning":
+    from wsi_pipeline.learn import resolve_device
+    from wsi_pipeline.learn.finetune import FineTuning, Workplace, build_network
+
+    built = build_network(
+        config.encoder, config.weights, len(study.classes),
+        dropout=config.dropout, scaling=config.scaling, seed=config.seed,
+    )  # fmt: skip
+    place = Workplace(
+        device=ranks.device(resolve_device(config.device)),
+        ranks=ranks,
+        checkpoint=_checkpoint(target),
+        identity=identity,
+    )
+    parts = study.source(study.part("train")), study.source(study.part("val"))
+    return FineTuning(built, parts, study.classes, settings_of(config), place)
+
+
+def _scores(config: FinetuneConfig, outcome: _Outcome, slides: "Splits") -> dict[str, Any]:
+    from wsi_pipeline.learn.finetune import score_tiles
+
+    tiles, outcome.tiles_per_second = score_tiles(
+        outcome.tuning.viewer(), outcome.study.source(slides),
+        most=config.scored_tiles, seed=config.seed, ranks=outcome.tuning.ranks,
+    )  # fmt: skip
+    return tiles
+
+
+def _calibrate(config: FinetuneConfig, outcome: _Outcome) -> None:
+    """Fit the temperature on the validation slides."""
+    from wsi_pipeline.learn import TILE_MEAN, fit_temperatures
+    from wsi_pipeline.learn.finetune import to_scores
+
+    slides = outcome.study.part("val")
+    scores = to_scores(_scores(config, outcome, slides))
+    temperatures = fit_temperatures(scores, slides, outcome.study.classes)
+    outcome.temperature = temperatures[TILE_MEAN]
+
+
+def _judge(config: FinetuneConfig, outcome: _Outcome, slides: "Splits") -> None:
+    from wsi_pipeline.learn import Bootstrap, evaluate_scores
+    from wsi_pipeline.learn.finetune import to_scores
+
+    scores: Scores = to_scores(_scores(config, outcome, slides), outcome.temperature)
+    for model, found in scores.slides.items():
+        outcome.predictions.setdefault(model, {}).update(found)
+    outcome.slides += slides
+    bootstrap = Bootstrap(resamples=config.resamples, method=config.interval, seed=config.seed)
+    outcome.evaluations += evaluate_scores(scores, slides, outcome.study.classes, bootstrap)
+
+
+def _headlines(outcome: _Outcome) -> Iterator[Note]:
+    """Say how the network did on the patients it has not seen."""
+    for found in outcome.evaluations:
+        if found["level"] != "tile" or found["split"] in ("train", "val"):
+            continue
+        accuracy = found["measures"]["accuracy"]
+        if accuracy["value"] is None:
+            continue
+        interval = ""
+        if accuracy["low"] is not None:
+            interval = f" (95 % interval {accuracy['low']:.3f} to {accuracy['high']:.3f})"
+        yield Note(
+            text=f"tiles of {found['split']}: accuracy {accuracy['value']:.3f}{interval}, "
+            f"{found['cases']} tiles of {found['patients']} patients"
+        )
+
+
+def _save(
+    config: FinetuneConfig, outcome: _Outcome, target: Path, identity: dict[str, Any]
+) -> None:
+    from safetensors.torch import save_file
+
+    from wsi_pipeline.learn import TILE_MEAN, predictions_csv, write_splits
+
+    study, built = outcome.study, outcome.tuning.built
+    outcome.frozen.check()
+    with atomic_folder(target) as partial:
+        for name, module in (("model", built.network), ("encoder", built.network.body)):
+            state = {key: value.detach().cpu().contiguous() for key, value in
+                     module.state_dict().items()}  # fmt: skip
+            save_file(state, partial / f"{name}.safetensors")
+        write_splits(partial / "splits.csv", outcome.slides)
+        write_json(
+            partial / "config.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "name": target.name,
+                "classes": list(study.classes),
+                "encoder": config.encoder,
+                "started_from": built.encoder.provenance | {"tag": built.encoder.tag},
+                "preprocess": built.preprocess.as_dict() | {"input_px": config.input_px},
+                "parameters": built.parameters,
+                "temperature": outcome.temperature,
+                "settings": config.identity(),
+                "digests": {"identity": identity, "weights": outcome.frozen.digest},
+                "versions": provenance(PACKAGES),
+            },
+        )
+        write_json(
+            partial / "metrics.json",
+            {
+                "classes": list(study.classes),
+                "primary": TILE_MEAN,
+                "temperatures": {TILE_MEAN: outcome.temperature},
+                "notes": list(study.notes),
+                "evaluations": outcome.evaluations,
+            },
+        )
+        table = predictions_csv(outcome.slides, outcome.predictions, study.classes)
+        write_text(partial / "predictions.csv", table)
+        write_json(partial / "history.json", outcome.tuning.progress.history)
+        write_json(partial / "speed.json", {"tiles_per_second": outcome.tiles_per_second})
+
+
+def _identity(config: FinetuneConfig, study: "TileStudy") -> dict[str, Any]:
+    """Return what decides the result: settings, splits, tiles, who is external."""
+    from wsi_pipeline.learn import splits_digest
+    from wsi_pipeline.learn.finetune import source_digest
+
+    return {
+        "settings": config.identity(),
+        "splits": splits_digest(study.splits),
+        "tiles": source_digest(study.source(study.splits)),
+        "external_slides": 0 if study.sealed is None else len(study.sealed),
+    }
+
+
+def _stored(target: Path) -> dict[str, Any] | None:
+    """Return the identity of the model that is there, if one is.
+
+    Raises:
+        LearnError: What is there is no fine-tuned model.
+    """
+    path = target / "config.json"
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))["digests"]["identity"]
+    except (ValueError, KeyError, TypeError):
+        raise LearnError(f"{path}: not a fine-tuned model's; remove the folder") from None
+    return found
+
+
+def _checkpoint(target: Path) -> Path:
+    return target.parent / ".checkpoints" / f"{target.name}.pt"
