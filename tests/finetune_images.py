@@ -1,10 +1,13 @@
-"""Flat images whose label is the direction of their stripes, never their colour."""
+"""Flat images and tile stores whose label is the direction of their stripes, never their colour."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.tiles import create_tiles
 
 LABELS = ("across", "down")
 PATTERN = r"^(P\w+?)_"  # the patient in a file's name
@@ -30,3 +33,29 @@ def write_images(root: Path, patients: Iterable[int], images: int = 6) -> None:
             for number in range(images):
                 path = folder / f"P{label[0]}{patient}_{number}.png"
                 cv2.imwrite(str(path), texture(label, rng))
+
+
+def write_run(folder: Path) -> None:
+    """Write tile stores of twelve patients, two of them in the cohort ``tma``, and their table."""
+    rng = np.random.default_rng(1)
+    slides = []
+    for number in range(12):
+        label = LABELS[number % 2]
+        name = f"S{number:02}"
+        cohort = "tcga" if number < 10 else "tma"
+        slides.append(
+            CohortSlide(
+                slide_id=name, path=f"{name}.svs", patient_id=f"P{number}", label=label,
+                cohort=cohort,
+            )
+        )  # fmt: skip
+        tiles = np.stack([texture(label, rng, 64) for _ in range(8)])
+        coords = np.array([(64 * k, 0) for k in range(8)], np.int64)
+        writer = create_tiles(folder / "tiles" / f"{name}.zarr", tile_px=64, capacity=8)
+        with writer:
+            writer.append(tiles, coords, {"tissue_fraction": np.ones(8, np.float32)})
+            writer.commit(
+                {"slide": f"{name}.svs", "tile_px_level0": 64, "mpp_effective": 0.5,
+                 "mpp_native": 0.5, "overlap_px": 0, "level0_width": 512, "level0_height": 64}
+            )  # fmt: skip
+    write_cohort(folder / "cohort.csv", slides)

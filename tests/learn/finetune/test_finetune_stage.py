@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetune_images import LABELS, PATTERN, texture, write_images
+from finetune_images import PATTERN, write_images, write_run
 from safetensors.numpy import load_file
 
-from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.extract import main as extract
 from wsi_pipeline.finetune import main
-from wsi_pipeline.tiles import create_tiles
 
 SMALL = ("--encoder=test_resnet", "--weights=random", "--input-px=32", "--batch=16",
          "--learning-rate=3e-3", "--resamples=100", "--layer-decay=1", "--dropout=0")  # fmt: skip
@@ -141,28 +139,7 @@ def test_two_processes_do_what_one_does(images: Path, tmp_path: Path) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with tile stores: two classes, six patients each, one slide of eight tiles."""
     folder = tmp_path_factory.mktemp("run")
-    rng = np.random.default_rng(1)
-    slides = []
-    for number in range(12):
-        label = LABELS[number % 2]
-        name = f"S{number:02}"
-        cohort = "tcga" if number < 10 else "tma"
-        slides.append(
-            CohortSlide(
-                slide_id=name, path=f"{name}.svs", patient_id=f"P{number}", label=label,
-                cohort=cohort,
-            )
-        )  # fmt: skip
-        tiles = np.stack([texture(label, rng, 64) for _ in range(8)])
-        coords = np.array([(64 * k, 0) for k in range(8)], np.int64)
-        writer = create_tiles(folder / "tiles" / f"{name}.zarr", tile_px=64, capacity=8)
-        with writer:
-            writer.append(tiles, coords, {"tissue_fraction": np.ones(8, np.float32)})
-            writer.commit(
-                {"slide": f"{name}.svs", "tile_px_level0": 64, "mpp_effective": 0.5,
-                 "mpp_native": 0.5, "overlap_px": 0, "level0_width": 512, "level0_height": 64}
-            )  # fmt: skip
-    write_cohort(folder / "cohort.csv", slides)
+    write_run(folder)
     return folder
 
 
