@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pipeline.learn.aggregators import Abmil, ClamSb, Dsmil, GatedAbmil
+from wsi_pipeline.learn.aggregators import Abmil, ClamSb, Dsmil, GatedAbmil, TransMil
 from wsi_pipeline.learn.aggregators.clam import smooth_svm
+from wsi_pipeline.learn.aggregators.transmil import HEADS, NystromLayer, inverse
 
 WIDTH = 12
 
@@ -77,6 +78,53 @@ def test_dsmil_equals_torchmil(reference):
     torch.testing.assert_close(output.logits, theirs.predict(bag()[None]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(output.attention, attention[0, :, 0], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(output.instance_logits[:, 0], tiles[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tiles", [1, 7, 40, 300])
+def test_transmil_equals_torchmil(reference, tiles):
+    hidden = 32
+    ours = TransMil(hidden, 1, hidden=hidden, dropout=0.0)
+    theirs = reference.TransMIL(in_shape=(hidden,), att_dim=hidden, n_heads=HEADS)
+    with torch.no_grad():
+        theirs.cls_token.copy_(ours.token[None])
+        for mine, other in zip((ours.first, ours.second), theirs.layers, strict=True):
+            other.norm1.load_state_dict(mine.norm.state_dict())
+            other.att_module.qkv_nn.load_state_dict(mine.project.state_dict())
+        pyramid = (theirs.pos_layer.proj, theirs.pos_layer.proj1, theirs.pos_layer.proj2)
+        for mine, other in zip(ours.position.convolve, pyramid, strict=True):
+            other.load_state_dict(mine.state_dict())
+        theirs.norm.load_state_dict(ours.norm.state_dict())
+        theirs.classifier.load_state_dict(ours.classify.state_dict())
+        embedded = torch.randn(tiles, hidden, generator=torch.Generator().manual_seed(4))
+        output = ours.pool(embedded)
+        logits, attention = theirs(embedded[None], return_att=True)
+    torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=1e-5)
+    weights = attention[0].clamp_min(0) + 1e-12
+    torch.testing.assert_close(output.attention, weights / weights.sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_nystrom_attention_is_exact_where_every_token_is_a_landmark():
+    """As many tokens as landmarks: softmax(QKᵀ)V, the attention that is approximated elsewhere."""
+    hidden = 16 * HEADS
+    layer = NystromLayer(hidden, 0.0).double()
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(layer.landmarks, hidden, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        found, first = layer(tokens)
+        query, key, value = (
+            part.unflatten(1, (HEADS, -1)).transpose(0, 1)
+            for part in layer.project(layer.norm(tokens)).chunk(3, dim=1)
+        )
+        exact = (query @ key.mT / 4).softmax(2)
+        expected = tokens + (exact @ value).transpose(0, 1).flatten(1)
+    assert (found - expected).abs().max() < 0.2 * (expected - tokens).abs().max()
+    assert (first - exact[:, 0].mean(0)).abs().max() < 0.05
+
+
+def test_the_inverse_is_one():
+    matrices = (torch.eye(12, dtype=torch.float64) * 4 + torch.rand(3, 12, 12)).softmax(2)
+    found = inverse(matrices, steps=30)
+    torch.testing.assert_close(found, torch.linalg.pinv(matrices), rtol=1e-6, atol=1e-8)
 
 
 def test_smooth_svm_follows_its_definition():

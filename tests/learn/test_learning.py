@@ -148,7 +148,7 @@ def test_same_seed_same_numbers(separable, name):
 
 @pytest.mark.parametrize("name", AGGREGATORS)
 @pytest.mark.parametrize("tiles", [1, 7, 100_000])
-def test_attention_sums_to_one_and_order_is_nothing(name, tiles):
+def test_attention_sums_to_one_and_order_is_nothing_to_those_that_do_not_read_it(name, tiles):
     torch.manual_seed(0)
     model = create_aggregator(ModelSpec(name=name, hidden=16), WIDTH, 3)
     features = np.random.default_rng(0).normal(size=(tiles, WIDTH)).astype(np.float32)
@@ -157,6 +157,8 @@ def test_attention_sums_to_one_and_order_is_nothing(name, tiles):
     assert attention.min() >= 0
     assert attention.sum() == pytest.approx(1, abs=1e-4)
     assert probabilities.sum() == pytest.approx(1)
+    if name == "transmil":
+        return  # it reads a bag's order as where its tiles lie
     order = np.random.default_rng(1).permutation(tiles)
     turned, moved = bag_scores(model, features[order])
     np.testing.assert_allclose(turned, probabilities, atol=1e-5)

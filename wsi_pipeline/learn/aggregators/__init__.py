@@ -8,6 +8,7 @@ from wsi_pipeline.learn.aggregators.base import Aggregator, BagOutput, Standardi
 from wsi_pipeline.learn.aggregators.clam import ClamSb
 from wsi_pipeline.learn.aggregators.dsmil import Dsmil
 from wsi_pipeline.learn.aggregators.pooling import MaxPool, MeanPool
+from wsi_pipeline.learn.aggregators.transmil import TransMil
 from wsi_pipeline.learn.spec import ModelSpec
 
 AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
@@ -17,6 +18,7 @@ AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "gated_abmil": GatedAbmil,
     "clam_sb": ClamSb,
     "dsmil": Dsmil,
+    "transmil": TransMil,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "MaxPool",
     "MeanPool",
     "Standardise",
+    "TransMil",
     "create_aggregator",
 ]
 
