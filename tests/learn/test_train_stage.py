@@ -92,7 +92,7 @@ def test_bundle_is_complete(trained):
     target = folder / "models" / ENCODER
     assert {path.name for path in target.iterdir()} == {
         "model.safetensors", "config.json", "splits.csv", "metrics.json", "predictions.csv",
-        "history.csv",
+        "history.csv", "audit.json",
     }  # fmt: skip
     assert isinstance(events[0], StageStarted)
     assert events[-1] == Written(path=str(target), what="model")

@@ -1,7 +1,7 @@
 """Splits, tile classifiers, aggregators, honest evaluation, model bundles."""
 
 from wsi_pipeline.learn.aggregators import AGGREGATORS, Aggregator, BagOutput, create_aggregator
-from wsi_pipeline.learn.audit import Finding, audit
+from wsi_pipeline.learn.audit import Audit, Finding, audit_study, audit_table, gather, identify
 from wsi_pipeline.learn.bags import Bag, FeatureFolder, features_digest
 from wsi_pipeline.learn.balance import balanced_weights
 from wsi_pipeline.learn.bootstrap import Bootstrap, Estimate, estimate
@@ -22,6 +22,7 @@ from wsi_pipeline.learn.external import (
     weights_digest,
 )
 from wsi_pipeline.learn.fit import Epoch, FitSettings, fit, resolve_device
+from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
 from wsi_pipeline.learn.heads import HEADS, TileHead, create_head
 from wsi_pipeline.learn.infer import bag_scores, majority_vote, novelty, tile_probabilities
 from wsi_pipeline.learn.predictions import SlidePrediction, read_prediction, write_prediction
@@ -43,7 +44,6 @@ from wsi_pipeline.learn.splits import (
     Splits,
     SplitSlide,
     assert_no_patient_overlap,
-    fold_patients,
     honour_splits,
     labelled,
     read_splits,
@@ -61,6 +61,7 @@ __all__ = [
     "TILE_MEAN",
     "TILE_VOTE",
     "Aggregator",
+    "Audit",
     "Bag",
     "BagOutput",
     "Bootstrap",
@@ -89,7 +90,8 @@ __all__ = [
     "Training",
     "apply_temperature",
     "assert_no_patient_overlap",
-    "audit",
+    "audit_study",
+    "audit_table",
     "bag_scores",
     "balanced_weights",
     "create_aggregator",
@@ -105,7 +107,10 @@ __all__ = [
     "fit_temperatures",
     "fit_tile_classifier",
     "fold_patients",
+    "gather",
     "honour_splits",
+    "identify",
+    "join_folds",
     "labelled",
     "load_bundle",
     "majority_vote",
@@ -127,6 +132,7 @@ __all__ = [
     "shared_settings",
     "slide_cases",
     "split_patients",
+    "split_sites",
     "splits_digest",
     "tile_cases",
     "tile_probabilities",

@@ -129,20 +129,33 @@ def evaluate_scores(
 
 
 def predictions_csv(
-    slides: Sequence[SplitSlide], found: Mapping[str, Probabilities], classes: Sequence[str]
+    slides: Sequence[SplitSlide],
+    found: Mapping[str, Probabilities],
+    classes: Sequence[str],
+    result: str = "",
 ) -> str:
-    """Return one row per slide and model: who it is, what was predicted, ``p_<class>``."""
+    """Return one row per slide and model: who it is, what was predicted, ``p_<class>``.
+
+    ``result`` is the digest of what the predictions were made from; it stands in every row.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["slide_id", "patient_id", "label", "cohort", "split", "model", "predicted"]
         + [f"p_{name}" for name in classes]
+        + ["result"]
     )
     for slide in slides:
         who = (slide.slide_id, slide.patient_id, slide.label, slide.cohort, slide.split)
         for model, probabilities in found.items():
             row = probabilities[slide.slide_id]
             writer.writerow(
-                [*who, model, classes[int(row.argmax())], *(f"{value:.6f}" for value in row)]
+                [
+                    *who,
+                    model,
+                    classes[int(row.argmax())],
+                    *(f"{value:.6f}" for value in row),
+                    result,
+                ]
             )
     return text.getvalue()

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -82,65 +82,46 @@ def split_patients(
     Raises:
         LearnError: A class has fewer than three patients, or there is only one class.
     """
-    _check(slides)
+    check_slides(slides)
     rest = 1 - test_fraction
     fractions = {
         "train": rest * (1 - val_fraction),
         "val": rest * val_fraction,
         "test": test_fraction,
     }
-    return _assigned(slides, stratify(_labels_of(slides), fractions, seed))
-
-
-def fold_patients(
-    slides: Sequence[SplitSlide], *, folds: int, val_fraction: float = 0.2, seed: int = 0
-) -> list[Splits]:
-    """Return ``folds`` splits; each patient is in ``test`` exactly once.
-
-    Each fold's validation patients come out of its own training part, so the patients tested on
-    never stop or choose a model.
-
-    Raises:
-        LearnError: A class has fewer patients than folds, or fewer than three.
-    """
-    if folds < 2:
-        raise LearnError(f"{folds} folds asked for; cross-validation needs at least 2")
-    _check(slides)
-    labels_of = _labels_of(slides)
-    names = [f"fold {index + 1}" for index in range(folds)]
-    fold_of = stratify(labels_of, dict.fromkeys(names, 1 / folds), seed)
-    splits = []
-    for index, name in enumerate(names):
-        rest = {patient: labels_of[patient] for patient in labels_of if fold_of[patient] != name}
-        part_of = stratify(rest, {"train": 1 - val_fraction, "val": val_fraction}, seed + index)
-        splits.append(_assigned(slides, dict.fromkeys(labels_of, "test") | part_of))
-    return splits
+    return assigned(slides, stratify(labels_of(slides), fractions, seed))
 
 
 def honour_splits(
-    slides: Sequence[SplitSlide], *, val_fraction: float = 0.2, seed: int = 0
+    slides: Sequence[SplitSlide],
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    allow_overlap: bool = False,
 ) -> Splits:
     """Take the splits that the cohort table gives; without ``val``, draw it from ``train``.
 
     Raises:
-        LearnError: A slide has no split or an unknown one, a patient is in two parts, or a class
-            that is tested on is not trained on.
+        LearnError: A slide has no split or an unknown one, a patient is in two parts (unless
+            ``allow_overlap``, an audited and accepted risk), or a class that is tested on is not
+            trained on.
     """
-    _check(slides)
+    check_slides(slides)
     wrong = [slide for slide in slides if slide.split not in INTERNAL]
     if wrong:
         raise LearnError(
             f"slide {wrong[0].slide_id!r} has the split {wrong[0].split!r}; where the cohort table "
             f"gives splits, each labelled slide needs one of {', '.join(INTERNAL)}"
         )
-    assert_no_patient_overlap(slides)
+    if not allow_overlap:
+        assert_no_patient_overlap(slides)
     splits = tuple(slides)
     if not any(slide.split == "val" for slide in splits):
         train = [slide for slide in splits if slide.split == "train"]
-        part_of = stratify(
-            _labels_of(train), {"train": 1 - val_fraction, "val": val_fraction}, seed
+        part_of = stratify(labels_of(train), {"train": 1 - val_fraction, "val": val_fraction}, seed)
+        splits = tuple(
+            replace(s, split=part_of[s.patient_id]) if s.split == "train" else s for s in splits
         )
-        splits = _assigned(splits, {s.patient_id: "test" for s in splits} | part_of)
     untrained = _classes(splits) - _classes(slide for slide in splits if slide.split == "train")
     if untrained:
         raise LearnError(
@@ -204,7 +185,12 @@ def _csv(slides: Iterable[SplitSlide]) -> str:
     return text.getvalue()
 
 
-def _check(slides: Sequence[SplitSlide]) -> None:
+def check_slides(slides: Sequence[SplitSlide]) -> None:
+    """Refuse slides that cannot be split.
+
+    Raises:
+        LearnError: A slide stands twice, or there is only one class.
+    """
     ids = [slide.slide_id for slide in slides]
     twice = [slide_id for slide_id, count in Counter(ids).items() if count > 1]
     if twice:
@@ -222,12 +208,14 @@ def _classes(slides: Iterable[SplitSlide]) -> set[str]:
     return {slide.label for slide in slides}
 
 
-def _labels_of(slides: Iterable[SplitSlide]) -> dict[str, frozenset[str]]:
+def labels_of(slides: Iterable[SplitSlide]) -> dict[str, frozenset[str]]:
+    """Return the labels of each patient."""
     labels: dict[str, set[str]] = defaultdict(set)
     for slide in slides:
         labels[slide.patient_id].add(slide.label)
     return {patient: frozenset(found) for patient, found in labels.items()}
 
 
-def _assigned(slides: Iterable[SplitSlide], part_of: dict[str, str]) -> Splits:
+def assigned(slides: Iterable[SplitSlide], part_of: Mapping[str, str]) -> Splits:
+    """Return the slides, each in the part of its patient."""
     return tuple(replace(slide, split=part_of[slide.patient_id]) for slide in slides)

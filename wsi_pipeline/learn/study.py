@@ -2,18 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.audit import Finding, audit
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.external import FrozenModels, SealedCohort, seal_external
+from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
 from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
 from wsi_pipeline.learn.splits import (
+    INTERNAL,
     Splits,
     SplitSlide,
     assert_no_patient_overlap,
@@ -26,35 +27,69 @@ from wsi_pipeline.learn.splits import (
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """How slides are split; ``auto`` takes the table's split column where it is filled in."""
+    """How slides are split.
 
-    source: Literal["auto", "random", "given"] = "auto"
+    Attributes:
+        source: ``given`` by the table's split column, drawn at ``random`` by patient, or by whole
+            ``site``; ``auto`` takes the column where it is filled in, else draws by patient.
+        folds: Of cross-validation; 0 for one split.
+        external: The cohort that is held out entirely.
+        test_fraction, val_fraction: Of all patients; of those that are not tested on.
+        seed: Of what is drawn.
+        allow_overlap: Take given splits that share patients, an audited and accepted risk.
+    """
+
+    source: Literal["auto", "random", "given", "site"] = "auto"
+    folds: int = 0
     external: str | None = None
     test_fraction: float = 0.2
     val_fraction: float = 0.2
     seed: int = 0
+    allow_overlap: bool = False
+
+    def takes_given(self, slides: Iterable[SplitSlide]) -> bool:
+        """Whether the table's split column decides."""
+        filled = any(slide.split not in ("", "external") for slide in slides)
+        return self.source == "given" or (self.source == "auto" and filled)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What models are made from.
 
-    ``features`` are the settings all bags share, ``digests`` those of the splits and of each bag,
-    ``findings`` what an audit found, ``notes`` what was left out and why.
+    Attributes:
+        folder: Features of the internal slides.
+        classes: All labels, in the order of a model's outputs.
+        splits: The internal slides, each in its part; under cross-validation in its fold.
+        folds: Under cross-validation, each fold's split; else empty.
+        whole_sites: No site is in two parts or folds.
+        sealed: The external cohort.
+        features: Settings that all bags share.
+        digests: Of ``splits``, of all ``features`` and of each of the ``bags``.
+        notes: What was left out, and why.
     """
 
     folder: FeatureFolder
     classes: tuple[str, ...]
     splits: Splits
+    folds: tuple[Splits, ...] = ()
+    whole_sites: bool = False
     sealed: SealedCohort | None
     features: dict[str, Any]
     digests: dict[str, Any]
-    findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+
+    def fold(self, index: int) -> "Study":
+        """Return the study of one fold, without the external cohort."""
+        splits = self.folds[index]
+        digests = self.digests | {"splits": splits_digest(splits)}
+        return replace(self, splits=splits, folds=(), sealed=None, digests=digests)
 
     def inventory(self) -> Iterator[dict[str, str | int]]:
         """Yield a row for each split and class: how many patients, slides and tiles it has."""
-        for split in dict.fromkeys(("train", "val", "test")):
+        order = {name: rank for rank, name in enumerate(INTERNAL)}
+        parts = {slide.split for slide in self.splits}
+        for split in sorted(parts, key=lambda name: (order.get(name, 0), name)):
             for label in self.classes:
                 part = [s for s in self.splits if (s.split, s.label) == (split, label)]
                 tiles = sum(len(self.folder.bag(slide.slide_id).features) for slide in part)
@@ -85,8 +120,10 @@ def prepare_study(cohort: Iterable[CohortSlide], stores: Path, plan: SplitPlan) 
     cohort = tuple(cohort)
     known, sealed = seal_external(labelled(cohort), plan.external)
     internal, left_out = with_features(known, stores)
-    splits = _split(internal, plan)
-    assert_no_patient_overlap(splits)
+    folds = _split(internal, plan, {s.slide_id: s.site for s in cohort if s.site})
+    splits = join_folds(folds) if plan.folds else folds[0]
+    if not plan.allow_overlap:
+        assert_no_patient_overlap(splits)
     folder = FeatureFolder(stores, splits)
     settings = {s.slide_id: feature_settings(folder.bag(s.slide_id).attributes) for s in splits}
     unlabelled = sum(slide.label is None for slide in cohort)
@@ -96,10 +133,11 @@ def prepare_study(cohort: Iterable[CohortSlide], stores: Path, plan: SplitPlan) 
         folder=folder,
         classes=tuple(sorted({slide.label for slide in splits})),
         splits=splits,
+        folds=tuple(folds) if plan.folds else (),
+        whole_sites=plan.source == "site",
         sealed=sealed,
         features=shared_settings(settings),
         digests={"splits": splits_digest(splits), "features": digest(bags), "bags": bags},
-        findings=audit(splits, cohort, bags),
         notes=(*notes, *left_out),
     )
 
@@ -147,13 +185,21 @@ def with_features(slides: Sequence[SplitSlide], stores: Path) -> tuple[Splits, t
     return kept, (f"{len(missing)} of {len(slides)} slides have no features ({named})",)
 
 
-def _split(slides: Splits, plan: SplitPlan) -> Splits:
-    given = any(slide.split for slide in slides)
-    if plan.source == "given" or (plan.source == "auto" and given):
-        return honour_splits(slides, val_fraction=plan.val_fraction, seed=plan.seed)
-    return split_patients(
-        slides,
-        test_fraction=plan.test_fraction,
-        val_fraction=plan.val_fraction,
-        seed=plan.seed,
-    )
+def _split(slides: Splits, plan: SplitPlan, site_of: dict[str, str]) -> list[Splits]:
+    """Return the split, or that of each fold."""
+    val, seed = plan.val_fraction, plan.seed
+    if plan.takes_given(slides):
+        if plan.folds:
+            raise LearnError(
+                "the cohort table gives splits, and --folds draws its own; pass --split random "
+                "(or site), or leave --folds out"
+            )
+        overlap = plan.allow_overlap
+        return [honour_splits(slides, val_fraction=val, seed=seed, allow_overlap=overlap)]
+    if plan.folds:
+        sites = site_of if plan.source == "site" else None
+        return fold_patients(slides, folds=plan.folds, val_fraction=val, seed=seed, site_of=sites)
+    test = plan.test_fraction
+    if plan.source == "site":
+        return [split_sites(slides, site_of, test_fraction=test, val_fraction=val, seed=seed)]
+    return [split_patients(slides, test_fraction=test, val_fraction=val, seed=seed)]

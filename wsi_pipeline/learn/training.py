@@ -35,14 +35,14 @@ class Trained:
     history: list[tuple[str, Epoch]]
     temperatures: dict[str, float]
 
-    def history_csv(self) -> str:
-        """Return one row an epoch: ``model`` and the fields of :class:`Epoch`."""
+    def history_csv(self, result: str = "") -> str:
+        """Return one row an epoch: ``model``, the fields of :class:`Epoch`, ``result``."""
         names = [item.name for item in fields(Epoch)]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", *names])
+        writer.writerow(["model", *names, "result"])
         for model, epoch in self.history:
-            writer.writerow([model, *(getattr(epoch, name) for name in names)])
+            writer.writerow([model, *(getattr(epoch, name) for name in names), result])
         return text.getvalue()
 
     def score(self, folder: FeatureFolder, slides: Splits) -> Scores:

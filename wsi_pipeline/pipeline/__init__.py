@@ -26,6 +26,7 @@ STAGES: Final = {
     "download": "DownloadConfig",
     "tile": "TileConfig",
     "extract": "ExtractConfig",
+    "audit": "AuditConfig",
     "train": "TrainConfig",
     "finetune": "FinetuneConfig",
     "predict": "PredictConfig",

@@ -1,10 +1,10 @@
-"""What `train` can be told, and what that means to the learning room."""
+"""What `audit` and `train` can be told, and what that means to the learning room."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.config import HOW, StageConfig
@@ -14,28 +14,55 @@ if TYPE_CHECKING:
     from wsi_pipeline.learn import Recipe, SplitPlan
 
 
-class TrainConfig(StageConfig):
-    """Train a tile classifier and slide aggregators on a run folder's features; validate them."""
+class SplitConfig(StageConfig):
+    """What decides who is trained and tested on; the audit and the training ask the same."""
 
     run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
     encoder: str = Field(default="densenet121", description="Whose features to train on.")
-    name: Annotated[str | None, HOW] = Field(
-        default=None, description="Name of the model; the encoder's if not given."
-    )
     external: str | None = Field(
         default=None,
         description="Cohort held out entirely; it is read once, when the model is frozen.",
     )
-    split: Literal["auto", "random", "given"] = Field(
+    split: Literal["auto", "random", "given", "site"] = Field(
         default="auto",
-        description="Where splits come from: drawn by patient, or the table's split column; auto "
-        "takes the column where it is filled in.",
+        description="Where splits come from: drawn by patient, by whole site, or the table's split "
+        "column; auto takes the column where it is filled in, else draws by patient.",
     )
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Of all patients.")
+    folds: int = Field(
+        default=0,
+        ge=0,
+        description="Cross-validate: every patient is tested once, by a model of another fold; 0 "
+        "for one split.",
+    )
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=1, description="Of all patients; not used with --folds."
+    )
     val_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="Of the patients that are not tested on."
     )
     seed: int = Field(default=0, ge=0, description="Of split, sampling and initial weights.")
+    min_test_patients: int = Field(
+        default=1, ge=1, description="The audit asks for so many tested patients of each class."
+    )
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+    @field_validator("folds")
+    @classmethod
+    def _no_single_fold(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("one fold tests on everything; ask for 2 or more, or 0 for one split")
+        return folds
+
+
+class TrainConfig(SplitConfig):
+    """Train a tile classifier and slide aggregators on a run folder's features; validate them."""
+
+    name: Annotated[str | None, HOW] = Field(
+        default=None, description="Name of the model; the encoder's if not given."
+    )
     tile_classifier: Literal["linear", "mlp"] = Field(default="mlp", description="Tile classifier.")
     aggregator: list[str] = Field(
         default=["abmil", "mean"],
@@ -66,10 +93,6 @@ class TrainConfig(StageConfig):
     )
     device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
 
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
-
 
 def check_names(aggregators: list[str]) -> None:
     """Refuse names that are unknown or stand twice.
@@ -88,12 +111,13 @@ def check_names(aggregators: list[str]) -> None:
         raise ConfigError(f"--aggregator: {', '.join(aggregators)} names one twice")
 
 
-def split_plan(config: TrainConfig) -> "SplitPlan":
+def split_plan(config: SplitConfig) -> "SplitPlan":
     """Return how slides are split."""
     from wsi_pipeline.learn import SplitPlan
 
     return SplitPlan(
         source=config.split,
+        folds=config.folds,
         external=config.external,
         test_fraction=config.test_fraction,
         val_fraction=config.val_fraction,

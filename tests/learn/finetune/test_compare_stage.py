@@ -99,7 +99,10 @@ def test_features_of_frozen_encoders_are_compared_too(
     assert main([str(write(plan, text + "[finetune]\nepoch = 3\n"))]) == 2
     assert "unknown setting 'epoch'" in capsys.readouterr().err
     write_run(tmp_path / "run")
-    frozen = text.replace('"no_such_net", ', "") + "[extract]\n[train]\nepochs = 2\n"
+    frozen = (
+        text.replace('"no_such_net", ', "")
+        + '[extract]\n[train]\nepochs = 2\naccept_risk = "stripes are alike"\n'
+    )
     assert main([str(write(plan, frozen + 'external = "tma"\nresamples = 100\n'))]) == 0
     found = table(tmp_path / "run")
     assert found["test_resnet"]["weights"] == "test_resnet.random-seed0"

@@ -139,17 +139,17 @@ def test_each_kind_of_move_is_what_it_says() -> None:
 
 def test_stains_change_in_optical_density_and_glass_stays_white() -> None:
     amounts = torch.tensor([[0.8, 0.3], [0.2, 0.7], [0.5, 0.5]])
-    density = amounts @ torch.as_tensor(REFERENCE.matrix, dtype=torch.float32)
+    density = amounts @ torch.tensor(REFERENCE.matrix.tolist())
     pixels = 255 * (-density).exp()
     tiles = pixels[:, :, None, None].repeat(1, 1, 4, 4)
     tiles[:, :, 0, 0] = 255
     stained = augment(tiles, Augmentation(stain=0.2), drawn(3))
     assert torch.allclose(stained[:, :, 0, 0], torch.tensor(255.0), atol=0.5)
     found = -(stained[:, :, 2, 2] / 255).log()
-    back = found @ torch.linalg.pinv(torch.as_tensor(REFERENCE.matrix, dtype=torch.float32))
+    back = found @ torch.linalg.pinv(torch.tensor(REFERENCE.matrix.tolist()))
     assert not torch.allclose(back, amounts, atol=0.02)
     assert ((back - amounts).abs() <= 0.2 * amounts + 0.04 + 1e-3).all()
-    residual = found - back @ torch.as_tensor(REFERENCE.matrix, dtype=torch.float32)
+    residual = found - back @ torch.tensor(REFERENCE.matrix.tolist())
     assert residual.abs().max() < 1e-3, "only the two stains changed"
 
 

@@ -1,0 +1,186 @@
+"""The audit verb and what training makes of it: each planted leak blocks, a clean cohort passes."""
+
+import json
+import shutil
+
+import cv2
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsi_pipeline.audit import main as audit
+from wsi_pipeline.train import main as train
+
+QUICK = ("--epochs=1", "--resamples=100", "--hidden=16", "--device=cpu")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Three classes of ten patients with features and thumbnails, and an external cohort."""
+    folder = tmp_path_factory.mktemp("clean") / "run"
+    stores = folder / "features" / "made.for_test"
+    stores.mkdir(parents=True)
+    (folder / "thumbnails").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(36):
+        label, patient = "abc"[number % 3], f"P{number:02}"
+        name = f"S{number:02}"
+        features = rng.normal(size=(12, 16)).astype(np.float32)
+        features[:, number % 3] += 2
+        with h5py.File(stores / f"{name}.h5", "w") as file:
+            file["features"], file["coords"] = features, np.zeros((12, 2), np.int64)
+            file["coords"].attrs["patch_size_level0"] = 512
+            file.attrs.update({"encoder": "made.for_test", "tile_px": 256, "mpp": 0.5})
+        field = cv2.GaussianBlur(rng.normal(size=(160, 160)), (0, 0), 11)
+        grey = np.where(field > np.quantile(field, 0.6), 120, 245).astype(np.uint8)
+        cv2.imwrite(str(folder / "thumbnails" / f"{name}.jpg"), grey)
+        rows.append(
+            {"slide_id": name, "path": f"{name}.svs", "patient_id": patient, "label": label,
+             "cohort": "tma" if number >= 30 else "main", "site": f"site{rng.integers(4)}"}
+        )  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def run(clean, tmp_path):
+    return shutil.copytree(clean, tmp_path / "run")
+
+
+def change(run, **columns):
+    table = pd.read_csv(run / "cohort.csv")
+    for name, values in columns.items():
+        table[name] = values(table)
+    table.to_csv(run / "cohort.csv", index=False)
+
+
+def of(run):
+    return [str(run), "--encoder=made", "--external=tma"]
+
+
+def kinds(run):
+    found = json.loads((run / "audit.json").read_text())
+    return {finding["kind"] for finding in found["findings"] if finding["blocking"]}, found
+
+
+def test_a_clean_cohort_passes(run, capsys):
+    assert audit(of(run)) == 0
+    assert "nothing that must be put right" in capsys.readouterr().out
+    blocking, found = kinds(run)
+    assert found["passed"]
+    assert not blocking
+    measured = {figure["name"]: figure for figure in found["measured"]}
+    assert measured["site"]["low"] < measured["site"]["threshold"]
+    assert found["digests"]["splits"]
+    assert not (run / "models").exists()
+
+
+def given_splits(table):
+    """Train, test and validation in turn, the TMA outside."""
+    parts = ("train", "test", "val")
+    return [
+        "external" if cohort == "tma" else parts[number // 3 % 3]
+        for number, cohort in enumerate(table.cohort)
+    ]
+
+
+def two_splits(run):
+    change(run, split=given_splits)
+    change(run, patient_id=lambda t: ["P00" if n == 3 else p for n, p in enumerate(t.patient_id)])
+    return "patient_overlap", "patient P00 is in more than one split"
+
+
+def one_slide_twice(run):
+    stores = run / "features" / "made.for_test"
+    shutil.copy(stores / "S03.h5", stores / "S06.h5")
+    return "same_slide", "with the same features"
+
+
+def one_look_twice(run):
+    picture = cv2.imread(str(run / "thumbnails/S03.jpg"))
+    turned = cv2.rotate(cv2.resize(picture, (120, 120)), cv2.ROTATE_90_CLOCKWISE)
+    cv2.imwrite(str(run / "thumbnails/S04.jpg"), turned, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    return "similar_slide", "look the same"
+
+
+def tiles_twice(run):
+    change(run, split=given_splits)
+    stores = run / "features" / "made.for_test"
+    with h5py.File(stores / "S00.h5") as one, h5py.File(stores / "S03.h5", "r+") as other:
+        other["features"][:5] = one["features"][:5] + 1e-3
+    return "similar_tiles", "nearly the same as tiles of slide"
+
+
+def scanner_is_label(run):
+    change(run, scanner=lambda t: t.label.map({"a": "S1", "b": "S2", "c": "S2"}))
+    return "nuisance", "every a slide comes from scanner 'S1', of the others none"
+
+
+def freezer_is_label(run):
+    change(run, preservation=lambda t: t.label.map({"a": "FFPE", "b": "FFPE", "c": "frozen"}))
+    return "nuisance", "by recognising freezing"
+
+
+def resolution_is_label(run):
+    for path in sorted((run / "features" / "made.for_test").glob("*.h5")):
+        with h5py.File(path, "r+") as file:
+            file.attrs["mpp_level0"] = 0.25 if int(path.stem[1:]) % 3 == 0 else 0.5
+    return "nuisance", "median native mpp"
+
+
+def a_class_too_small(run):
+    change(run, label=lambda t: ["a" if n in (2, 5) else "b" for n in range(len(t))])
+    return "few_patients", "class 'a' has 2 patients"
+
+
+LEAKS = [two_splits, one_slide_twice, one_look_twice, tiles_twice, scanner_is_label,
+         freezer_is_label, resolution_is_label, a_class_too_small]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", LEAKS, ids=lambda plant: plant.__name__)
+def test_each_planted_leak_blocks_audit_and_training(run, plant, capsys):
+    kind, words = plant(run)
+    assert audit(of(run)) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert words in said
+    blocking, found = kinds(run)
+    assert kind in blocking
+    assert not found["passed"]
+    assert train([*of(run), *QUICK]) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (run / "models").exists()
+
+
+def test_an_accepted_risk_trains_and_is_recorded(run, capsys):
+    scanner_is_label(run)
+    assert train([*of(run), *QUICK, "--accept-risk=only one scanner was at hand"]) == 0
+    bundle = run / "models" / "made.for_test"
+    assert json.loads((bundle / "audit.json").read_text())["accepted_risk"]
+    assert "only one scanner was at hand" in (bundle / "metrics.json").read_text()
+
+
+def test_cross_validation_is_nested_resumed_and_opens_the_external_cohort_once(run, capsys):
+    command = [*of(run), *QUICK, "--folds=3", "--name=cv"]
+    assert train(command) == 0
+    folder = run / "models" / "cv"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    pooled = [e for e in metrics["evaluations"] if (e["split"], e["level"]) == ("test", "slide")]
+    assert all(e["cases"] == 30 for e in pooled), "every slide is judged once"
+    outside = [e for e in metrics["evaluations"] if e["split"] == "external"]
+    assert outside
+    rows = pd.read_csv(folder / "predictions.csv", comment="#")
+    assert set(rows[rows.split == "external"].slide_id) == {f"S{n}" for n in range(30, 36)}
+    for number in (1, 2, 3):
+        part = pd.read_csv(folder / f"fold-{number}" / "splits.csv", comment="#")
+        assert not (part.split == "external").any()
+        assert part.groupby("patient_id").split.nunique().max() == 1
+    weights = folder / "fold-1" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    shutil.rmtree(folder / "fold-2")
+    (folder / "config.json").unlink()
+    capsys.readouterr()
+    assert train(command) == 0
+    assert weights.stat().st_mtime_ns == before, "a finished fold is kept"
+    assert json.loads((folder / "metrics.json").read_text()) == metrics, "and the figures are same"

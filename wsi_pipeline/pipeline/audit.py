@@ -1,0 +1,114 @@
+"""Audit a run folder: would a model trained on it survive a reviewer?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.errors import LearnError
+from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.pipeline.train_config import SplitConfig, split_plan
+
+if TYPE_CHECKING:
+    from wsi_pipeline.learn import Audit, Study
+
+FILE: Final = "audit.json"
+
+
+class AuditConfig(SplitConfig):
+    """Look for leaks, nuisances that tell the label, and classes too small for what is asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited:
+    """What the audit found; the ``study`` is None where nothing can be split."""
+
+    audit: "Audit"
+    study: "Study | None"
+
+
+def run(config: AuditConfig) -> Iterator[Event]:
+    """Audit; write ``<run>/audit.json``.
+
+    Raises:
+        CohortError: The run folder's cohort table is unusable.
+        LearnError: A finding must be put right before training, or the slides cannot be split.
+        StoreError: There are no features of this encoder, or a store is unreadable.
+    """
+    from wsi_pipeline.features import find_features
+
+    stores = find_features(config.run / "features", config.encoder)
+    yield StageStarted(stage="audit", total=1, unit="audits")
+    audited = audit_run(config, stores)
+    yield from notes_of(audited)
+    if config.dry_run:
+        if audited.study is not None:
+            yield from (Planned(row=row) for row in audited.study.inventory())
+        return
+    path = write_audit(config, audited, stores.name)
+    if not audited.audit.passed:
+        raise LearnError(
+            f"{len(audited.audit.blocking)} findings must be put right before training, or "
+            f"accepted with --accept-risk; they stand in {path}"
+        )
+    yield Note(text="the audit found nothing that must be put right")
+    yield Written(path=str(path), what="audit")
+
+
+def audit_run(config: SplitConfig, stores: Path) -> Audited:
+    """Audit the cohort table, split it, audit the study."""
+    from wsi_pipeline.learn import audit_study, audit_table, gather, identify, labelled
+    from wsi_pipeline.learn import prepare_study as prepare
+
+    cohort = read_cohort(config.run / "cohort.csv")
+    plan = split_plan(config)
+    audit = audit_table(labelled(cohort), plan)
+    if any(not finding.acceptable for finding in audit.blocking):
+        return Audited(audit=audit, study=None)
+    study = prepare(cohort, stores, replace(plan, allow_overlap=not audit.passed))
+    evidence = gather(config.run, stores, [slide.slide_id for slide in study.splits])
+    evidence |= identify(config.run, _outside(cohort, config.external))
+    least = config.min_test_patients
+    audit += audit_study(study, cohort, evidence, least_tested=least)
+    return Audited(audit=audit, study=study)
+
+
+def notes_of(audited: Audited) -> Iterator[Note]:
+    """Say what was left out and what was found."""
+    if audited.study is not None:
+        yield from (Note(text=text) for text in audited.study.notes)
+    for finding in audited.audit.findings:
+        weight = "must be put right" if finding.blocking else "remark"
+        yield Note(text=f"audit, {weight}: {finding.sentence()}")
+
+
+def write_audit(
+    config: SplitConfig, audited: Audited, encoder: str, accepted: str | None = None
+) -> Path:
+    """Write ``<run>/audit.json`` and return its path."""
+    path = config.run / FILE
+    write_json(path, audited.audit.to_json(accepted, **about(config, audited, encoder)))
+    return path
+
+
+def about(config: SplitConfig, audited: Audited, encoder: str) -> dict[str, object]:
+    """Return what was audited: the settings of the split and the digests of what was looked at."""
+    names = SplitConfig.model_fields.keys() & config.identity().keys()
+    study = audited.study
+    digests = {} if study is None else study.digests
+    return {
+        "settings": {name: config.identity()[name] for name in sorted(names)},
+        "encoder": encoder,
+        "digests": {name: digests[name] for name in ("splits", "features") if name in digests},
+    }
+
+
+def _outside(cohort: list[CohortSlide], external: str | None) -> list[str]:
+    return [
+        slide.slide_id
+        for slide in cohort
+        if slide.label is not None
+        and (slide.split == "external" or (external is not None and slide.cohort == external))
+    ]

@@ -1,0 +1,255 @@
+"""One model: fitted on its split, judged, and saved with all that made it."""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wsi_pipeline.config import digest
+from wsi_pipeline.engine import provenance
+from wsi_pipeline.events import EpochDone, Event, Note
+from wsi_pipeline.pipeline.train_config import TrainConfig, recipe_of
+
+if TYPE_CHECKING:
+    from wsi_pipeline.learn import (
+        Bootstrap,
+        BundleConfig,
+        FeatureFolder,
+        FrozenModels,
+        Probabilities,
+        Splits,
+        SplitSlide,
+        Study,
+        Trained,
+    )
+
+PACKAGES: Final = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "h5py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be trained: settings, slides, the folder it goes to, what the audit found."""
+
+    config: TrainConfig
+    study: "Study"
+    target: Path
+    audit: Mapping[str, Any]
+    label: str = ""  # set before a model's name where several splits are trained on
+
+    @property
+    def bootstrap(self) -> "Bootstrap":
+        """How intervals are made."""
+        from wsi_pipeline.learn import Bootstrap
+
+        config = self.config
+        return Bootstrap(resamples=config.resamples, method=config.interval, seed=config.seed)
+
+
+@dataclass(kw_only=True)
+class Judged:
+    """Figures as they grow, part by part."""
+
+    slides: list["SplitSlide"] = field(default_factory=list)
+    predictions: dict[str, "Probabilities"] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+    def headlines(self, primary: str) -> Iterator[Note]:
+        """Say how the primary model did on the patients it has not seen."""
+        for found in self.evaluations:
+            if (found["model"], found["level"]) != (primary, "slide") or found["split"] == "train":
+                continue
+            accuracy = found["measures"]["balanced_accuracy"]
+            if accuracy["value"] is None:
+                continue
+            interval = ""
+            if accuracy["low"] is not None:
+                interval = f" (95 % interval {accuracy['low']:.3f} to {accuracy['high']:.3f})"
+            yield Note(
+                text=f"{primary} on {found['split']}: balanced accuracy {accuracy['value']:.3f}"
+                f"{interval}, {found['cases']} slides of {found['patients']} patients"
+            )
+
+
+@dataclass(kw_only=True)
+class Outcome(Judged):
+    """What a training came to."""
+
+    trained: "Trained"
+    frozen: "FrozenModels"
+    digests: dict[str, Any]
+
+
+def fit_model(job: Job) -> Generator[Event, None, Outcome]:
+    """Train, freeze, and judge on the study's own parts."""
+    from wsi_pipeline.learn import FrozenModels, Training
+
+    study = job.study
+    training = Training(recipe_of(job.config), study.folder, study.splits, study.classes)
+    for model, epoch in training:
+        figures = {
+            "train_loss": epoch.train_loss,
+            "val_loss": epoch.val_loss,
+            "val_balanced_accuracy": epoch.val_balanced_accuracy,
+        }
+        yield EpochDone(
+            model=f"{job.label}{model}",
+            epoch=epoch.epoch,
+            epochs=job.config.epochs,
+            metrics=figures,
+        )
+    trained = training.result
+    outcome = Outcome(
+        trained=trained,
+        frozen=FrozenModels({"tile": trained.head, **trained.aggregators}),
+        digests=dict(study.digests),
+    )
+    _judge(job, outcome, study.folder, study.splits)
+    return outcome
+
+
+def judge_external(job: Job, outcome: Outcome) -> Iterator[Event]:
+    """Open the external cohort, if there is one, for the frozen models."""
+    from wsi_pipeline.learn import open_external
+
+    if job.study.sealed is None:
+        return
+    slides, folder, notes = open_external(job.study, outcome.frozen)
+    yield from (Note(text=text) for text in notes)
+    _judge(job, outcome, folder, slides)
+    outcome.digests["external_bags"] = folder.digests()
+
+
+def save_model(job: Job, outcome: Outcome) -> None:
+    """Write the bundle."""
+    from wsi_pipeline.learn import Bundle, predictions_csv, save_bundle
+
+    study, trained = job.study, outcome.trained
+    config = describe_model(job, outcome.digests | {"weights": outcome.frozen.digest})
+    temperatures = trained.temperatures
+    bundle = Bundle(
+        config=replace(
+            config,
+            tile_classifier=replace(config.tile_classifier, temperature=temperatures["tile_mean"]),
+            aggregators={
+                name: replace(spec, temperature=temperatures[name])
+                for name, spec in config.aggregators.items()
+            },
+            novelty=_novelty(trained, study),
+        ),
+        tile_classifier=trained.head,
+        aggregators=trained.aggregators,
+    )
+    identity = config.digests["result"]
+    reports: dict[str, Any] = {
+        "audit.json": job.audit,
+        "metrics.json": metrics_of(job, config, outcome) | {"temperatures": temperatures},
+        "predictions.csv": predictions_csv(
+            outcome.slides, outcome.predictions, study.classes, identity
+        ),
+        "history.csv": trained.history_csv(identity),
+    }
+    save_bundle(job.target, bundle, outcome.frozen, tuple(outcome.slides), reports)
+
+
+def metrics_of(job: Job, config: "BundleConfig", judged: Judged) -> dict[str, Any]:
+    """Return ``metrics.json``: the figures, what they were made from, and what was accepted."""
+    kept = ("result", "settings", "splits", "features", "weights")
+    return {
+        "classes": list(job.study.classes),
+        "primary": job.config.aggregator[0],
+        "digests": {name: config.digests[name] for name in kept},
+        "versions": config.versions,
+        "accepted_risk": job.audit["accepted_risk"],
+        "notes": [*job.study.notes, *_risks(job)],
+        "evaluations": judged.evaluations,
+    }
+
+
+def describe_model(job: Job, digests: Mapping[str, Any]) -> "BundleConfig":
+    """Return ``config.json`` as far as it does not depend on what was learned."""
+    from wsi_pipeline.learn import BundleConfig
+
+    config, study = job.config, job.study
+    recipe = recipe_of(config)
+    identity = identity_of(config, study)
+    return BundleConfig(
+        name=job.target.name,
+        classes=study.classes,
+        encoder=study.folder.folder.name,
+        width=study.folder.bag(study.splits[0].slide_id).features.shape[1],
+        tile_classifier=recipe.tile_classifier,
+        aggregators=dict(recipe.aggregators),
+        primary=config.aggregator[0],
+        seed=config.seed,
+        features=study.features,
+        tiling=_tiling(config.run, study),
+        settings=config.identity(),
+        digests={
+            **digests,
+            "identity": identity,
+            "settings": digest(identity["settings"]),
+            "result": digest(identity),
+        },
+        versions=provenance(PACKAGES),
+    )
+
+
+def identity_of(config: TrainConfig, study: "Study") -> dict[str, Any]:
+    """Return what decides the result: settings, encoder, splits, features, who is external."""
+    return {
+        "settings": config.identity() | {"encoder": study.folder.folder.name},
+        "splits": study.digests["splits"],
+        "features": study.digests["features"],
+        "external_slides": 0 if study.sealed is None else len(study.sealed),
+    }
+
+
+def stored_identity(target: Path) -> dict[str, Any] | None:
+    """Return the identity of the model that is there, if one is."""
+    from wsi_pipeline.learn import read_bundle_config
+
+    if not (target / "config.json").exists():
+        return None
+    found: dict[str, Any] = read_bundle_config(target).digests.get("identity", {})
+    return found
+
+
+def _judge(job: Job, outcome: Outcome, folder: "FeatureFolder", slides: "Splits") -> None:
+    """Score and evaluate ``slides``; an empty part adds nothing."""
+    from wsi_pipeline.learn import evaluate_scores
+
+    scores = outcome.trained.score(folder, slides)
+    for model, found in scores.slides.items():
+        outcome.predictions.setdefault(model, {}).update(found)
+    outcome.slides += slides
+    outcome.evaluations += evaluate_scores(scores, slides, job.study.classes, job.bootstrap)
+
+
+def _risks(job: Job) -> list[str]:
+    accepted = job.audit["accepted_risk"]
+    reason = f" (accepted: {accepted})" if accepted else ""
+    return [
+        f"audit: {found['text']}{reason if found['blocking'] else ''}"
+        for found in job.audit["findings"]
+    ]
+
+
+def _tiling(run: Path, study: "Study") -> dict[str, Any]:
+    """Return the tile stage's settings, empty where the tiles are not at hand."""
+    from wsi_pipeline.tiles import find_store, open_tiles
+
+    store = find_store(run / "tiles", study.splits[0].slide_id)
+    found: dict[str, Any] = {} if store is None else open_tiles(store).attributes.get("config", {})
+    return found
+
+
+def _novelty(trained: "Trained", study: "Study") -> dict[str, float]:
+    """Return what is usual among the slides trained on."""
+    from wsi_pipeline.learn import novelty
+
+    found = sorted(
+        novelty(trained.head, study.folder.bag(slide.slide_id).features)
+        for slide in study.splits
+        if slide.split == "train"
+    )
+    return {"median": found[len(found) // 2], "highest": found[-1]}
