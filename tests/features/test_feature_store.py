@@ -12,6 +12,7 @@ import torch
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.features import (
     FeatureMeta,
+    Known,
     export_features,
     find_features,
     import_features,
@@ -205,7 +206,10 @@ def test_clam_layout(store: Path, tmp_path: Path, rows: tuple[np.ndarray, np.nda
         assert file["coords"].dtype == np.int32
         assert np.array_equal(file["coords"][:], rows[1])
     assert np.array_equal(torch.load(pt, weights_only=True).numpy(), rows[0])
-    assert np.array_equal(import_features(h5).coords, rows[1])
+    known = Known(encoder="densenet121.ra_in1k", tile_px=256, tile_px_level0=507.0)
+    assert np.array_equal(import_features(h5, known).coords, rows[1])
+    with pytest.raises(StoreError, match=r"S1\.h5"):
+        import_features(h5)
 
 
 def test_trident_layout(store: Path, tmp_path: Path) -> None:
@@ -229,9 +233,11 @@ def test_stamp_layout(store: Path, tmp_path: Path, rows: tuple[np.ndarray, np.nd
         assert file.attrs["tile_size_um"] == 128.0
         assert file.attrs["tile_size_px"] == 256
         assert file.attrs["feat_type"] == "tile"
-    bag = import_features(path)
-    assert bag.attributes["coords_mpp"] == 0.5
-    np.testing.assert_allclose(bag.coords * 0.5, rows[1] * 0.2527, atol=0.26)
+    with pytest.raises(StoreError, match="need the slide's resolution"):
+        import_features(path)
+    bag = import_features(path, Known(mpp_level0=0.2527))
+    assert bag.layout == "stamp"
+    assert np.array_equal(bag.coords, rows[1]), "µm and back, to the pixel"
     np.testing.assert_allclose(bag.features, rows[0], rtol=1e-3, atol=1e-3)
 
 

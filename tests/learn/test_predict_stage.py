@@ -8,11 +8,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Note, Planned, SlideDone, SlideFailed, SlideSkipped
-from wsi_pipeline.learn import read_prediction
+from wsi_pipeline.learn import SplitSlide, patient_cases, read_prediction
 from wsi_pipeline.pipeline.predict import PredictConfig, encoder_of, run
 from wsi_pipeline.pipeline.train import TrainConfig
 from wsi_pipeline.pipeline.train import run as train
@@ -21,11 +22,12 @@ ENCODER = "made.for_test"
 WIDTH = 8
 
 
-def write_bag(path, rng, label, shift=0.0, **attributes):
-    """A slide whose left half shows its class."""
+def write_bag(path, rng, label, flipped=False, **attributes):
+    """A slide whose left half shows its class; ``flipped``, it is like none of the others."""
     x, y = np.meshgrid(np.arange(8), np.arange(4))
-    features = rng.normal(size=(32, WIDTH)).astype(np.float32) + shift
-    features[x.ravel() < 4, "abc".index(label)] += 4
+    features = 0.3 * rng.normal(size=(32, WIDTH)).astype(np.float32) + 1
+    features[x.ravel() < 4, "abc".index(label)] += 2
+    features[:, ::2] *= -1 if flipped else 1
     with h5py.File(path, "w") as file:
         file["features"] = features
         file["coords"] = np.stack([x.ravel() * 512 + 1024, y.ravel() * 512], axis=1)
@@ -54,7 +56,13 @@ def template(tmp_path_factory):
                 )
             )
     write_cohort(folder / "cohort.csv", slides)
-    quick = {"epochs": 10, "bag_learning_rate": 2e-3, "hidden": 16, "resamples": 100}
+    quick = {
+        "accept_risk": "eight features make many tiles alike",
+        "epochs": 10,
+        "bag_learning_rate": 2e-3,
+        "hidden": 16,
+        "resamples": 100,
+    }
     for _ in train(TrainConfig(run=folder, encoder="made", device="cpu", **quick)):
         pass
     return folder
@@ -84,8 +92,34 @@ def test_predictions_are_those_the_model_was_judged_by(folder):
         np.testing.assert_allclose(both[column], both[f"{column}_judged"], atol=2e-6)
     assert (both.split == both.split_judged).all()
     assert any("were trained on" in note.text for note in of(Note, events))
-    patients = pd.read_csv(folder / "predictions" / ENCODER / "patients.csv")
-    assert patients.slides.sum() == 21
+
+
+def test_patients_are_combined_as_in_evaluation(folder):
+    table = pd.read_csv(folder / "cohort.csv")
+    table.loc[table.slide_id.isin(["a1", "a2", "b0"]), "patient_id"] = "pa0"
+    table.to_csv(folder / "cohort.csv", index=False)
+    predict(folder, geojson=False, heatmaps=False)
+    target = folder / "predictions" / ENCODER
+    patients = pd.read_csv(target / "patients.csv").set_index(["patient_id", "label", "model"])
+    assert patients.loc[("pa0", "a", "abmil")].slides == 3
+    assert patients.loc[("pa0", "b", "abmil")].slides == 1
+    slides = [
+        SplitSlide(
+            slide_id=row.slide_id, patient_id=row.patient_id, label=row.label, cohort="main",
+            split="test",
+        )
+        for row in table.itertuples()
+    ]  # fmt: skip
+    for model in ("abmil", "tile_mean", "mean"):
+        scores = {s.slide_id: read_prediction(target / f"{s.slide_id}.h5").slide for s in slides}
+        judged = patient_cases(slides, {k: v[model] for k, v in scores.items()}, "abc")
+        for patient, label, expected in zip(
+            judged.patients, judged.targets, judged.probabilities, strict=True
+        ):
+            found = patients.loc[(patient, "abc"[label], model)]
+            np.testing.assert_allclose(
+                found[["p_a", "p_b", "p_c"]].astype(float), expected, atol=1e-6
+            )
 
 
 def test_heatmaps_and_geojson_show_where_the_class_is(folder):
@@ -95,10 +129,16 @@ def test_heatmaps_and_geojson_show_where_the_class_is(folder):
     assert slide.tiles[left, 1].mean() > slide.tiles[~left, 1].mean() + 0.2
     assert slide.attention["abmil"].sum() == pytest.approx(1, abs=1e-4)
     for kind in ("attention", "tiles"):
-        picture = folder / "heatmaps" / f"{ENCODER}-{kind}" / "b0.jpg"
+        picture = folder / "heatmaps" / f"{ENCODER}-{kind}" / "b0.png"
         assert cv2.imread(str(picture)).std() > 10
         legend = json.loads(picture.with_suffix(".json").read_text())
         assert legend["low"] == 0
+        with tifffile.TiffFile(picture.with_suffix(".ome.tif")) as file:
+            shown = (file.asarray() != 255).any(axis=2)
+            assert file.is_ome
+        # white where there is no tile; the slide's size is not told, so its tiles end it
+        assert shown[:, 1024 // 32 :].all()
+        assert not shown[:, : 1024 // 32].any()
     text = (folder / "predictions" / ENCODER / "b0.geojson").read_text()
     found = json.loads(text)["features"]
     assert len(found) == 32
@@ -132,7 +172,7 @@ def test_other_preparation_costs_the_slide_alone(folder):
     write_bag(stores / "a1.h5", rng, "a", tile_px=224)
     (stores / "a2.h5").write_bytes(b"not HDF5")
     (stores / "a3.h5").unlink()
-    write_bag(stores / "a4.h5", rng, "a", shift=5.0)
+    write_bag(stores / "a4.h5", rng, "a", flipped=True)
     events = predict(folder, geojson=False, heatmaps=False)
     errors = {event.slide_id: event.error for event in of(SlideFailed, events)}
     assert errors.keys() == {"a0", "a1", "a2"}
@@ -144,6 +184,9 @@ def test_other_preparation_costs_the_slide_alone(folder):
     assert sum(map(bool, flags.values())) == 0
     table = pd.read_csv(folder / "predictions" / ENCODER / "slides.csv")
     assert set(table.slide_id) == flags.keys() | {"a4"}
+    assert set(table[table.unlike_training == "yes"].slide_id) == {"a4"}
+    assert set(table[table.novelty > table.novelty_limit].slide_id) == {"a4"}
+    assert any(n.text.endswith("do not trust their scores: a4") for n in of(Note, events))
 
 
 def test_the_model_must_be_named_where_several_are(folder, tmp_path):
@@ -163,6 +206,19 @@ def test_new_slides_need_a_folder_of_their_own_and_known_tiling(folder, tmp_path
         predict(folder, new_slides=tmp_path)
     with pytest.raises(ConfigError, match="does not know how its slides were tiled"):
         predict(tmp_path / "new", model=folder / "models" / ENCODER, new_slides=tmp_path)
+
+
+def test_another_encoder_is_refused_before_anything_is_tiled(folder, tmp_path):
+    path = folder / "models" / ENCODER / "config.json"
+    config = json.loads(path.read_text()) | {"encoder": "vgg16.random-seed0", "tiling": {"mpp": 1}}
+    path.write_text(json.dumps(config))
+    new = {"model": path.parent, "new_slides": tmp_path, "encoder": "resnet50"}
+    with pytest.raises(
+        ConfigError,
+        match=r"features of vgg16.random-seed0, .* makes those of resnet50.random-seed0",
+    ):
+        predict(tmp_path / "new", **new)
+    assert not (tmp_path / "new").exists()
 
 
 def test_encoder_of_a_tag():

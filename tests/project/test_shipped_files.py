@@ -19,7 +19,7 @@ from wsi_pipeline.pipeline.tma import CoresConfig
 
 ROOT = Path(__file__).parents[2]
 STAGE_FILES = sorted((ROOT / "stages").glob("*.toml"))
-VERBS = (*STAGES, "cores", "qc", "compare", "run", "demo")
+VERBS = (*STAGES, "cores", "qc", "compare", "export", "import_features", "verify", "run", "demo")
 USAGE = re.compile(r"python -m wsi_pipeline\.(\w+) +([^#`\n]+)")
 
 

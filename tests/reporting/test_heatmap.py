@@ -1,9 +1,9 @@
 """Heatmaps are where the tiles are, and say what the values are."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +15,6 @@ from wsi_pipeline.reporting import (
     jpeg,
     read_heatmaps,
     store_heatmap,
-    tiles_geojson,
     write_heatmap,
 )
 from wsi_pipeline.reporting.heatmap import colours_of
@@ -69,28 +68,6 @@ def test_overlaps_and_limits() -> None:
         draw_heatmap(grey, coords, [1.0], 200, 10)
 
 
-def test_geojson_is_what_qupath_reads() -> None:
-    coords = np.array([[512, 1024], [1024, 1024]])
-    text = tiles_geojson(
-        coords, 512, ["hcc", "normal"], np.array([[0.9, 0.1], [0.25, 0.75]]),
-        {"attention": np.array([2.5, 0.5])},
-    )  # fmt: skip
-    found = json.loads(text)
-    first, second = found["features"]
-    assert found["type"] == "FeatureCollection"
-    ring = first["geometry"]["coordinates"][0]
-    assert ring[0] == ring[-1] == [512, 1024]
-    assert ring[2] == [1024, 1536]
-    assert first["properties"]["objectType"] == "tile"
-    assert first["properties"]["classification"]["name"] == "hcc"
-    assert second["properties"]["classification"]["name"] == "normal"
-    assert second["properties"]["measurements"] == {
-        "p(hcc)": 0.25, "p(normal)": 0.75, "attention": 0.5
-    }  # fmt: skip
-    with pytest.raises(StoreError, match="disagree"):
-        tiles_geojson(coords, 512, ["hcc"], np.ones((2, 2)))
-
-
 @pytest.fixture
 def store(tmp_path: Path):
     path = tmp_path / "tiles" / "s.zarr"
@@ -120,6 +97,8 @@ def test_heatmap_files_come_back(store, tmp_path: Path) -> None:
     (found,) = read_heatmaps(tmp_path / "heatmaps", "s")
     assert (found.what, found.low, found.high) == ("attention of abmil", 0.0, 2.0)
     assert found.picture.data[:2] == b"\xff\xd8"
+    written = cv2.imread(str(tmp_path / "heatmaps" / "m" / "s.png"))
+    assert np.array_equal(written[..., ::-1], drawn)
     assert read_heatmaps(tmp_path / "heatmaps", "other") == ()
     with pytest.raises(StoreError, match="3 tiles"):
         store_heatmap(store, [1.0])

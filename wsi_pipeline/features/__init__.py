@@ -11,7 +11,8 @@ from wsi_pipeline.features.encoders import (
     load_encoder,
     register_encoder,
 )
-from wsi_pipeline.features.interop import export_features, import_features
+from wsi_pipeline.features.foreign import ForeignBag, Known, import_features, um_to_level0
+from wsi_pipeline.features.interop import LAYOUTS, export_features
 from wsi_pipeline.features.store import (
     FeatureBag,
     FeatureMeta,
@@ -24,9 +25,12 @@ from wsi_pipeline.features.verify import verify_features
 
 __all__ = [
     "DEFAULT",
+    "LAYOUTS",
     "EncoderModel",
     "FeatureBag",
     "FeatureMeta",
+    "ForeignBag",
+    "Known",
     "Preprocess",
     "build_encoder",
     "encoder_tag",
@@ -37,6 +41,7 @@ __all__ = [
     "read_attributes",
     "read_features",
     "register_encoder",
+    "um_to_level0",
     "verify_features",
     "write_features",
 ]

@@ -1,13 +1,13 @@
-"""Feature files of other tools: ours written in their exact layouts, theirs read as ours.
+"""Our feature stores written in the exact layouts of other tools.
 
 CLAM:    ``h5_files/<id>.h5`` with ``features`` float32 and ``coords`` int32; ``pt_files/<id>.pt``.
 TRIDENT: ``features_<encoder>/<id>.h5``, as our own stores.
 STAMP:   ``<id>.h5`` with ``feats`` float16 and ``coords`` float32 in µm.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h5py
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.config import digest
-from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
+from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.features.store import FeatureBag, read_features
 
 STAMP_VERSION: Final = "2.3.0"  # of the layout
@@ -40,44 +40,6 @@ def export_features(path: Path, folder: Path, layout: str) -> list[Path]:
         raise ConfigError(f"--layout {layout}: unknown; known are {', '.join(LAYOUTS)}")
     bag = read_features(path)
     return LAYOUTS[layout](bag, str(bag.attributes.get("slide_id", path.stem)), folder)
-
-
-def import_features(path: Path) -> FeatureBag:
-    """Read a feature file of CLAM, TRIDENT, STAMP or ours.
-
-    STAMP's coords are turned from µm into level-0 pixels, for which it must say the slide's mpp;
-    where it does not, they stay in pixels of the tile.
-
-    Raises:
-        StoreError: It is none of these.
-        StoreCorruptError: It cannot be read.
-    """
-    if path.suffix == ".pt":
-        raise StoreError(f"{path}: holds no coords; read the .h5 beside it")
-    try:
-        with h5py.File(path, "r") as file:
-            names, root = set(file), dict(file.attrs)
-            if "feats" in names:
-                features = np.asarray(file["feats"][()], np.float32)
-                coords = np.asarray(file["coords"][()], np.float64)
-    except OSError as error:
-        raise StoreCorruptError(f"{path}: not a readable HDF5 file: {error}") from error
-    if "feats" not in names:
-        return read_features(path)
-    tile_um, tile_px = _number(path, root, "tile_size_um"), _number(path, root, "tile_size_px")
-    pixels = coords * tile_px / tile_um if root.get("unit") == "um" else coords
-    return FeatureBag(
-        features=features,
-        coords=np.rint(pixels).astype(np.int64),
-        attributes={
-            "encoder": str(root.get("extractor", "unknown")),
-            "tile_px": round(tile_px),
-            "mpp": tile_um / tile_px,
-            "patch_size": round(tile_px),
-            "coords_mpp": tile_um / tile_px,  # of what coords count, as level 0 is not told
-            "name": path.stem,
-        },
-    )
 
 
 def _to_clam(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
@@ -122,8 +84,12 @@ def _to_stamp(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
         )
     target = folder / f"{slide_id}.h5"
     tile_px = int(attributes["tile_px"])
+    with np.errstate(over="ignore"):  # told below
+        features = bag.features.astype(np.float16)
+    if not np.isfinite(features).all():
+        raise StoreError(f"{slide_id}: features beyond 65504 do not fit STAMP's float16")
     with atomic_file(target) as partial, h5py.File(partial, "w") as file:
-        file.create_dataset("feats", data=bag.features.astype(np.float16))
+        file.create_dataset("feats", data=features)
         file.create_dataset("coords", data=(bag.coords * mpp_level0).astype(np.float32))
         file.attrs.update(
             {
@@ -137,16 +103,6 @@ def _to_stamp(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
             }
         )
     return [target]
-
-
-def _number(path: Path, attributes: Mapping[str, Any], name: str) -> float:
-    try:
-        value = float(attributes[name])
-    except (KeyError, TypeError, ValueError):
-        raise StoreError(f"{path}: a STAMP file must say {name!r}, and this one does not") from None
-    if not value > 0:
-        raise StoreError(f"{path}: {name} is {value}")
-    return value
 
 
 LAYOUTS: Final[dict[str, Callable[[FeatureBag, str, Path], list[Path]]]] = {

@@ -148,7 +148,7 @@ def describe_features(
         value = tiles.get(name)
         return None if value is None else float(value)
 
-    stain = tiles.get("stain")
+    placed = {name: tiles.get(name) for name in ("bounds_level0", "region_level0", "straightened")}
     return FeatureMeta(
         slide_id=slide_id,
         encoder=encoder_tag,
@@ -159,5 +159,10 @@ def describe_features(
         mpp_level0=resolution("mpp_native"),
         level0_size=(number("level0_width", int), number("level0_height", int)),
         folder=f"features/{encoder_tag}",
-        provenance={**provenance, "mpp_requested": tiles.get("mpp_requested"), "stain": stain},
+        provenance={
+            **provenance,
+            **placed,
+            "mpp_requested": tiles.get("mpp_requested"),
+            "stain": tiles.get("stain"),
+        },
     )

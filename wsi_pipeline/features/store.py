@@ -43,7 +43,7 @@ class FeatureMeta:
         overlap_px: Overlap of neighbouring tiles, in pixels of the tile.
         mpp: µm per pixel of the tiles; None where it is unknown.
         mpp_level0: µm per pixel of level 0; None where it is unknown.
-        level0_size: (width, height) of level 0.
+        level0_size: (width, height) of level 0; (0, 0) where it is unknown.
         folder: Where the store lies in its run folder, for instance ``features/densenet121.x``.
         provenance: Further root attributes, JSON-ready: input digest, resolved settings, versions.
     """

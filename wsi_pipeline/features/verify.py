@@ -13,14 +13,18 @@ from wsi_pipeline.features.store import (
     FeatureBag,
     read_features,
 )
+from wsi_pipeline.types import Coords
 
 
-def verify_features(path: Path, input_digest: str | None = None) -> list[str]:
+def verify_features(
+    path: Path, input_digest: str | None = None, coords: Coords | None = None
+) -> list[str]:
     """Check a feature store.
 
     Args:
         path: The file.
         input_digest: Digest of the input as it is now; None leaves staleness unchecked.
+        coords: (N, 2) of the tiles that it should be of; None leaves them unchecked.
 
     Returns:
         What is wrong with it; empty when nothing is.
@@ -35,7 +39,16 @@ def verify_features(path: Path, input_digest: str | None = None) -> list[str]:
     stored = bag.attributes.get("input_digest")
     if input_digest is not None and stored != input_digest:
         problems.append(f"made from another input (digest {stored}, now {input_digest})")
+    if coords is not None:
+        problems += _tiles(bag, coords)
     return [f"{path}: {problem}" for problem in problems]
+
+
+def _tiles(bag: FeatureBag, coords: Coords) -> Iterator[str]:
+    if len(bag) != len(coords):
+        yield f"{len(bag)} features of {len(coords)} tiles; extract the slide again"
+    elif not np.array_equal(bag.coords, coords):
+        yield "its coords are not those of the tiles; extract the slide again"
 
 
 def _attributes(file: h5py.File) -> Iterator[str]:

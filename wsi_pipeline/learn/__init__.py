@@ -24,7 +24,8 @@ from wsi_pipeline.learn.external import (
 from wsi_pipeline.learn.fit import Epoch, FitSettings, fit, resolve_device
 from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
 from wsi_pipeline.learn.heads import HEADS, TileHead, create_head
-from wsi_pipeline.learn.infer import bag_scores, majority_vote, novelty, tile_probabilities
+from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
+from wsi_pipeline.learn.novelty import Novelty, fit_novelty
 from wsi_pipeline.learn.predictions import SlidePrediction, read_prediction, write_prediction
 from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
 from wsi_pipeline.learn.scores import (
@@ -75,6 +76,7 @@ __all__ = [
     "FitSettings",
     "FrozenModels",
     "ModelSpec",
+    "Novelty",
     "Probabilities",
     "Recipe",
     "Scores",
@@ -103,6 +105,7 @@ __all__ = [
     "features_digest",
     "fit",
     "fit_aggregator",
+    "fit_novelty",
     "fit_temperature",
     "fit_temperatures",
     "fit_tile_classifier",
@@ -114,7 +117,6 @@ __all__ = [
     "labelled",
     "load_bundle",
     "majority_vote",
-    "novelty",
     "open_external",
     "patient_cases",
     "predictions_csv",

@@ -10,21 +10,25 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from wsi_pipeline.atomic import atomic_folder, write_json, write_text
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.aggregators import Aggregator, create_aggregator
 from wsi_pipeline.learn.external import FrozenModels, weights_digest
 from wsi_pipeline.learn.heads import TileHead, create_head
+from wsi_pipeline.learn.novelty import Novelty
 from wsi_pipeline.learn.prepared import same_setting
 from wsi_pipeline.learn.scores import TILE_MEAN
 from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import Splits, write_splits
 
 SCHEMA_VERSION: Final = 1
+NOVELTY: Final = "novelty.bank"  # its name among the weights
 TILE: Final = "tile"  # the tile classifier's name among the models of a bundle
 
 
@@ -34,9 +38,9 @@ class BundleConfig:
 
     ``features`` holds the settings its features were made with (encoder, weights, mpp, tile size,
     stain): new slides must be prepared the same way, and ``tiling`` are the tile stage's settings
-    that do so (empty if unknown). ``novelty`` has the ``median`` and the ``highest`` novelty of a
-    slide trained on. ``digests`` has those of the split, the weights, the training settings and
-    each slide's features.
+    that do so (empty if unknown). ``novelty`` says how unlike each other the
+    training patients are, see :class:`Novelty`. ``digests`` has those of the split, the weights,
+    the training settings and each slide's features.
     """
 
     name: str
@@ -49,7 +53,7 @@ class BundleConfig:
     seed: int
     features: dict[str, Any] = field(default_factory=dict)
     tiling: dict[str, Any] = field(default_factory=dict)
-    novelty: dict[str, float] = field(default_factory=dict)
+    novelty: dict[str, float | None] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -69,6 +73,7 @@ class Bundle:
     config: BundleConfig
     tile_classifier: TileHead
     aggregators: dict[str, Aggregator]
+    novelty: Novelty | None = None
 
     @property
     def primary(self) -> Aggregator:
@@ -108,6 +113,8 @@ def save_bundle(
         for name, model in bundle.models().items()
         for key, value in model.state_dict().items()
     }
+    if bundle.novelty is not None:
+        weights[NOVELTY] = torch.from_numpy(bundle.novelty.bank.astype(np.float16))
     with atomic_folder(folder) as partial:
         save_file(weights, partial / "model.safetensors")
         write_json(partial / "config.json", asdict(bundle.config))
@@ -137,6 +144,7 @@ def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
         aggregators={
             name: create_aggregator(spec, *sizes) for name, spec in config.aggregators.items()
         },
+        novelty=_novelty(config, weights.get(NOVELTY)),
     )
     for name, model in bundle.models().items():
         prefix = f"{name}."
@@ -151,6 +159,17 @@ def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
     for model in bundle.models().values():
         model.to(device).eval().requires_grad_(False)
     return bundle
+
+
+def _novelty(config: BundleConfig, bank: Tensor | None) -> Novelty | None:
+    if bank is None:
+        return None
+    return Novelty(
+        bank=bank.float().numpy(),
+        median=config.novelty["median"] or 0.0,
+        limit=config.novelty["limit"],
+        patients=int(config.novelty["patients"] or 0),
+    )
 
 
 def read_bundle_config(folder: Path) -> BundleConfig:

@@ -1,6 +1,5 @@
 """Scores from fitted models, always without dropout and without gradients."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -36,19 +35,6 @@ def bag_scores(
         output = model(torch.from_numpy(features).to(_device(model)))
         probabilities = output.logits.cpu().double().softmax(0).numpy()
         return probabilities, output.attention.float().cpu().numpy()
-
-
-def novelty(head: TileHead, features: NDArray[np.float32]) -> float:
-    """Return how far a slide's mean feature lies from the training tiles'.
-
-    Root mean square over the dimensions, in standard deviations of a training tile, less what
-    chance adds to a mean of so few tiles: near 0 for a slide like those trained on, large for
-    another scanner, stain or organ.
-    """
-    mean = torch.from_numpy(features.mean(0, dtype=np.float64).astype(np.float32))
-    with torch.inference_mode():
-        shift = head.standardise(mean.to(_device(head)))
-    return math.sqrt(max(float(shift.square().mean()) - 1 / len(features), 0.0))
 
 
 def majority_vote(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ class SlidePrediction:
         tiles: (N, C) float32 class probabilities of the tiles.
         attention: Aggregator → (N,) float32; each sums to one.
         slide: Model → (C,) float64 class probabilities of the slide, calibrated.
-        novelty: Distance from the slides trained on, see :func:`infer.novelty`.
+        novelty: Distance from the slides trained on, see :class:`Novelty`; NaN if not known.
         made_from: Digests of the weights and of the features.
     """
 

@@ -4,20 +4,16 @@ From stored features this takes moments. New slides are tiled and encoded first,
 that the model's own slides were prepared with.
 """
 
-import csv
-import io
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.cohort import CohortSlide, read_cohort
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.cohort import read_cohort
+from wsi_pipeline.config import HOW, StageConfig, digest
 from wsi_pipeline.engine import SlideTask, lock_path, map_slides
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import (
@@ -30,7 +26,8 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.pipeline import stage
-from wsi_pipeline.pipeline.predict_slide import PredictTask, predict_slide
+from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
+from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import BundleConfig, SlidePrediction
@@ -173,23 +170,33 @@ def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
     }
     source = f"model {model.name}"
     tile, extract = stage("tile"), stage("extract")
+    chosen = _encoder(config, model)
     settings = model.tiling | how
     settings |= {"cohort": config.new_slides, "mpp_override": config.mpp_override}
     yield from tile.run(tile.config_class.from_mapping(settings, source))
     if config.dry_run:
         return
-    encoder, weights = encoder_of(model.encoder)
-    chosen = {
-        "encoder": config.encoder or encoder,
-        "weights": config.weights or weights,
-        "device": config.device,
-    }
     yield from extract.run(extract.config_class.from_mapping(how | chosen, source))
-    if not (config.run / "features" / model.encoder).is_dir():
+
+
+def _encoder(config: PredictConfig, model: "BundleConfig") -> dict[str, str]:
+    """Return the settings that make features as the model's own were, before anything is done.
+
+    Raises:
+        ConfigError: Those given, or those that the tag leads to, make others.
+        EncoderError: The encoder or its weights cannot be had.
+    """
+    from wsi_pipeline.features import encoder_tag
+
+    named, weights = encoder_of(model.encoder)
+    encoder, weights = config.encoder or named, config.weights or weights
+    tag = encoder_tag(encoder, weights)
+    if tag != model.encoder:
         raise ConfigError(
-            f"model {model.name!r} was trained on features of {model.encoder}, which "
-            f"--encoder {chosen['encoder']} --weights {chosen['weights']} does not give"
+            f"model {model.name!r} was trained on features of {model.encoder}, and --encoder "
+            f"{encoder} --weights {weights} makes those of {tag}; give the model's own"
         )
+    return {"encoder": encoder, "weights": weights, "device": config.device}
 
 
 def encoder_of(tag: str) -> tuple[str, str]:
@@ -219,6 +226,7 @@ def _tasks(config: PredictConfig, folder: Path, model: "BundleConfig") -> Iterat
             bundle=folder,
             name=model.name,
             weights=model.digests["weights"],
+            novelty=digest(model.novelty),
             device=config.device,
             heatmaps=config.heatmaps,
             geojson=config.geojson,
@@ -237,8 +245,9 @@ def _summarise(
     cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
     splits = {slide.slide_id: slide.split for slide in read_splits(folder / "splits.csv")}
     target = config.run / "predictions" / model.name
-    write_text(target / "slides.csv", _slides_csv(found, cohort, splits, model))
-    write_text(target / "patients.csv", _patients_csv(found, cohort, model))
+    write_text(target / "slides.csv", slides_csv(found, cohort, splits, model))
+    write_text(target / "patients.csv", patients_csv(found, cohort, model))
+    yield from _warn(found, model)
     known = sum(splits.get(slide_id) in ("train", "val") for slide_id in found)
     if known:
         yield Note(
@@ -249,51 +258,12 @@ def _summarise(
         yield Written(path=str(config.run / "heatmaps"), what="heatmaps")
 
 
-def _slides_csv(
-    found: Mapping[str, "SlidePrediction"],
-    cohort: Mapping[str, CohortSlide],
-    splits: Mapping[str, str],
-    model: "BundleConfig",
-) -> str:
-    """One row per slide and model; ``split`` says on which side of the training the slide was."""
-    rows: list[list[Any]] = []
-    for slide_id, prediction in found.items():
-        slide = cohort.get(slide_id)
-        who = [slide_id, *((slide.patient_id, slide.label) if slide else ("", ""))]
-        for name, probabilities in prediction.slide.items():
-            best = model.classes[int(probabilities.argmax())]
-            rows.append(
-                [*who, splits.get(slide_id, ""), name, best]
-                + [f"{value:.6f}" for value in probabilities]
-                + [f"{prediction.novelty:.4f}"]
-            )
-    classes = [f"p_{name}" for name in model.classes]
-    header = ["slide_id", "patient_id", "label", "split", "model", "predicted", *classes, "novelty"]
-    return _csv(header, rows)
-
-
-def _patients_csv(
-    found: Mapping[str, "SlidePrediction"],
-    cohort: Mapping[str, CohortSlide],
-    model: "BundleConfig",
-) -> str:
-    """One row per patient: the primary model's mean over all of the patient's slides."""
-    grouped: dict[str, list[Any]] = defaultdict(list)
-    for slide_id, prediction in found.items():
-        slide = cohort.get(slide_id)
-        if slide is not None and slide.patient_id is not None:
-            grouped[slide.patient_id].append(prediction.slide[model.primary])
-    rows: list[list[Any]] = []
-    for patient, scores in grouped.items():
-        mean = np.mean(scores, axis=0)
-        best = model.classes[int(mean.argmax())]
-        rows.append([patient, len(scores), best, *(f"{value:.6f}" for value in mean)])
-    return _csv(["patient_id", "slides", "predicted", *(f"p_{n}" for n in model.classes)], rows)
-
-
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+def _warn(found: Mapping[str, "SlidePrediction"], model: "BundleConfig") -> Iterator[Note]:
+    """Name the slides whose probabilities mean little, as the model has seen nothing like them."""
+    unlike = [name for name, it in found.items() if is_unlike(model, it.novelty)]
+    if unlike:
+        named = ", ".join(unlike[:5]) + (" …" if len(unlike) > 5 else "")
+        yield Note(
+            text=f"{len(unlike)} of {len(found)} slides are unlike those trained on, do not trust "
+            f"their scores: {named}"
+        )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BundleConfig,
         FeatureFolder,
         FrozenModels,
+        Novelty,
         Probabilities,
         Splits,
         SplitSlide,
@@ -125,7 +126,7 @@ def save_model(job: Job, outcome: Outcome) -> None:
 
     study, trained = job.study, outcome.trained
     config = describe_model(job, outcome.digests | {"weights": outcome.frozen.digest})
-    temperatures = trained.temperatures
+    temperatures, novelty = trained.temperatures, _novelty(study)
     bundle = Bundle(
         config=replace(
             config,
@@ -134,10 +135,11 @@ def save_model(job: Job, outcome: Outcome) -> None:
                 name: replace(spec, temperature=temperatures[name])
                 for name, spec in config.aggregators.items()
             },
-            novelty=_novelty(trained, study),
+            novelty=novelty.facts(),
         ),
         tile_classifier=trained.head,
         aggregators=trained.aggregators,
+        novelty=novelty,
     )
     identity = config.digests["result"]
     reports: dict[str, Any] = {
@@ -243,13 +245,12 @@ def _tiling(run: Path, study: "Study") -> dict[str, Any]:
     return found
 
 
-def _novelty(trained: "Trained", study: "Study") -> dict[str, float]:
-    """Return what is usual among the slides trained on."""
-    from wsi_pipeline.learn import novelty
+def _novelty(study: "Study") -> "Novelty":
+    """Return what the slides trained on look like."""
+    from wsi_pipeline.learn import fit_novelty
 
-    found = sorted(
-        novelty(trained.head, study.folder.bag(slide.slide_id).features)
-        for slide in study.splits
-        if slide.split == "train"
-    )
-    return {"median": found[len(found) // 2], "highest": found[-1]}
+    bags: dict[str, list[Any]] = {}
+    for slide in study.splits:
+        if slide.split == "train":
+            bags.setdefault(slide.patient_id, []).append(study.folder.bag(slide.slide_id).features)
+    return fit_novelty(bags)

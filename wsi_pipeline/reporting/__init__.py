@@ -26,8 +26,11 @@ from wsi_pipeline.reporting.figures import (
     reliability_figure,
     roc_figure,
 )
-from wsi_pipeline.reporting.heatmap import draw_heatmap, tiles_geojson, value_limits
+from wsi_pipeline.reporting.frame import SlideFrame
+from wsi_pipeline.reporting.geojson import tiles_geojson
+from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps, store_heatmap, write_heatmap
+from wsi_pipeline.reporting.heatmap_ome import write_ome_heatmap
 from wsi_pipeline.reporting.page import render_page, write_page
 from wsi_pipeline.reporting.pictures import jpeg
 
@@ -46,6 +49,7 @@ __all__ = [
     "ReportData",
     "Scores",
     "SlideCard",
+    "SlideFrame",
     "TilePair",
     "TrainingCurve",
     "class_bars_figure",
@@ -63,5 +67,6 @@ __all__ = [
     "tiles_geojson",
     "value_limits",
     "write_heatmap",
+    "write_ome_heatmap",
     "write_page",
 ]

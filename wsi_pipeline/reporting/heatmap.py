@@ -1,13 +1,9 @@
-"""A value per tile, seen over the slide, and as GeoJSON for QuPath.
+"""A value per tile, seen over the slide.
 
 Colours come from a perceptually uniform map: equal steps in value look like equal steps in colour,
 also in grey and to the colour-blind. Each tile is painted as the square it is; nothing is smoothed,
 because a value was computed for each tile and for nothing between.
 """
-
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -15,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.reporting.style import colour_of
 from wsi_pipeline.types import Coords, RgbImage
 
 COLOUR_MAP = "viridis"
@@ -109,58 +104,3 @@ def _bar(width: int, low: float, high: float) -> RgbImage:
         x = width - margin - length if right else margin
         cv2.putText(strip, text, (x, 30), _FONT, _FONT_SCALE, (70, 66, 90), 1, cv2.LINE_AA)
     return strip
-
-
-def tiles_geojson(
-    coords: Coords,
-    tile_px_level0: float,
-    classes: Sequence[str],
-    probabilities: NDArray[np.floating[Any]],
-    measurements: Mapping[str, NDArray[np.floating[Any]]] | None = None,
-) -> str:
-    """Tiles as a GeoJSON feature collection that QuPath imports.
-
-    Each tile is a square (level-0 pixels) classified by its likeliest class, with one measurement a
-    class (``p(<class>)``) and the further ones given.
-
-    Args:
-        coords: (N, 2) int64, level-0 (x, y) of the top-left corner.
-        tile_px_level0: Side of a tile in level-0 pixels.
-        classes: Names of the C classes; empty for tiles without probabilities.
-        probabilities: (N, C).
-        measurements: Name to (N,) numbers, such as attention.
-
-    Raises:
-        StoreError: Row counts or the number of classes disagree.
-    """
-    extra = {} if measurements is None else dict(measurements)
-    shapes = {"probabilities": probabilities.shape, **{k: v.shape for k, v in extra.items()}}
-    asked = {"probabilities": (len(coords), len(classes)), **dict.fromkeys(extra, (len(coords),))}
-    if shapes != asked:
-        raise StoreError(f"Tiles for GeoJSON disagree: {shapes}, expected {asked}.")
-    features = []
-    for index, (x, y) in enumerate(coords.tolist()):
-        numbers = {
-            f"p({c})": round(float(p), 6)
-            for c, p in zip(classes, probabilities[index], strict=True)
-        }
-        numbers |= {name: float(column[index]) for name, column in extra.items()}
-        properties: dict[str, Any] = {"objectType": "tile", "measurements": numbers}
-        if classes:
-            best = int(probabilities[index].argmax())
-            properties["classification"] = {"name": classes[best], "color": _class_rgb(best)}
-        features.append(
-            {"type": "Feature", "geometry": _ring(x, y, tile_px_level0), "properties": properties}
-        )
-    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))
-
-
-def _ring(x: int, y: int, side: float) -> dict[str, Any]:
-    right, bottom = x + side, y + side
-    ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
-    return {"type": "Polygon", "coordinates": [ring]}
-
-
-def _class_rgb(index: int) -> list[int]:
-    colour = colour_of(index)
-    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]

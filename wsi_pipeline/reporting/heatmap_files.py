@@ -1,4 +1,4 @@
-"""Heatmaps on disk: ``heatmaps/<model>/<slide_id>.jpg`` and, beside it, what it shows as JSON."""
+"""Heatmaps on disk: ``heatmaps/<model>/<slide_id>.png`` and, beside it, what it shows as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ def write_heatmap(
         The picture's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slide_id}.jpg"
+    path = folder / f"{slide_id}.png"
     with atomic_file(path) as partial:
-        partial.write_bytes(jpeg(rgb, what, quality=90).data)
+        cv2.imwrite(str(partial), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     write_json(folder / f"{slide_id}.json", {"what": what, "low": limits[0], "high": limits[1]})
     return path
 
@@ -50,7 +50,7 @@ def read_heatmaps(folder: Path, slide_id: str) -> tuple[Heatmap, ...]:
 
 def _found(folder: Path, slide_id: str) -> Iterator[Heatmap]:
     for legend in sorted(folder.glob(f"*/{slide_id}.json")):
-        rgb = read_rgb(legend.with_suffix(".jpg"))
+        rgb = read_rgb(legend.with_suffix(".png"))
         if rgb is None:
             continue
         about = json.loads(legend.read_text("utf-8"))

@@ -10,13 +10,23 @@ from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.store import open_tiles
 
 
-def verify_tiles(path: Path) -> list[str]:
-    """Return what is wrong with the store, one sentence each; nothing when it is sound."""
+def verify_tiles(path: Path, slide_digest: str | None = None, *, pixels: bool = True) -> list[str]:
+    """Check a tile store.
+
+    Args:
+        path: The store.
+        slide_digest: Digest of the slide as it is now; None leaves staleness unchecked.
+        pixels: Whether to decode every tile.
+
+    Returns:
+        What is wrong with it, one sentence each; empty when nothing is.
+    """
     try:
         store = open_tiles(path)
     except StoreError as error:
         return [str(error)]
-    return [*_missing(store), *_shapes(store), *_rows(store), *_pixels(store)]
+    problems = [*_missing(store), *_shapes(store), *_rows(store), *_stale(store, slide_digest)]
+    return problems + (list(_pixels(store)) if pixels else [])
 
 
 def _missing(store: TileStore) -> Iterator[str]:
@@ -46,6 +56,15 @@ def _rows(store: TileStore) -> Iterator[str]:
     later = (np.diff(y) > 0) | ((np.diff(y) == 0) & (np.diff(x) > 0))
     if not later.all():
         yield f"{store.path}: coords are not in canonical order at row {int(later.argmin()) + 1}"
+
+
+def _stale(store: TileStore, slide_digest: str | None) -> Iterator[str]:
+    stored = store.attributes.get("slide_digest")
+    if slide_digest is not None and stored != slide_digest:
+        yield (
+            f"{store.path}: was cut from another file (slide digest {stored}, now {slide_digest}); "
+            "cut the slide again with --overwrite"
+        )
 
 
 def _pixels(store: TileStore) -> Iterator[str]:

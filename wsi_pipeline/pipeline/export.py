@@ -1,0 +1,137 @@
+"""Features to the layouts of CLAM, TRIDENT and STAMP."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.atomic import write_json
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import (
+    Event,
+    Planned,
+    SlideDone,
+    SlideSkipped,
+    StageStarted,
+    Written,
+)
+
+DONE: Final = "exported earlier"
+RECORDS: Final = ".exported"  # what each slide's files were made from, beside them
+
+
+class ExportConfig(StageConfig):
+    """Write a run folder's features as another tool reads them."""
+
+    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    layout: Literal["clam", "trident", "stamp"] = Field(description="Whose layout.")
+    encoder: str = Field(
+        default="densenet121", description="Whose features: an encoder's tag or its bare name."
+    )
+    out: Annotated[Path | None, HOW] = Field(
+        default=None, description="Where to; <run>/export/<layout> if not given."
+    )
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportTask:
+    """One slide's work order."""
+
+    slide_id: str
+    store: Path
+    out: Path
+    layout: str
+    overwrite: bool
+
+    @property
+    def record(self) -> Path:
+        return self.out / RECORDS / f"{self.slide_id}.json"
+
+
+def run(config: ExportConfig) -> Iterator[Event]:
+    """Export every feature store of the encoder.
+
+    Raises:
+        ConfigError: The encoder's folder is empty.
+        StoreError: There are no features of this encoder.
+    """
+    from wsi_pipeline.features import find_features
+
+    stores = find_features(config.run / "features", config.encoder)
+    out = config.out or config.run / "export" / config.layout
+    tasks = [
+        ExportTask(
+            slide_id=path.stem,
+            store=path,
+            out=out,
+            layout=config.layout,
+            overwrite=config.overwrite,
+        )
+        for path in sorted(stores.glob("[!.]*.h5"))
+    ]
+    if not tasks:
+        raise ConfigError(f"{stores}: no feature stores there; extract the slides first")
+    yield StageStarted(stage="export", total=len(tasks))
+    if config.dry_run:
+        for task in tasks:
+            yield Planned(row={"slide": task.slide_id, "layout": task.layout, "to": str(out)})
+        return
+    yield from map_slides(
+        export_slide,
+        [
+            SlideTask(
+                slide_id=task.slide_id,
+                lock=lock_path(config.run, f"export-{task.layout}-{stores.name}", task.slide_id),
+                payload=task,
+            )
+            for task in tasks
+        ],
+        config,
+    )
+    yield Written(path=str(out), what=f"features for {config.layout.upper()}")
+
+
+def export_slide(task: ExportTask) -> SlideDone | SlideSkipped:
+    """Export one slide, unless that was done from the same store.
+
+    Raises:
+        StoreError: The store is unreadable, or lacks what the layout needs.
+        StoreMismatchError: It was exported from something else and is not to be overwritten.
+    """
+    from wsi_pipeline.features import export_features
+    from wsi_pipeline.slides import slide_digest
+
+    started = time.monotonic()
+    made_from = {"store": slide_digest(task.store), "layout": task.layout}
+    if is_done(task.record, _stored(task), made_from, overwrite=task.overwrite):
+        return SlideSkipped(slide_id=task.slide_id, reason=DONE)
+    written = export_features(task.store, task.out, task.layout)
+    files = [str(path.relative_to(task.out)) for path in written]
+    write_json(task.record, {"made_from": made_from, "files": files})
+    return SlideDone(
+        slide_id=task.slide_id,
+        counts={"files": len(files)},
+        seconds=time.monotonic() - started,
+    )
+
+
+def _stored(task: ExportTask) -> dict[str, Any] | None:
+    """Return what the exported files were made from; None where one of them is missing."""
+    try:
+        record = json.loads(task.record.read_text("utf-8"))
+        present = all((task.out / name).is_file() for name in record["files"])
+        made_from: dict[str, Any] = record["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return made_from if present else None

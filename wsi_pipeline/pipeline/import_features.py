@@ -1,0 +1,228 @@
+"""Features that CLAM, TRIDENT or STAMP made, brought into a run folder for training."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort, write_cohort
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides
+from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError
+from wsi_pipeline.events import (
+    Event,
+    Note,
+    Planned,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    StageStarted,
+    Written,
+)
+
+if TYPE_CHECKING:
+    from wsi_pipeline.features import ForeignBag
+
+DONE: Final = "imported earlier"
+NO_FILE: Final = "no feature file"
+
+
+class ImportConfig(StageConfig):
+    """Take over features of CLAM, TRIDENT or STAMP; the layout is recognised."""
+
+    source: CliPositionalArg[Path] = Field(
+        description="Folder of the tool's .h5 files, one a slide; CLAM's may be the one above "
+        "h5_files."
+    )
+    run: Annotated[Path, HOW] = Field(description="Run folder to fill.")
+    cohort: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Cohort table, whose slide_id is a file's name without .h5; it becomes the run "
+        "folder's. Without one the run folder's own holds, or every file is imported.",
+    )
+    slides: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Folder the table's paths start from: the slides' sizes and resolutions are "
+        "read from their headers.",
+    )
+    encoder: str | None = Field(
+        default=None, description="Tag to file the features under, where no file says it."
+    )
+    tile_px: int | None = Field(
+        default=None, gt=0, description="Side of a tile as the encoder saw it, where no file says."
+    )
+    tile_px_level0: float | None = Field(
+        default=None, gt=0, description="The same side in level-0 pixels, where no file says it."
+    )
+    mpp: float | None = Field(
+        default=None, gt=0, description="Resolution of the tiles, µm/px, where no file says it."
+    )
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTask:
+    """One slide's work order; ``slide`` is the slide's own file, where it is at hand."""
+
+    slide_id: str
+    file: Path
+    row: CohortSlide | None
+    slide: Path | None
+    config: ImportConfig
+
+
+def run(config: ImportConfig) -> Iterator[Event]:
+    """Write ``<run>/features/<encoder>/<slide_id>.h5`` for every file, and the cohort table.
+
+    Raises:
+        ConfigError: The folder holds no feature files.
+        CohortError: The cohort table is unusable.
+    """
+    files = _files(config.source)
+    cohort = _cohort(config)
+    yield StageStarted(stage="import_features", total=len(cohort or files))
+    tasks = [
+        ImportTask(
+            slide_id=slide_id,
+            file=files[slide_id],
+            row=cohort.get(slide_id),
+            slide=_slide(config, cohort.get(slide_id)),
+            config=config,
+        )
+        for slide_id in cohort or files
+        if slide_id in files
+    ]
+    for slide_id in cohort:
+        if slide_id not in files:
+            yield SlideSkipped(slide_id=slide_id, reason=NO_FILE)
+    strangers = sorted(files.keys() - cohort.keys()) if cohort else []
+    if strangers:
+        named = ", ".join(strangers[:5]) + (" …" if len(strangers) > 5 else "")
+        yield Note(text=f"{len(strangers)} files are of no slide in the table: {named}")
+    if config.dry_run:
+        yield from map(_planned, tasks)
+        return
+    if config.cohort is not None:
+        write_cohort(config.run / "cohort.csv", list(cohort.values()))
+    yield from map_slides(
+        import_slide,
+        [
+            SlideTask(
+                slide_id=task.slide_id,
+                lock=lock_path(config.run, "import", task.slide_id),
+                payload=task,
+            )
+            for task in tasks
+        ],
+        config,
+    )
+    yield Written(path=str(config.run / "features"), what="features")
+
+
+def import_slide(task: ImportTask) -> SlideDone | SlideSkipped:
+    """Import one slide's file, unless that was done before.
+
+    Raises:
+        StoreError: The file is unreadable or leaves something open.
+        StoreMismatchError: The store is there and was made from something else.
+    """
+    from wsi_pipeline.features import read_attributes, write_features
+
+    started = time.monotonic()
+    bag, made_from = _read(task)
+    target = task.config.run / bag.meta.folder / f"{task.slide_id}.h5"
+    stored = read_attributes(target).get("made_from", {}) if target.exists() else None
+    if is_done(target, stored, made_from, overwrite=task.config.overwrite):
+        return SlideSkipped(slide_id=task.slide_id, reason=DONE)
+    write_features(target, bag.features, bag.coords, bag.meta)
+    return SlideDone(
+        slide_id=task.slide_id,
+        counts={"tiles": len(bag.features)},
+        seconds=time.monotonic() - started,
+    )
+
+
+def _read(task: ImportTask) -> tuple["ForeignBag", Mapping[str, Any]]:
+    from wsi_pipeline.features import Known, import_features
+    from wsi_pipeline.slides import slide_digest
+
+    config = task.config
+    mpp, size = _resolution(task)
+    made_from = {
+        "imported": slide_digest(task.file),
+        "settings": config.identity() | {"source": task.file.name},
+        "mpp_level0": mpp,
+    }
+    known = Known(
+        encoder=config.encoder,
+        tile_px=config.tile_px,
+        tile_px_level0=config.tile_px_level0,
+        mpp=config.mpp,
+        mpp_level0=mpp,
+        level0_size=size,
+        provenance={"made_from": made_from, "input_digest": made_from["imported"]},
+    )
+    bag = import_features(task.file, known)
+    if not SAFE_ID.fullmatch(bag.meta.encoder):
+        raise StoreError(
+            f"{task.file}: its encoder {bag.meta.encoder!r} is no folder's name; give --encoder"
+        )
+    return bag, made_from
+
+
+def _resolution(task: ImportTask) -> tuple[float | None, tuple[int, int] | None]:
+    """Return µm per level-0 pixel and the size of level 0, as far as table or slide tell them."""
+    from wsi_pipeline.slides import open_slide, resolve_mpp
+
+    stated = None if task.row is None else task.row.mpp
+    if task.slide is None:
+        return stated, None
+    with open_slide(task.slide) as slide:
+        size = slide.info.level_dimensions[0]
+        try:
+            return resolve_mpp(slide.info, stated).mpp, size
+        except MppError:  # only STAMP's coords need it, and then it is asked for
+            return None, size
+
+
+def _planned(task: ImportTask) -> Planned | SlideFailed:
+    try:
+        bag, _ = _read(task)
+    except WsiError as error:
+        return SlideFailed(slide_id=task.slide_id, error=str(error))
+    return Planned(
+        row={
+            "slide": task.slide_id,
+            "layout": bag.layout,
+            "tiles": len(bag.features),
+            "width": bag.features.shape[1],
+            "encoder": bag.meta.encoder,
+            "mpp": bag.meta.mpp,
+        }
+    )
+
+
+def _files(source: Path) -> dict[str, Path]:
+    folder = source / "h5_files" if (source / "h5_files").is_dir() else source
+    found = {path.stem: path for path in sorted(folder.glob("[!.]*.h5"))}
+    if not found:
+        raise ConfigError(f"{source}: no .h5 feature files there")
+    return found
+
+
+def _cohort(config: ImportConfig) -> dict[str, CohortSlide]:
+    table = config.cohort or config.run / "cohort.csv"
+    if config.cohort is None and not table.exists():
+        return {}
+    return {slide.slide_id: slide for slide in read_cohort(table)}
+
+
+def _slide(config: ImportConfig, row: CohortSlide | None) -> Path | None:
+    return None if config.slides is None or row is None else config.slides / row.path

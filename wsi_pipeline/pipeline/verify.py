@@ -1,0 +1,156 @@
+"""Is a run folder sound? Every store is opened, counted and held against what it was made from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.atomic import PARTIAL
+from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.engine import SlideTask, lock_path, map_slides
+from wsi_pipeline.errors import ConfigError, StoreError, WsiError
+from wsi_pipeline.events import (
+    Event,
+    Note,
+    Planned,
+    SlideDone,
+    SlideFailed,
+    StageStarted,
+)
+from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
+
+ROOMS: Final = ("tiles", "features", "models", "predictions")
+
+
+class VerifyConfig(StageConfig):
+    """Check every tile store, feature store, model and prediction of a run folder."""
+
+    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    slides: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Folder the cohort table's paths start from: the slides' digests are compared "
+        "too.",
+    )
+    pixels: bool = Field(
+        default=True, description="Decode every tile; without it, read all but the pixels."
+    )
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.run / "logs"
+
+
+def run(config: VerifyConfig) -> Iterator[Event]:
+    """Check the run folder; what is wrong with a slide or a model is one failure that names it.
+
+    Raises:
+        ConfigError: There is no such run folder, or nothing in it.
+        CohortError: The cohort table or the table of decisions is unusable.
+    """
+    tasks = list(_tasks(config))
+    models = _models(config.run)
+    if not tasks and not models:
+        raise ConfigError(f"{config.run}: no run folder with anything in it to check")
+    yield StageStarted(stage="verify", total=len(tasks) + len(models), unit="slides and models")
+    if config.dry_run:
+        yield from (Planned(row={"slide or model": task.slide_id}) for task in tasks)
+        yield from (Planned(row={"slide or model": _name(path)}) for path in models)
+        return
+    yield from map_slides(
+        verify_slide,
+        [
+            SlideTask(
+                slide_id=task.slide_id,
+                lock=lock_path(config.run, "verify", task.slide_id),
+                payload=task,
+            )
+            for task in tasks
+        ],
+        config,
+    )
+    for path in models:
+        yield from _model(config.run, path)
+    yield from _left_behind(config.run)
+
+
+def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
+    from wsi_pipeline.tiles.decisions import PATH, read_decisions
+
+    table = config.run / "cohort.csv"
+    cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
+    decisions = read_decisions(config.run / PATH)
+    for slide_id in dict.fromkeys((*cohort, *_present(config.run))):
+        yield VerifyTask(
+            slide_id=slide_id,
+            run=config.run,
+            slide=_slide(config, cohort.get(slide_id)),
+            dropped=decisions.dropped_tiles(slide_id),
+            pixels=config.pixels,
+        )
+
+
+def _present(run: Path) -> list[str]:
+    """Return the ids of slides that something is there of, also without a row in the table."""
+    stores = [*(run / "tiles").glob("[!.]*.zarr"), *(run / "tiles").glob("[!.]*.h5")]
+    stores += [*(run / "features").glob("[!.]*/[!.]*.h5")]
+    stores += [*(run / "predictions").glob("[!.]*/[!.]*.h5")]
+    return sorted({path.stem for path in stores})
+
+
+def _slide(config: VerifyConfig, row: CohortSlide | None) -> str | None:
+    if config.slides is None or row is None:
+        return None
+    return row.path if "://" in row.path else str(config.slides / row.path)
+
+
+def _models(run: Path) -> list[Path]:
+    """Return the folders with weights of their own; cross-validation has them in its folds."""
+    found = [path.parent for path in (run / "models").glob("[!.]*/**/config.json")]
+    return sorted(path for path in found if not (path / "folds.csv").exists())
+
+
+def _name(model: Path) -> str:
+    return f"models/{model.name}"
+
+
+def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
+    """Load a model; compare the features it was trained on with those that are there."""
+    from wsi_pipeline.learn import load_bundle
+
+    try:
+        config = load_bundle(path).config
+    except WsiError as error:
+        yield SlideFailed(slide_id=_name(path), error=str(error))
+        return
+    bags: dict[str, str] = config.digests.get("bags", {})
+    stores = run / "features" / config.encoder
+    changed = [name for name, digest in bags.items() if _differs(stores / f"{name}.h5", digest)]
+    if changed:
+        named = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+        text = f"{path}: was trained on other features of {named}; train again with --overwrite"
+        yield SlideFailed(slide_id=_name(path), error=text)
+        return
+    yield SlideDone(slide_id=_name(path), counts={"models": 1})
+
+
+def _differs(store: Path, digest: str) -> bool:
+    """Say whether a feature store has other features; one that is damaged is named elsewhere."""
+    from wsi_pipeline.features import read_features
+    from wsi_pipeline.learn import features_digest
+
+    try:
+        return store.exists() and features_digest(read_features(store).features) != digest
+    except StoreError:
+        return False
+
+
+def _left_behind(run: Path) -> Iterator[Note]:
+    """Tell of temporaries that killed writers left; the next writer removes them."""
+    left = [path for room in ROOMS for path in (run / room).rglob(f".*{PARTIAL}*")]
+    if left:
+        yield Note(
+            text=f"{len(left)} unfinished files of writers that were killed, for instance {left[0]}"
+        )
