@@ -239,7 +239,9 @@ def test_preview_marks_every_core() -> None:
         assert changed[y - r : y + r, x - r : x + r].mean() > 0.02
 
 
-# Counted by eye on the arrays whose grid is regular; the last two with their block of controls.
+# The arrays whose rows and columns are straight enough to be told from the drawn circles alone, see
+# `lines`; on the others cores wander by half a step and more. The last two have a block of controls
+# beside them, 2.0 and 2.9 steps from the next column: whole steps count as empty columns.
 GRIDS = {
     "ABC_096_1_009_1": (12, 13),
     "ABC_098_1_009_1": (12, 14),
