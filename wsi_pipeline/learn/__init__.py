@@ -14,6 +14,7 @@ from wsi_pipeline.learn.bundle import (
     save_bundle,
 )
 from wsi_pipeline.learn.calibration import apply_temperature, fit_temperature
+from wsi_pipeline.learn.drift import describe_drift
 from wsi_pipeline.learn.evaluate import Cases, evaluate, patient_cases, slide_cases, tile_cases
 from wsi_pipeline.learn.external import (
     FrozenModels,
@@ -26,6 +27,7 @@ from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
 from wsi_pipeline.learn.heads import HEADS, TileHead, create_head
 from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
 from wsi_pipeline.learn.novelty import Novelty, fit_novelty
+from wsi_pipeline.learn.paired import compare_models, describe_differences
 from wsi_pipeline.learn.predictions import SlidePrediction, read_prediction, write_prediction
 from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
 from wsi_pipeline.learn.scores import (
@@ -96,8 +98,11 @@ __all__ = [
     "audit_table",
     "bag_scores",
     "balanced_weights",
+    "compare_models",
     "create_aggregator",
     "create_head",
+    "describe_differences",
+    "describe_drift",
     "estimate",
     "evaluate",
     "evaluate_scores",

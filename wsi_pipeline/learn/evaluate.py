@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap, estimate
+from wsi_pipeline.learn.curves import describe_curves
 from wsi_pipeline.learn.metrics import count_cases
 from wsi_pipeline.learn.splits import SplitSlide
 
@@ -80,8 +81,9 @@ def evaluate(
 
     Returns:
         ``cases``, ``patients`` (counts), ``cases_by_class``, ``classes``, ``confusion`` (C, C) true
-        × predicted, ``interval`` (how they were made) and ``measures``: name →
-        ``{value, low, high}``, None where undefined (see :func:`metrics.measure` for the names).
+        × predicted, ``interval`` (how they were made), ``curves`` (see
+        :func:`curves.describe_curves`) and ``measures``: name → ``{value, low, high}``, None where
+        undefined (see :func:`metrics.measure` for the names).
     """
     counts = count_cases(cases.targets, cases.probabilities, cases.patients)
     estimates = estimate(counts, classes, bootstrap)
@@ -93,6 +95,7 @@ def evaluate(
         "classes": list(classes),
         "confusion": counts.confusion.sum(0).astype(int).tolist(),
         "interval": {"level": 0.95, "unit": "patient", **asdict(bootstrap)},
+        "curves": describe_curves(cases.targets, cases.probabilities, classes),
         "measures": {name: asdict(value) for name, value in sorted(estimates.items())},
     }
 

@@ -90,7 +90,7 @@ class FinetuneConfig(StageConfig):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     resamples: int = Field(default=1000, ge=100, description="Of the patient bootstrap.")
     interval: Literal["percentile", "bca"] = Field(
-        default="percentile", description="Kind of the 95 % intervals."
+        default="bca", description="Kind of the 95 % intervals."
     )
     device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
 

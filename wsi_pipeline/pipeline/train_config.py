@@ -85,7 +85,7 @@ class TrainConfig(SplitConfig):
     tiles: int = Field(default=2000, ge=1, description="The most tiles of a slide in an epoch.")
     resamples: int = Field(default=1000, ge=100, description="Of the patient bootstrap.")
     interval: Literal["percentile", "bca"] = Field(
-        default="percentile", description="Kind of the 95 % intervals."
+        default="bca", description="Kind of the 95 % intervals."
     )
     accept_risk: str | None = Field(
         default=None,

@@ -22,6 +22,7 @@ from wsi_pipeline.pipeline.train_model import (
     Job,
     Judged,
     describe_model,
+    drift_of,
     fit_model,
     identity_of,
     metrics_of,
@@ -129,6 +130,7 @@ def _judge_external(
         judged.predictions[model] |= found
     judged.slides += slides
     judged.evaluations += evaluate_scores(scores, slides, job.study.classes, job.bootstrap)
+    judged.drift = drift_of(job, slides, folder)
     digests["external_bags"] = folder.digests()
 
 

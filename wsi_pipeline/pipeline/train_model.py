@@ -53,6 +53,7 @@ class Judged:
     slides: list["SplitSlide"] = field(default_factory=list)
     predictions: dict[str, "Probabilities"] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    drift: dict[str, Any] | None = None
 
     def headlines(self, primary: str) -> Iterator[Note]:
         """Say how the primary model did on the patients it has not seen."""
@@ -117,7 +118,19 @@ def judge_external(job: Job, outcome: Outcome) -> Iterator[Event]:
     slides, folder, notes = open_external(job.study, outcome.frozen)
     yield from (Note(text=text) for text in notes)
     _judge(job, outcome, folder, slides)
+    outcome.drift = drift_of(job, slides, folder)
     outcome.digests["external_bags"] = folder.digests()
+
+
+def drift_of(job: Job, slides: "Splits", folder: "FeatureFolder") -> dict[str, Any]:
+    """Measure how unlike the opened external slides are to those trained on."""
+    from wsi_pipeline.learn import describe_drift
+    from wsi_pipeline.learn.audit import gather
+
+    study = job.study
+    ids = [slide.slide_id for slide in (*study.splits, *slides)]
+    evidence = gather(job.config.run, folder.folder, ids)
+    return describe_drift(study.splits, slides, (study.folder, folder), evidence)
 
 
 def save_model(job: Job, outcome: Outcome) -> None:
@@ -164,7 +177,38 @@ def metrics_of(job: Job, config: "BundleConfig", judged: Judged) -> dict[str, An
         "accepted_risk": job.audit["accepted_risk"],
         "notes": [*job.study.notes, *_risks(job)],
         "evaluations": judged.evaluations,
+        "differences": _differences(job, judged),
+        "drift": judged.drift,
     }
+
+
+def _differences(job: Job, judged: Judged) -> list[dict[str, Any]]:
+    """Hold the primary model against each other one, on slides that none was trained on."""
+    from wsi_pipeline.learn import compare_models, describe_differences, slide_cases
+
+    classes, primary = job.study.classes, job.config.aggregator[0]
+    rows = []
+    for split in ("test", "external"):
+        part = [slide for slide in judged.slides if slide.split == split]
+        if not part:
+            continue
+        cases = {
+            name: slide_cases(part, found, classes) for name, found in judged.predictions.items()
+        }
+        rows += [
+            {
+                "split": split,
+                "level": "slide",
+                "first": primary,
+                "second": other,
+                "measures": describe_differences(
+                    compare_models(cases[primary], cases[other], classes, job.bootstrap)
+                ),
+            }
+            for other in cases
+            if other != primary
+        ]
+    return rows
 
 
 def describe_model(job: Job, digests: Mapping[str, Any]) -> "BundleConfig":

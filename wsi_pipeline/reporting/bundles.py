@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.reporting.data import (
+    Drift,
     Evaluation,
     Facts,
     Measure,
+    ModelDifference,
     ModelReport,
     Prediction,
     Scores,
@@ -57,6 +59,8 @@ def read_model(folder: Path) -> ModelReport:
             curves=_curves(_rows(folder / "history.csv")),
             notes=tuple(metrics.get("notes", ())),
             random_weights=".random" in config["encoder"],
+            differences=tuple(_differences(metrics.get("differences") or ())),
+            drift=_drift(metrics.get("drift")),
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise LearnError(f"{folder}: not a whole model bundle ({error}); train it again") from error
@@ -106,6 +110,30 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "none" if value is None else str(value)
+
+
+def _differences(found: Sequence[Mapping[str, Any]]) -> Iterator[ModelDifference]:
+    for each in found:
+        for name, values in each["measures"].items():
+            yield ModelDifference(
+                split=each["split"],
+                other=each["second"],
+                measure=name,
+                difference=Measure(value=values["value"], low=values["low"], high=values["high"]),
+                p=values["p"],
+            )
+
+
+def _drift(found: Mapping[str, Any] | None) -> Drift | None:
+    if not found:
+        return None
+    return Drift(
+        features={name: (v["mmd2"], v["p"]) for name, v in found["features"].items()},
+        numbers={
+            name: (v["inside"], v["outside"], v["standardised"])
+            for name, v in found["numbers"].items()
+        },
+    )
 
 
 def _evaluation(

@@ -151,6 +151,33 @@ class TrainingCurve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelDifference:
+    """A measure of the primary model less that of another, on the same slides.
+
+    ``p`` is the bootstrap's, two-sided; None where the interval is.
+    """
+
+    split: str
+    other: str
+    measure: str
+    difference: Measure
+    p: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """From the patients trained on to the external ones.
+
+    Attributes:
+        features: Class (or ``all``) → squared maximum mean discrepancy and its permutation p.
+        numbers: Name → mean inside, mean outside, difference in pooled standard deviations.
+    """
+
+    features: Mapping[str, tuple[float | None, float | None]]
+    numbers: Mapping[str, tuple[float, float, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelReport:
     """One trained bundle: its evaluations, curves and what must be said about it."""
 
@@ -162,6 +189,8 @@ class ModelReport:
     curves: tuple[TrainingCurve, ...] = ()
     notes: tuple[str, ...] = ()
     random_weights: bool = False
+    differences: tuple[ModelDifference, ...] = ()
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

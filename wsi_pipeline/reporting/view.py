@@ -22,6 +22,7 @@ from wsi_pipeline.reporting.figures import (
     roc_figure,
     with_interval,
 )
+from wsi_pipeline.reporting.judgement import abstention_figure, decision_figure, drift_figure
 
 COLUMNS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ap", "ece", "brier")
 SPLITS = ("train", "val", "test", "external")
@@ -81,6 +82,9 @@ class ModelView:
     primary_curves: tuple[Picture, ...]
     other_curves: tuple[Picture, ...]
     interval: str
+    drift: Picture | None
+    drift_rows: tuple[tuple[str, str], ...]
+    differences: tuple[tuple[str, ...], ...]
 
 
 def funnel_rows(steps: Sequence[FunnelStep]) -> tuple[FunnelRow, ...]:
@@ -113,6 +117,41 @@ def model_view(report: ModelReport) -> ModelView:
         primary_curves=_curves(report, primary=True),
         other_curves=_curves(report, primary=False),
         interval="; ".join(sorted(intervals)),
+        drift=_drift_picture(report),
+        drift_rows=_drift_rows(report),
+        differences=_differences(report),
+    )
+
+
+def _drift_picture(report: ModelReport) -> Picture | None:
+    drift = report.drift
+    if drift is None or all(values[2] is None for values in drift.numbers.values()):
+        return None
+    return drift_figure(drift)
+
+
+def _drift_rows(report: ModelReport) -> tuple[tuple[str, str], ...]:
+    """How far the features moved, for each class: words for a table."""
+    if report.drift is None:
+        return ()
+    return tuple(
+        (name, "too few patients" if value is None else f"{value:.3f} (p = {p:.3f})")
+        for name, (value, p) in report.drift.features.items()
+    )
+
+
+def _differences(report: ModelReport) -> tuple[tuple[str, ...], ...]:
+    """The primary model less each other one: split, other model, measure, difference, p."""
+    return tuple(
+        (
+            each.split,
+            each.other,
+            MEASURE_NAMES.get(each.measure, each.measure),
+            with_interval(each.difference, 3),
+            "–" if each.p is None else f"{each.p:.3f}",
+        )
+        for each in report.differences
+        if each.measure in ("balanced_accuracy", "auroc")
     )
 
 
@@ -168,7 +207,12 @@ def _group(evaluation: Evaluation) -> FigureGroup:
     if evaluation.scores is not None:
         roc = roc_figure(evaluation.scores, evaluation.classes, evaluation.measures)
         reliability = reliability_figure(evaluation.scores, evaluation.measures.get("ece"))
-        columns = ((matrix, bars), (roc,), (reliability,))
+        decision = decision_figure(evaluation.scores, evaluation.classes)
+        columns = (
+            (matrix, bars),
+            (roc, decision),
+            (reliability, abstention_figure(evaluation.scores)),
+        )
     cases = f"{evaluation.cases:,} {evaluation.level}{'s' * (evaluation.cases != 1)}"
     return FigureGroup(
         title=f"{evaluation.model} — {title} ({cases} of {evaluation.patients:,} patients)",
