@@ -116,6 +116,56 @@ def test_ink_beside_tissue_is_left_out(ink: tuple[int, int, int]) -> None:
     assert "ink" in found.flags
 
 
+@pytest.mark.parametrize("ink", [RED_INK, GREEN_INK, BLUE_INK])
+def test_ink_over_tissue_takes_itself_away_and_no_more(ink: tuple[int, int, int]) -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    stroke = np.zeros(truth.shape, np.uint8)
+    cv2.line(stroke, (20, 150), (380, 150), 1, 13)
+    rgb[stroke > 0] = ink
+    found = find_tissue(np.asarray(cv2.GaussianBlur(rgb, (0, 0), 1.5), dtype=np.uint8))
+    assert "ink" in found.flags
+    core = cv2.erode(stroke, np.ones((5, 5), np.uint8)) > 0
+    assert found.mask[core].mean() < 0.1
+    around = cv2.dilate(stroke, np.ones((9, 9), np.uint8)) > 0
+    assert iou(found.mask & ~around, truth & ~around) > 0.95
+
+
+def test_a_dark_fold_is_tissue() -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    fold = np.zeros(truth.shape, np.uint8)
+    cv2.line(fold, (140, 110), (260, 190), 1, 9)
+    folded = (fold > 0) & truth
+    rgb[folded] = (70, 25, 75)
+    found = find_tissue(rgb).mask
+    assert found[folded].mean() > 0.97
+    assert iou(found, truth) > 0.96
+
+
+def test_fatty_tissue_is_one_piece_and_ghostly_necrosis_belongs_to_it() -> None:
+    """Droplets as white as glass over a third of it; one half has hardly any stain left."""
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    rgb[:, 200:][truth[:, 200:]] = (232, 212, 222)
+    rng = np.random.default_rng(3)
+    for x, y in rng.integers((90, 80), (310, 220), (260, 2)):
+        cv2.circle(rgb, (int(x), int(y)), 2, (243, 243, 243), cv2.FILLED)
+    smooth = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 0.8), dtype=np.uint8)
+    assert iou(find_tissue(smooth).mask, truth) > 0.9
+
+
+def test_a_bubble_is_not_tissue_and_edges_between_scanned_stripes_neither() -> None:
+    rgb = field()
+    truth = blob(rgb, EOSIN)
+    cv2.circle(rgb, (60, 60), 40, (225, 226, 227), 2)  # a rim that only refracts
+    rgb[:, 320:] = np.clip(rgb[:, 320:].astype(int) - 9, 0, 255).astype(np.uint8)
+    found = find_tissue(rgb).mask
+    assert iou(found, truth) > 0.95
+    rim = np.s_[15:105, 15:85]
+    assert not (found & ~truth)[rim].any()
+
+
 def test_dust_and_hairs_are_dropped_and_small_holes_filled() -> None:
     rgb = field()
     truth = blob(rgb, EOSIN)
