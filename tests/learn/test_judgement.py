@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from wsi_pipeline.learn import Bootstrap, Cases, compare_models
-from wsi_pipeline.learn.bootstrap import ENDS, widened
+from wsi_pipeline.learn.bootstrap import ENDS, estimate, widened
 from wsi_pipeline.learn.curves import acting_on_all, aurc, net_benefit, risk_at
 from wsi_pipeline.learn.drift import PERMUTATIONS, mmd
 from wsi_pipeline.learn.drift import _shift as shift
+from wsi_pipeline.learn.metrics import count_cases
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,9 +111,27 @@ def test_a_shift_is_in_standard_deviations_between_patients():
 
 
 def test_few_patients_widen_the_percentiles():
-    assert widened(10_000) == pytest.approx(ENDS, abs=1e-4)
-    assert widened(20)[0] == pytest.approx(0.0159, abs=2e-4)
-    assert widened(20)[1] == pytest.approx(1 - 0.0159, abs=2e-4)
+    assert norm.cdf(widened(10_000)) == pytest.approx(ENDS, abs=1e-4)
+    assert norm.cdf(widened(20)) == pytest.approx([0.0159, 1 - 0.0159], abs=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    patients=st.integers(2, 6),
+    seed=st.integers(0, 500),
+    method=st.sampled_from(["bca", "percentile"]),
+)
+def test_however_few_the_patients_an_interval_is_one(patients, seed, method):
+    rng = np.random.default_rng(seed)
+    owners = [f"p{k}" for k in rng.integers(0, patients, 3 * patients)]
+    targets = rng.integers(0, 2, len(owners))
+    scores = rng.dirichlet([1, 1], len(owners))
+    found = estimate(count_cases(targets, scores, owners), ("a", "b"),
+                     Bootstrap(resamples=100, method=method))  # fmt: skip
+    for each in found.values():
+        if each.low is not None:
+            assert np.isfinite([each.low, each.high]).all()
+            assert each.low <= each.high
 
 
 def test_intervals_cover_what_they_promise():

@@ -81,16 +81,17 @@ def estimate(
         if len(defined) and np.ptp(defined) == 0:
             low, high = _exact(name, float(value), counts, classes)
         elif np.isfinite(value) and len(defined) >= LEAST_DEFINED * bootstrap.resamples:
-            ends = widened(counts.patients)
+            reach = widened(counts.patients)
+            ends = norm.cdf(reach)
             if left_out is not None:
-                ends = _bca_ends(ends, float(value), defined, left_out[name])
+                ends = _bca_ends(reach, float(value), defined, left_out[name])
             low, high = (float(end) for end in np.quantile(defined, ends))
         estimates[name] = Estimate(value=_or_none(value), low=low, high=high)
     return estimates
 
 
 def widened(patients: int) -> NDArray[np.float64]:
-    """Return the percentiles of a 95 % interval from so few patients, (2,).
+    """Return the ends of a 95 % interval from so few patients, (2,) in standard deviations.
 
     A resample varies less than a new sample would, by √((n-1)/n), and its spread is an estimate:
     as a mean's interval takes Student's t, the percentiles move outward.
@@ -98,9 +99,8 @@ def widened(patients: int) -> NDArray[np.float64]:
     Source: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician
     69, 2015 (expanded percentile interval).
     """
-    reach = np.sqrt(patients / (patients - 1)) * t.ppf(ENDS, patients - 1)
-    ends: NDArray[np.float64] = norm.cdf(reach)
-    return ends
+    reach: NDArray[np.float64] = np.sqrt(patients / (patients - 1)) * t.ppf(ENDS, patients - 1)
+    return reach
 
 
 def _resampled(counts: Counts, classes: Sequence[str], bootstrap: Bootstrap) -> dict[str, Array]:
@@ -142,20 +142,23 @@ def _exact(
 
 
 def _bca_ends(
-    ends: NDArray[np.float64], value: float, drawn: Array, left_out: Array
+    reach: NDArray[np.float64], value: float, drawn: Array, left_out: Array
 ) -> NDArray[np.float64]:
     """Move the percentiles for bias and skewness; ``left_out`` (P,) are the jackknife values."""
     # Ties (discrete measures) count half, so that a symmetric distribution has no bias.
     share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
     if not 0 < share < 1:
-        return ends
+        return np.asarray(norm.cdf(reach))
     bias = norm.ppf(share)
     away = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
     spread = (away**2).sum() ** 1.5
     acceleration = (away**3).sum() / (6 * spread) if spread > 0 else 0.0
-    normal = bias + norm.ppf(ends)
-    moved: NDArray[np.float64] = norm.cdf(bias + normal / (1 - acceleration * normal))
-    return moved
+    normal = bias + reach
+    room = 1 - acceleration * normal
+    # so far out that the correction has turned over: the outermost resample
+    far = np.where(normal < 0, -np.inf, np.inf)
+    moved = bias + np.divide(normal, room, out=far, where=room > 0)
+    return np.asarray(norm.cdf(moved))
 
 
 def _or_none(value: float) -> float | None:

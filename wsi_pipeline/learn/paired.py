@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from scipy.stats import norm
 
 from wsi_pipeline.learn.bootstrap import CHUNK, DEFAULT, LEAST_DEFINED, Bootstrap, widened
 from wsi_pipeline.learn.evaluate import Cases
@@ -56,7 +57,9 @@ def compare_models(
     one, two = (measure(each, whole, classes) for each in counts)
     return {
         name: _difference(
-            float(one[name][0] - two[name][0]), np.concatenate(parts[name]), widened(patients)
+            float(one[name][0] - two[name][0]),
+            np.concatenate(parts[name]),
+            norm.cdf(widened(patients)),
         )
         for name in COMPARED
     }
