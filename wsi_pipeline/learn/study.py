@@ -1,7 +1,7 @@
 """A cohort made ready for learning: who is trained on, who is tested on, who stays sealed."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -120,7 +120,7 @@ def prepare_study(cohort: Iterable[CohortSlide], stores: Path, plan: SplitPlan) 
     cohort = tuple(cohort)
     known, sealed = seal_external(labelled(cohort), plan.external)
     internal, left_out = with_features(known, stores)
-    folds = _split(internal, plan, {s.slide_id: s.site for s in cohort if s.site})
+    folds = draw_splits(internal, plan, {s.slide_id: s.site for s in cohort if s.site})
     splits = join_folds(folds) if plan.folds else folds[0]
     if not plan.allow_overlap:
         assert_no_patient_overlap(splits)
@@ -185,8 +185,20 @@ def with_features(slides: Sequence[SplitSlide], stores: Path) -> tuple[Splits, t
     return kept, (f"{len(missing)} of {len(slides)} slides have no features ({named})",)
 
 
-def _split(slides: Splits, plan: SplitPlan, site_of: dict[str, str]) -> list[Splits]:
-    """Return the split, or that of each fold."""
+def draw_splits(
+    slides: Splits, plan: SplitPlan, site_of: Mapping[str, str] | None = None
+) -> list[Splits]:
+    """Return the split, or that of each fold.
+
+    Args:
+        slides: The internal slides.
+        plan: How to split them.
+        site_of: Site of each slide, where whole sites are to be kept.
+
+    Raises:
+        LearnError: They cannot be split so.
+    """
+    site_of = site_of or {}
     val, seed = plan.val_fraction, plan.seed
     if plan.takes_given(slides):
         if plan.folds:

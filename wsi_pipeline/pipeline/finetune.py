@@ -18,6 +18,7 @@ from wsi_pipeline.engine import is_done, lock_path, provenance
 from wsi_pipeline.errors import ConfigError, LearnError
 from wsi_pipeline.events import EpochDone, Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.finetune_config import FinetuneConfig, settings_of, split_plan
+from wsi_pipeline.pipeline.headline import headline
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import FrozenModels, Scores, Splits
@@ -197,16 +198,9 @@ def _headlines(outcome: _Outcome) -> Iterator[Note]:
     for found in outcome.evaluations:
         if found["level"] != "tile" or found["split"] in ("train", "val"):
             continue
-        accuracy = found["measures"]["accuracy"]
-        if accuracy["value"] is None:
-            continue
-        interval = ""
-        if accuracy["low"] is not None:
-            interval = f" (95 % interval {accuracy['low']:.3f} to {accuracy['high']:.3f})"
-        yield Note(
-            text=f"tiles of {found['split']}: accuracy {accuracy['value']:.3f}{interval}, "
-            f"{found['cases']} tiles of {found['patients']} patients"
-        )
+        said = headline(found, f"tiles of {found['split']}", "accuracy", "tiles")
+        if said is not None:
+            yield said
 
 
 def _save(

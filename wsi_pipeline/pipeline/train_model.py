@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsi_pipeline.config import digest
 from wsi_pipeline.engine import provenance
 from wsi_pipeline.events import EpochDone, Event, Note
+from wsi_pipeline.pipeline.headline import headline
 from wsi_pipeline.pipeline.train_config import TrainConfig, recipe_of
 
 if TYPE_CHECKING:
@@ -60,16 +61,9 @@ class Judged:
         for found in self.evaluations:
             if (found["model"], found["level"]) != (primary, "slide") or found["split"] == "train":
                 continue
-            accuracy = found["measures"]["balanced_accuracy"]
-            if accuracy["value"] is None:
-                continue
-            interval = ""
-            if accuracy["low"] is not None:
-                interval = f" (95 % interval {accuracy['low']:.3f} to {accuracy['high']:.3f})"
-            yield Note(
-                text=f"{primary} on {found['split']}: balanced accuracy {accuracy['value']:.3f}"
-                f"{interval}, {found['cases']} slides of {found['patients']} patients"
-            )
+            said = headline(found, f"{primary} on {found['split']}", "balanced_accuracy", "slides")
+            if said is not None:
+                yield said
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from wsi_pipeline.features.encoder_model import Preprocess
 from wsi_pipeline.learn.balance import balanced_weights
-from wsi_pipeline.learn.calibration import apply_temperature
+from wsi_pipeline.learn.calibration import FLOOR, apply_temperature
 from wsi_pipeline.learn.finetune.network import prepare, scale
 from wsi_pipeline.learn.finetune.order import all_tiles
 from wsi_pipeline.learn.finetune.ranks import Ranks
@@ -21,8 +20,6 @@ from wsi_pipeline.learn.finetune.sources import TileSource
 from wsi_pipeline.learn.infer import majority_vote
 from wsi_pipeline.learn.scores import TILE_MEAN, TILE_VOTE, Scores
 from wsi_pipeline.learn.splits import SplitSlide
-
-FLOOR: Final = 1e-7  # least probability whose logarithm is taken
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,11 +59,6 @@ class StoreSource:
             for index, each in enumerate(self.slides)
         }
 
-    def settings(self) -> dict[str, object]:
-        """Return the tile stage's settings of the first slide."""
-        found: dict[str, object] = self._store(0).attributes.get("config", {})
-        return found
-
     def _store(self, index: int) -> TileStore:
         store = self._open.pop(index, None) or open_tiles(self._paths[index])
         self._open[index] = store  # the latest stands last

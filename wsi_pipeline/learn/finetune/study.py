@@ -17,13 +17,10 @@ from wsi_pipeline.learn.finetune.sources import (
 )
 from wsi_pipeline.learn.splits import (
     Splits,
-    SplitSlide,
     assert_no_patient_overlap,
-    honour_splits,
     labelled,
-    split_patients,
 )
-from wsi_pipeline.learn.study import SplitPlan
+from wsi_pipeline.learn.study import SplitPlan, draw_splits
 
 EXTERNAL: Final = "external"
 
@@ -109,7 +106,7 @@ def prepare_stores(cohort: Iterable[CohortSlide], folder: Path, plan: SplitPlan)
     if len(kept) < len(known):
         notes.append(f"{len(known) - len(kept)} of {len(known)} slides have no tiles")
     return TileStudy(
-        splits=_split(kept, plan),
+        splits=_one_split(kept, plan),
         sealed=sealed,
         source=lambda slides: StoreSource(folder, slides),
         usable=lambda slides: with_tiles(folder, slides),
@@ -160,7 +157,7 @@ def prepare_images(folders: ImageFolders, plan: SplitPlan) -> TileStudy:
         slides += renamed
     known, sealed = seal_external(labelled(slides), None if folders.external is None else EXTERNAL)
     return TileStudy(
-        splits=_split(known, plan),
+        splits=_one_split(known, plan),
         sealed=sealed,
         source=lambda found: ImageSource(found, paths, folders.side),
         usable=lambda found: found,
@@ -168,14 +165,7 @@ def prepare_images(folders: ImageFolders, plan: SplitPlan) -> TileStudy:
     )
 
 
-def _split(slides: tuple[SplitSlide, ...], plan: SplitPlan) -> Splits:
-    given = any(slide.split for slide in slides)
-    if plan.source == "given" or (plan.source == "auto" and given):
-        splits = honour_splits(slides, val_fraction=plan.val_fraction, seed=plan.seed)
-    else:
-        splits = split_patients(
-            slides, test_fraction=plan.test_fraction, val_fraction=plan.val_fraction,
-            seed=plan.seed,
-        )  # fmt: skip
+def _one_split(slides: Splits, plan: SplitPlan) -> Splits:
+    (splits,) = draw_splits(slides, plan)
     assert_no_patient_overlap(splits)
     return splits
