@@ -1,4 +1,7 @@
-"""Flat images and tile stores whose label is the direction of their stripes, never their colour."""
+"""Flat images and tile stores whose label is the direction of their stripes, never their colour.
+
+Blotches lie over the stripes, so that no two pictures are the same.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +17,12 @@ PATTERN = r"^(P\w+?)_"  # the patient in a file's name
 
 
 def texture(label: str, rng: np.random.Generator, side: int = 48) -> np.ndarray:
-    """(side, side, 3) uint8: stripes across or down, of any colour, phase and width."""
+    """(side, side, 3) uint8: blotched stripes across or down, of any colour, phase and width."""
     wave = np.sin(np.arange(side) * rng.uniform(0.7, 0.9) + rng.uniform(0, 6)) * 60 + 128
     stripes = np.tile(wave, (side, 1)) if label == "across" else np.tile(wave[:, None], (1, side))
     colour = rng.uniform(0.6, 1.0, 3)
+    blotches = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2)
+    stripes = stripes + 40 * blotches / blotches.std()
     noisy = stripes[..., None] * colour + rng.normal(0, 6, (side, side, 3))
     return np.clip(noisy, 0, 255).astype(np.uint8)
 

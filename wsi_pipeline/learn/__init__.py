@@ -1,7 +1,15 @@
 """Splits, tile classifiers, aggregators, honest evaluation, model bundles."""
 
 from wsi_pipeline.learn.aggregators import AGGREGATORS, Aggregator, BagOutput, create_aggregator
-from wsi_pipeline.learn.audit import Audit, Finding, audit_study, audit_table, gather, identify
+from wsi_pipeline.learn.audit import (
+    Audit,
+    Finding,
+    Subject,
+    audit_study,
+    audit_table,
+    gather,
+    identify,
+)
 from wsi_pipeline.learn.bags import Bag, FeatureFolder, features_digest
 from wsi_pipeline.learn.balance import balanced_weights
 from wsi_pipeline.learn.bootstrap import Bootstrap, Estimate, estimate
@@ -19,6 +27,7 @@ from wsi_pipeline.learn.evaluate import Cases, evaluate, patient_cases, slide_ca
 from wsi_pipeline.learn.external import (
     FrozenModels,
     SealedCohort,
+    external_ids,
     seal_external,
     weights_digest,
 )
@@ -89,6 +98,7 @@ __all__ = [
     "SplitSlide",
     "Splits",
     "Study",
+    "Subject",
     "TileHead",
     "Trained",
     "Training",
@@ -106,6 +116,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "evaluate_scores",
+    "external_ids",
     "feature_settings",
     "features_digest",
     "fit",

@@ -80,6 +80,10 @@ class FeatureFolder:
             self._kept[slide_id] = bag
         return bag
 
+    def vectors(self, slide_id: str) -> NDArray[np.float32]:
+        """Return the features of one slide's bag, (N, D) float32."""
+        return self.bag(slide_id).features
+
     def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return at most ``count`` tiles of a slide, (n, D), in their order, drawn with ``rng``."""
         features = self.bag(slide_id).features

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 
@@ -84,6 +85,16 @@ def seal_external(
             "a patient must be on one side"
         )
     return inside, SealedCohort(name or "external", outside) if outside else None
+
+
+def external_ids(cohort: Iterable[CohortSlide], name: str | None) -> list[str]:
+    """Return the labelled slides that :func:`seal_external` would set apart."""
+    return [
+        slide.slide_id
+        for slide in cohort
+        if slide.label is not None
+        and (slide.split == "external" or (name is not None and slide.cohort == name))
+    ]
 
 
 def weights_digest(models: "Mapping[str, nn.Module]") -> str:

@@ -1,12 +1,12 @@
 """Audit a run folder: would a model trained on it survive a reviewer?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.train_config import SplitConfig, split_plan
@@ -21,12 +21,33 @@ class AuditConfig(SplitConfig):
     """Look for leaks, nuisances that tell the label, and classes too small for what is asked."""
 
 
+StudyT = TypeVar("StudyT")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Audited:
+class Audited(Generic[StudyT]):
     """What the audit found; the ``study`` is None where nothing can be split."""
 
     audit: "Audit"
-    study: "Study | None"
+    study: StudyT | None
+
+    def permitted(self, reason: str | None) -> StudyT:
+        """Return the study, if it may be trained on.
+
+        Args:
+            reason: Why what can be accepted is; None accepts nothing.
+
+        Raises:
+            LearnError: Something must be put right, and no reason is given to accept it.
+        """
+        blocking = self.audit.unaccepted(reason)
+        if not blocking and self.study is not None:
+            return self.study
+        offer = ", or pass --accept-risk REASON" if all(f.acceptable for f in blocking) else ""
+        found = ". ".join(finding.sentence() for finding in blocking)
+        raise LearnError(
+            f"the audit found what would make the figures worthless: {found}. Put it right{offer}"
+        )
 
 
 def run(config: AuditConfig) -> Iterator[Event]:
@@ -57,9 +78,17 @@ def run(config: AuditConfig) -> Iterator[Event]:
     yield Written(path=str(path), what="audit")
 
 
-def audit_run(config: SplitConfig, stores: Path) -> Audited:
+def audit_run(config: SplitConfig, stores: Path) -> "Audited[Study]":
     """Audit the cohort table, split it, audit the study."""
-    from wsi_pipeline.learn import audit_study, audit_table, gather, identify, labelled
+    from wsi_pipeline.learn import (
+        Subject,
+        audit_study,
+        audit_table,
+        external_ids,
+        gather,
+        identify,
+        labelled,
+    )
     from wsi_pipeline.learn import prepare_study as prepare
 
     cohort = read_cohort(config.run / "cohort.csv")
@@ -69,23 +98,28 @@ def audit_run(config: SplitConfig, stores: Path) -> Audited:
         return Audited(audit=audit, study=None)
     study = prepare(cohort, stores, replace(plan, allow_overlap=not audit.passed))
     evidence = gather(config.run, stores, [slide.slide_id for slide in study.splits])
-    evidence |= identify(config.run, _outside(cohort, config.external))
+    evidence |= identify(config.run, external_ids(cohort, config.external))
     least = config.min_test_patients
-    audit += audit_study(study, cohort, evidence, least_tested=least)
+    audit += audit_study(Subject.of(study), cohort, evidence, least_tested=least)
     return Audited(audit=audit, study=study)
 
 
-def notes_of(audited: Audited) -> Iterator[Note]:
+def notes_of(audited: "Audited[Study]") -> Iterator[Note]:
     """Say what was left out and what was found."""
     if audited.study is not None:
         yield from (Note(text=text) for text in audited.study.notes)
-    for finding in audited.audit.findings:
+    yield from findings_of(audited.audit)
+
+
+def findings_of(audit: "Audit") -> Iterator[Note]:
+    """Say what was found."""
+    for finding in audit.findings:
         weight = "must be put right" if finding.blocking else "remark"
         yield Note(text=f"audit, {weight}: {finding.sentence()}")
 
 
 def write_audit(
-    config: SplitConfig, audited: Audited, encoder: str, accepted: str | None = None
+    config: SplitConfig, audited: "Audited[Study]", encoder: str, accepted: str | None = None
 ) -> Path:
     """Write ``<run>/audit.json`` and return its path."""
     path = config.run / FILE
@@ -93,7 +127,7 @@ def write_audit(
     return path
 
 
-def about(config: SplitConfig, audited: Audited, encoder: str) -> dict[str, object]:
+def about(config: SplitConfig, audited: "Audited[Study]", encoder: str) -> dict[str, object]:
     """Return what was audited: the settings of the split and the digests of what was looked at."""
     names = SplitConfig.model_fields.keys() & config.identity().keys()
     study = audited.study
@@ -105,10 +139,11 @@ def about(config: SplitConfig, audited: Audited, encoder: str) -> dict[str, obje
     }
 
 
-def _outside(cohort: list[CohortSlide], external: str | None) -> list[str]:
+def risks_of(found: Mapping[str, Any]) -> list[str]:
+    """Return the findings of an ``audit.json`` as remarks, with the reason that accepted them."""
+    accepted = found["accepted_risk"]
+    reason = f" (accepted: {accepted})" if accepted else ""
     return [
-        slide.slide_id
-        for slide in cohort
-        if slide.label is not None
-        and (slide.split == "external" or (external is not None and slide.cohort == external))
+        f"audit: {finding['text']}{reason if finding['blocking'] else ''}"
+        for finding in found["findings"]
     ]

@@ -1,23 +1,24 @@
 """Fine-tune an encoder end to end, and validate it as `train` validates its models.
 
-The order is the same: split by patient and write it down, train, calibrate on validation, freeze,
-judge on the test patients, and only then open the external cohort. Under ``torchrun`` several
-processes share the work; the first one writes and speaks.
+The order is the same: audit, split by patient and write it down, train, calibrate on validation,
+freeze, judge on the test patients, and only then open the external cohort. Under ``torchrun``
+several processes share the work; the first one writes and speaks.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wsi_pipeline.atomic import atomic_folder, try_lock, write_json, write_text
-from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.config import digest
 from wsi_pipeline.engine import is_done, lock_path, provenance
-from wsi_pipeline.errors import ConfigError, LearnError
+from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import EpochDone, Event, Note, Planned, StageStarted, Written
-from wsi_pipeline.pipeline.finetune_config import FinetuneConfig, settings_of, split_plan
+from wsi_pipeline.pipeline.audit import findings_of, risks_of
+from wsi_pipeline.pipeline.finetune_config import FinetuneConfig, settings_of
+from wsi_pipeline.pipeline.finetune_study import audit_study, split_study
 from wsi_pipeline.pipeline.headline import headline
 
 if TYPE_CHECKING:
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("torch", "timm", "numpy", "scipy", "safetensors")
 SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is to be trained: settings, slides, the folder it goes to, what the audit found."""
+
+    config: FinetuneConfig
+    study: "TileStudy"
+    target: Path
+    identity: dict[str, Any]
+    audit: dict[str, Any]
+    ranks: "Ranks"
 
 
 @dataclass(kw_only=True)
@@ -62,12 +75,21 @@ def run(config: FinetuneConfig) -> Iterator[Event]:
 
 
 def _run(config: FinetuneConfig, ranks: "Ranks") -> Iterator[Event]:
-    study = _study(config)
+    found = split_study(config)
     target = config.run / "finetuned" / (config.name or config.encoder)
     yield StageStarted(stage="finetune", total=1, unit="models")
-    yield from (Note(text=text) for text in study.notes)
+    yield from (Note(text=text) for text in (found.study.notes if found.study else ()))
     if config.dry_run:
-        yield from (Planned(row=row) for row in study.inventory())
+        found = audit_study(config, found)
+        yield from findings_of(found.audit)
+        if found.study is not None:
+            yield from (Planned(row=row) for row in found.study.inventory())
+        return
+    study = found.study
+    if study is None:
+        yield from findings_of(found.audit)
+        write_json(config.run / "audit.json", found.audit.to_json(**_about(config)))
+        found.permitted(config.accept_risk)
         return
     identity = _identity(config, study)
     with try_lock(lock_path(config.run, f"finetune-{ranks.rank}", target.name)) as mine:
@@ -79,43 +101,27 @@ def _run(config: FinetuneConfig, ranks: "Ranks") -> Iterator[Event]:
         if done:
             yield Note(text=f"{target}: trained earlier on the same tiles; nothing to do")
         else:
-            yield from _finetune(config, study, target, identity, ranks)
+            audited = audit_study(config, found) if ranks.leads else found
+            found = replace(found, audit=ranks.from_leader(audited.audit))
+            yield from findings_of(found.audit)
+            report = found.audit.to_json(config.accept_risk, **_about(config, identity))
+            if ranks.leads:
+                write_json(config.run / "audit.json", report)
+            found.permitted(config.accept_risk)
+            task = _Task(config=config, study=study, target=target, identity=identity,
+                         audit=report, ranks=ranks)  # fmt: skip
+            yield from _finetune(task)
     yield Written(path=str(target), what="model")
 
 
-def _study(config: FinetuneConfig) -> "TileStudy":
-    from wsi_pipeline.learn.finetune.study import ImageFolders, prepare_images, prepare_stores
-
-    if config.images is None:
-        if config.external_images or config.patient_pattern:
-            raise ConfigError("--external-images and --patient-pattern go with --images")
-        cohort = read_cohort(config.run / "cohort.csv")
-        return prepare_stores(cohort, config.run / "tiles", split_plan(config))
-    for folder in (config.images, config.external_images):
-        if folder is not None and not folder.is_dir():
-            raise ConfigError(f"{folder}: there is no such folder of images")
-    if config.external is not None:
-        raise ConfigError("--external names a cohort; with --images use --external-images")
-    folders = ImageFolders(
-        internal=config.images, external=config.external_images, pattern=config.patient_pattern,
-        side=config.input_px,
-    )  # fmt: skip
-    return prepare_images(folders, split_plan(config))
-
-
-def _finetune(
-    config: FinetuneConfig,
-    study: "TileStudy",
-    target: Path,
-    identity: dict[str, Any],
-    ranks: "Ranks",
-) -> Iterator[Event]:
+def _finetune(task: _Task) -> Iterator[Event]:
     """Train and judge; the external cohort is opened after the freeze, and nowhere else."""
     from wsi_pipeline.learn import FrozenModels, write_splits
 
-    if ranks.leads:
+    config, study, target = task.config, task.study, task.target
+    if task.ranks.leads:
         write_splits(config.run / "splits" / f"finetuned-{target.name}.csv", study.splits)
-    tuning = _tuning(config, study, target, digest(identity), ranks)
+    tuning = _tuning(task)
     for row in tuning.progress.history:
         yield Note(text=f"{target.name}: epoch {row['epoch']:.0f} was finished earlier")
     for epoch in tuning:
@@ -135,26 +141,25 @@ def _finetune(
         if slides:
             _judge(config, outcome, slides)
     yield from _headlines(outcome)
-    if ranks.leads:
-        _save(config, outcome, target, identity)
+    if task.ranks.leads:
+        _save(task, outcome)
         _checkpoint(target).unlink(missing_ok=True)
 
 
-def _tuning(
-    config: FinetuneConfig, study: "TileStudy", target: Path, identity: str, ranks: "Ranks"
-) -> "FineTuning":
+def _tuning(task: _Task) -> "FineTuning":
     from wsi_pipeline.learn import resolve_device
     from wsi_pipeline.learn.finetune import FineTuning, Workplace, build_network
 
+    config, study = task.config, task.study
     built = build_network(
         config.encoder, config.weights, len(study.classes),
         dropout=config.dropout, scaling=config.scaling, seed=config.seed,
     )  # fmt: skip
     place = Workplace(
-        device=ranks.device(resolve_device(config.device)),
-        ranks=ranks,
-        checkpoint=_checkpoint(target),
-        identity=identity,
+        device=task.ranks.device(resolve_device(config.device)),
+        ranks=task.ranks,
+        checkpoint=_checkpoint(task.target),
+        identity=digest(task.identity),
     )
     parts = study.source(study.part("train")), study.source(study.part("val"))
     return FineTuning(built, parts, study.classes, settings_of(config), place)
@@ -203,13 +208,12 @@ def _headlines(outcome: _Outcome) -> Iterator[Note]:
             yield said
 
 
-def _save(
-    config: FinetuneConfig, outcome: _Outcome, target: Path, identity: dict[str, Any]
-) -> None:
+def _save(task: _Task, outcome: _Outcome) -> None:
     from safetensors.torch import save_file
 
     from wsi_pipeline.learn import TILE_MEAN, predictions_csv, write_splits
 
+    config, target = task.config, task.target
     study, built = outcome.study, outcome.tuning.built
     outcome.frozen.check()
     with atomic_folder(target) as partial:
@@ -218,6 +222,7 @@ def _save(
                      module.state_dict().items()}  # fmt: skip
             save_file(state, partial / f"{name}.safetensors")
         write_splits(partial / "splits.csv", outcome.slides)
+        write_json(partial / "audit.json", task.audit)
         write_json(
             partial / "config.json",
             {
@@ -230,7 +235,7 @@ def _save(
                 "parameters": built.parameters,
                 "temperature": outcome.temperature,
                 "settings": config.identity(),
-                "digests": {"identity": identity, "weights": outcome.frozen.digest},
+                "digests": {"identity": task.identity, "weights": outcome.frozen.digest},
                 "versions": provenance(PACKAGES),
             },
         )
@@ -240,7 +245,7 @@ def _save(
                 "classes": list(study.classes),
                 "primary": TILE_MEAN,
                 "temperatures": {TILE_MEAN: outcome.temperature},
-                "notes": list(study.notes),
+                "notes": [*study.notes, *risks_of(task.audit)],
                 "evaluations": outcome.evaluations,
             },
         )
@@ -260,6 +265,20 @@ def _identity(config: FinetuneConfig, study: "TileStudy") -> dict[str, Any]:
         "splits": splits_digest(study.splits),
         "tiles": source_digest(study.source(study.splits)),
         "external_slides": 0 if study.sealed is None else len(study.sealed),
+    }
+
+
+def _about(config: FinetuneConfig, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what was audited: the settings of the split and the digests of what was looked at."""
+    names = (
+        "external", "external_images", "patient_pattern", "split", "test_fraction",
+        "val_fraction", "seed", "min_test_patients",
+    )  # fmt: skip
+    known = config.identity()
+    digests = {} if identity is None else {name: identity[name] for name in ("splits", "tiles")}
+    return {
+        "settings": {name: known[name] for name in names if name in known},
+        "digests": digests,
     }
 
 

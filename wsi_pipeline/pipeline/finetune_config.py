@@ -46,6 +46,13 @@ class FinetuneConfig(StageConfig):
         default=0.2, gt=0, lt=1, description="Of the patients that are not tested on."
     )
     seed: int = Field(default=0, ge=0, description="Of split, order, augmentation and head.")
+    min_test_patients: int = Field(
+        default=1, ge=1, description="The audit asks for so many tested patients of each class."
+    )
+    accept_risk: str | None = Field(
+        default=None,
+        description="Train in spite of what the audit found, for this reason, which is recorded.",
+    )
     epochs: int = Field(default=10, ge=1, description="The most epochs.")
     patience: int = Field(default=3, ge=1, description="Epochs without progress before stopping.")
     warmup_epochs: int = Field(

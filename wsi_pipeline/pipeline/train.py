@@ -5,13 +5,12 @@ calibrate on validation, freeze, judge on the test patients, and only then open 
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.engine import is_done, lock_path
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
-from wsi_pipeline.pipeline.audit import Audited, about, audit_run, notes_of, write_audit
+from wsi_pipeline.pipeline.audit import about, audit_run, notes_of, write_audit
 from wsi_pipeline.pipeline.train_config import TrainConfig, check_names
 from wsi_pipeline.pipeline.train_folds import train_folds
 from wsi_pipeline.pipeline.train_model import (
@@ -22,9 +21,6 @@ from wsi_pipeline.pipeline.train_model import (
     save_model,
     stored_identity,
 )
-
-if TYPE_CHECKING:
-    from wsi_pipeline.learn import Study
 
 
 def run(config: TrainConfig) -> Iterator[Event]:
@@ -53,7 +49,7 @@ def run(config: TrainConfig) -> Iterator[Event]:
     write_audit(config, audited, stores.name, config.accept_risk)
     job = Job(
         config=config,
-        study=_permitted(config, audited),
+        study=audited.permitted(config.accept_risk),
         target=target,
         audit=audited.audit.to_json(config.accept_risk, **about(config, audited, stores.name)),
     )
@@ -68,22 +64,6 @@ def run(config: TrainConfig) -> Iterator[Event]:
         else:
             yield from _train(job)
     yield Written(path=str(target), what="model")
-
-
-def _permitted(config: TrainConfig, audited: Audited) -> "Study":
-    """Return the study.
-
-    Raises:
-        LearnError: Something must be put right, and no reason is given to accept it.
-    """
-    blocking = audited.audit.unaccepted(config.accept_risk)
-    if not blocking and audited.study is not None:
-        return audited.study
-    offer = ", or pass --accept-risk REASON" if all(f.acceptable for f in blocking) else ""
-    found = ". ".join(finding.sentence() for finding in blocking)
-    raise LearnError(
-        f"the audit found what would make the figures worthless: {found}. Put it right{offer}"
-    )
 
 
 def _train(job: Job) -> Iterator[Event]:

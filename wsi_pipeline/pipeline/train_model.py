@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsi_pipeline.config import digest
 from wsi_pipeline.engine import provenance
 from wsi_pipeline.events import EpochDone, Event, Note
+from wsi_pipeline.pipeline.audit import risks_of
 from wsi_pipeline.pipeline.headline import headline
 from wsi_pipeline.pipeline.train_config import TrainConfig, recipe_of
 
@@ -169,7 +170,7 @@ def metrics_of(job: Job, config: "BundleConfig", judged: Judged) -> dict[str, An
         "digests": {name: config.digests[name] for name in kept},
         "versions": config.versions,
         "accepted_risk": job.audit["accepted_risk"],
-        "notes": [*job.study.notes, *_risks(job)],
+        "notes": [*job.study.notes, *risks_of(job.audit)],
         "evaluations": judged.evaluations,
         "differences": _differences(job, judged),
         "drift": judged.drift,
@@ -263,15 +264,6 @@ def _judge(job: Job, outcome: Outcome, folder: "FeatureFolder", slides: "Splits"
         outcome.predictions.setdefault(model, {}).update(found)
     outcome.slides += slides
     outcome.evaluations += evaluate_scores(scores, slides, job.study.classes, job.bootstrap)
-
-
-def _risks(job: Job) -> list[str]:
-    accepted = job.audit["accepted_risk"]
-    reason = f" (accepted: {accepted})" if accepted else ""
-    return [
-        f"audit: {found['text']}{reason if found['blocking'] else ''}"
-        for found in job.audit["findings"]
-    ]
 
 
 def _tiling(run: Path, study: "Study") -> dict[str, Any]:

@@ -5,7 +5,7 @@ slide was made) that tell the label, and classes with too few patients for what 
 of external slides goes by what identifies them (digest, thumbnail); their features stay sealed.
 """
 
-from wsi_pipeline.learn.audit.check import audit_study, audit_table
+from wsi_pipeline.learn.audit.check import Subject, audit_study, audit_table
 from wsi_pipeline.learn.audit.evidence import SlideEvidence, gather, identify
 from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
 from wsi_pipeline.learn.audit.nuisances import find_nuisances
@@ -15,6 +15,7 @@ __all__ = [
     "Finding",
     "Measured",
     "SlideEvidence",
+    "Subject",
     "audit_study",
     "audit_table",
     "find_nuisances",

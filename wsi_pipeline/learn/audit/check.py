@@ -1,7 +1,7 @@
 """The audit in two steps: of the cohort table, before anything is split, and of the study."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.learn.audit.evidence import SlideEvidence
@@ -13,9 +13,41 @@ from wsi_pipeline.learn.audit.people import (
     too_few_to_test,
 )
 from wsi_pipeline.learn.audit.slides import find_same_slides, find_similar_slides
-from wsi_pipeline.learn.audit.tiles import find_similar_tiles
-from wsi_pipeline.learn.splits import SplitSlide
+from wsi_pipeline.learn.audit.tiles import NEAR, TileVectors, find_similar_tiles
+from wsi_pipeline.learn.splits import Splits, SplitSlide
 from wsi_pipeline.learn.study import SplitPlan, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is audited: how slides are split, and what their tiles are.
+
+    Attributes:
+        splits: The internal slides, each in its part; under cross-validation in its fold.
+        folds: 0 without cross-validation.
+        whole_sites: No site is in two parts or folds.
+        digests: Digest of each internal slide's tiles or features.
+        tiles: A vector of each of their tiles.
+        near: Share of the usual distance that two tiles may be apart and are one.
+    """
+
+    splits: Splits
+    folds: int = 0
+    whole_sites: bool = False
+    digests: Mapping[str, str]
+    tiles: TileVectors
+    near: float = NEAR
+
+    @classmethod
+    def of(cls, study: Study) -> "Subject":
+        """Return the subject that a study on stored features is."""
+        return cls(
+            splits=study.splits,
+            folds=len(study.folds),
+            whole_sites=study.whole_sites,
+            digests=study.digests["bags"],
+            tiles=study.folder,
+        )
 
 
 def audit_table(slides: Sequence[SplitSlide], plan: SplitPlan) -> Audit:
@@ -37,7 +69,7 @@ def audit_table(slides: Sequence[SplitSlide], plan: SplitPlan) -> Audit:
 
 
 def audit_study(
-    study: Study,
+    subject: Subject,
     cohort: Sequence[CohortSlide],
     evidence: Mapping[str, SlideEvidence],
     *,
@@ -46,13 +78,14 @@ def audit_study(
     """Look for leaks and for nuisances that tell the label.
 
     Args:
-        study: The internal slides with their parts and features.
+        subject: The internal slides with their parts and tiles.
         cohort: The cohort table's rows, for the nuisances and to name the external slides.
         evidence: What the stores tell of every internal slide, and what identifies external ones.
         least_tested: Patients of each class that the test part must have.
     """
     rows = {slide.slide_id: slide for slide in cohort}
-    internal = {slide.slide_id for slide in study.splits}
+    internal = {slide.slide_id for slide in subject.splits}
+    classes = sorted({slide.label for slide in subject.splits})
     outside = [
         SplitSlide(
             slide_id=slide_id,
@@ -64,14 +97,12 @@ def audit_study(
         for slide_id in evidence
         if slide_id not in internal
     ]
-    everyone = [*study.splits, *outside]
-    tested = too_few_to_test(
-        study.splits, study.classes, folds=len(study.folds), least=least_tested
-    )
+    everyone = [*subject.splits, *outside]
+    tested = too_few_to_test(subject.splits, classes, folds=subject.folds, least=least_tested)
     return (
         Audit(findings=tuple(tested))
-        + find_same_slides(everyone, evidence, study.digests["bags"])
+        + find_same_slides(everyone, evidence, subject.digests)
         + find_similar_slides(everyone, evidence)
-        + find_similar_tiles(study.splits, study.folder)
-        + find_nuisances(study.splits, rows, evidence, whole_sites=study.whole_sites)
+        + find_similar_tiles(subject.splits, subject.tiles, subject.near)
+        + find_nuisances(subject.splits, rows, evidence, whole_sites=subject.whole_sites)
     )

@@ -23,7 +23,8 @@ class SlideEvidence:
         thumbnail: The picture that the tile stage drew.
         numbers: Measures of how the slide was made: ``native mpp`` and ``effective mpp`` (1,),
             ``focus`` (1,) log of the median tile's, ``stain`` (8,) matrix in optical density and
-            maxima of H and E, as they were before normalisation.
+            maxima of H and E, as they were before normalisation. Of a picture: ``picture size``
+            (2,) px, ``focus``, and ``stain`` (3,) its mean optical density of red, green and blue.
     """
 
     identity: str | None = None

@@ -30,7 +30,8 @@ COLUMNS: Final = {  # of the cohort table: what a slide with a value does, what 
     "scanner": ("comes from scanner {!r}", "the scanner"),
 }
 RECOGNISED: Final = {"frozen": "freezing", "ffpe": "paraffin", "paraffin": "paraffin"}
-NUMBERS: Final = {  # of the tile stores: threshold, what is recognised
+NUMBERS: Final = {  # of tile stores and pictures: threshold, what is recognised
+    "picture size": (GLASS, "the size of its picture"),
     "native mpp": (GLASS, "the scanner's resolution"),
     "effective mpp": (GLASS, "the resolution"),
     "focus": (TISSUE, "how sharp a slide is"),

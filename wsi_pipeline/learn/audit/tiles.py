@@ -1,4 +1,4 @@
-"""Tiles of two parts that are nearly the same, found by their features.
+"""Tiles of two parts that are nearly the same, found by their features or by their patterns.
 
 Distances are relative to the usual distance between tiles of two patients, so that they mean the
 same for every encoder. No near pair is missed: the search runs in a projection, which only brings
@@ -9,25 +9,36 @@ tile) and a pair of bags, so 100,000 tiles and more are no matter.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
-from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.splits import SplitSlide
 
-NEAR: Final = 0.2  # of the usual distance; docs/learning.md has what was measured
+NEAR: Final = (
+    0.2  # of the usual distance, for encoders' features; docs/learning.md has what was measured
+)
 SAMPLE: Final = 2_000  # tiles that the projection and the usual distance are taken from
 DIMENSIONS: Final = 32  # of the projection
 ROWS: Final = 512  # tiles compared at a time …
 COLUMNS: Final = 8192  # … with so many: what bounds memory, and fits a cache
-LEAST_TILES: Final = 2  # that two slides must share before it blocks
+LEAST_TILES: Final = 2  # that two slides must share before it blocks, if they have so many …
 LEAST_SHARE: Final = 0.01  # … and of the smaller slide's tiles
 
 Array = NDArray[np.float32]
 Hits = dict[tuple[int, int], set[int]]  # (slide, other slide) -> tiles of the first
+
+
+class TileVectors(Protocol):
+    """A vector of each tile, of features or of what it looks like; read one slide at a time."""
+
+    def vectors(self, slide_id: str) -> Array:
+        """Return the vectors of a slide's tiles, (N, D) float32."""
+
+    def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> Array:
+        """Return at most ``count`` of them, in their order, drawn with ``rng``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +50,22 @@ class _Cloud:
     index: NDArray[np.int64]
 
 
-def find_similar_tiles(slides: Sequence[SplitSlide], folder: FeatureFolder) -> Audit:
+def find_similar_tiles(
+    slides: Sequence[SplitSlide], folder: TileVectors, near: float = NEAR
+) -> Audit:
     """Find slides of different parts and patients that share tiles.
 
     Args:
         slides: Each with the part it is in.
-        folder: Their features, read one slide at a time.
+        folder: Their tiles' vectors.
+        near: Share of the usual distance that two tiles may be apart.
     """
     sample, owners = _sample(slides, folder)
     usual = _usual_distance(sample, owners)
     if len({slide.split for slide in slides}) < 2 or usual == 0:
         return Audit()
     cloud = _project(slides, folder, sample)
-    hits = _near(slides, folder, cloud, NEAR * usual)
+    hits = _near(slides, folder, cloud, near * usual)
     measured = Measured(
         check="similar_tiles",
         name="tiles nearly the same in two parts",
@@ -67,7 +81,7 @@ def find_similar_tiles(slides: Sequence[SplitSlide], folder: FeatureFolder) -> A
     return Audit(findings=findings, measured=(measured,))
 
 
-def _sample(slides: Sequence[SplitSlide], folder: FeatureFolder) -> tuple[Array, NDArray[np.int64]]:
+def _sample(slides: Sequence[SplitSlide], folder: TileVectors) -> tuple[Array, NDArray[np.int64]]:
     """Return a sample of tiles (n, D) spread over the slides, and whose they are (n,)."""
     rng = np.random.default_rng(0)
     count = max(1, SAMPLE // len(slides))
@@ -87,11 +101,11 @@ def _usual_distance(sample: Array, owners: NDArray[np.int64]) -> float:
     return float(np.median(np.linalg.norm(sample[one[apart]] - sample[other[apart]], axis=1)))
 
 
-def _project(slides: Sequence[SplitSlide], folder: FeatureFolder, sample: Array) -> _Cloud:
+def _project(slides: Sequence[SplitSlide], folder: TileVectors, sample: Array) -> _Cloud:
     """Project every tile on the directions in which the sample spreads most (orthonormal)."""
     centre = sample.mean(0)
     axes = np.linalg.svd(sample - centre, full_matrices=False)[2][:DIMENSIONS].T
-    parts = [(folder.bag(slide.slide_id).features - centre) @ axes for slide in slides]
+    parts = [(folder.vectors(slide.slide_id) - centre) @ axes for slide in slides]
     lengths = [len(part) for part in parts]
     return _Cloud(
         points=np.concatenate(parts),
@@ -100,14 +114,14 @@ def _project(slides: Sequence[SplitSlide], folder: FeatureFolder, sample: Array)
     )
 
 
-def _near(slides: Sequence[SplitSlide], folder: FeatureFolder, cloud: _Cloud, reach: float) -> Hits:
+def _near(slides: Sequence[SplitSlide], folder: TileVectors, cloud: _Cloud, reach: float) -> Hits:
     """Return for each pair of slides the tiles of the first that lie within ``reach``."""
     hits: Hits = defaultdict(set)
     for first, other, pairs in _candidates(slides, cloud, reach):
-        one, two = folder.bag(slides[first].slide_id), folder.bag(slides[other].slide_id)
+        one, two = (folder.vectors(slides[index].slide_id) for index in (first, other))
         for start in range(0, len(pairs), SAMPLE):
             chunk = pairs[start : start + SAMPLE]
-            away = np.linalg.norm(one.features[chunk[:, 0]] - two.features[chunk[:, 1]], axis=1)
+            away = np.linalg.norm(one[chunk[:, 0]] - two[chunk[:, 1]], axis=1)
             hits[first, other].update(chunk[away <= reach, 0].tolist())
     return {pair: tiles for pair, tiles in hits.items() if tiles}
 
@@ -153,7 +167,7 @@ def _finding(a: SplitSlide, b: SplitSlide, shared: int, smaller: int) -> Finding
         f"{a.patient_id}) {'are' if shared > 1 else 'is'} nearly the same as tiles of slide "
         f"{b.slide_id} ({b.split}, patient {b.patient_id})",
         remedy="see whether they are one piece of tissue and keep one, or keep the two in one part",
-        blocking=shared >= max(LEAST_TILES, LEAST_SHARE * smaller),
+        blocking=shared >= max(min(LEAST_TILES, smaller), LEAST_SHARE * smaller),
         slides=(a.slide_id, b.slide_id),
         patients=tuple(sorted({a.patient_id, b.patient_id})),
     )

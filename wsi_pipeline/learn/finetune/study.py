@@ -7,7 +7,22 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.learn.external import FrozenModels, SealedCohort, seal_external
+from wsi_pipeline.learn.audit import (
+    Audit,
+    SlideEvidence,
+    Subject,
+    audit_study,
+    gather,
+    identify,
+)
+from wsi_pipeline.learn.external import (
+    FrozenModels,
+    SealedCohort,
+    external_ids,
+    seal_external,
+)
+from wsi_pipeline.learn.finetune.patterns import NEAR, PatternFolder
+from wsi_pipeline.learn.finetune.pictures import picture_evidence
 from wsi_pipeline.learn.finetune.sources import (
     ImageSource,
     StoreSource,
@@ -25,29 +40,56 @@ from wsi_pipeline.learn.study import SplitPlan, draw_splits
 EXTERNAL: Final = "external"
 
 
+Evidence = Callable[[Iterable[str], Iterable[str]], dict[str, SlideEvidence]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What there is to learn from, before it is split.
+
+    Attributes:
+        cohort: All slides, or images as slides of one tile.
+        external: The cohort that is held out.
+        source: Opens the tiles of slides; those sealed are not asked for before they are handed
+            out.
+        usable: Returns the slides that have tiles.
+        evidence: Returns, for the audit, what is known of internal slides and what identifies
+            external ones.
+        notes: What was left out, and why.
+    """
+
+    cohort: tuple[CohortSlide, ...]
+    external: str | None
+    source: Callable[[Splits], TileSource]
+    usable: Callable[[Splits], Splits]
+    evidence: Evidence
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileStudy:
     """What a network is fine-tuned on.
 
     Attributes:
+        material: Where the tiles come from.
         splits: The internal slides, each in its part.
         sealed: The external cohort; None if there is none.
-        source: Opens the tiles of slides; those sealed are not asked for before they are handed
-            out.
-        usable: Returns the slides that have tiles.
         notes: What was left out, and why.
     """
 
+    material: Material
     splits: Splits
     sealed: SealedCohort | None
-    source: Callable[[Splits], TileSource]
-    usable: Callable[[Splits], Splits]
     notes: tuple[str, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """All labels, in the order of the network's outputs."""
         return tuple(sorted({slide.label for slide in self.splits}))
+
+    def source(self, slides: Splits) -> TileSource:
+        """Open the tiles of slides."""
+        return self.material.source(slides)
 
     def part(self, name: str) -> Splits:
         """Return the slides of one part."""
@@ -85,32 +127,58 @@ class TileStudy:
             for label, count in foreign.items()
         ]
         known = tuple(slide for slide in slides if slide.label in self.classes)
-        kept = self.usable(known)
+        kept = self.material.usable(known)
         if len(kept) < len(known):
             notes.append(f"{len(known) - len(kept)} external slides have no tiles")
         return kept, tuple(notes)
 
+    def audit(self, least_tested: int = 1) -> Audit:
+        """Look for leaks and for nuisances that tell the label.
 
-def prepare_stores(cohort: Iterable[CohortSlide], folder: Path, plan: SplitPlan) -> TileStudy:
-    """Split the slides that have a tile store in ``folder``.
+        Raises:
+            LearnError: A picture is unreadable.
+            StoreError: A store is unreadable.
+        """
+        source = self.source(self.splits)
+        subject = Subject(
+            splits=self.splits, digests=source.digests(), tiles=PatternFolder(source), near=NEAR
+        )
+        inside = [slide.slide_id for slide in self.splits]
+        outside = external_ids(self.material.cohort, self.material.external)
+        evidence = self.material.evidence(inside, outside)
+        return audit_study(subject, self.material.cohort, evidence, least_tested=least_tested)
+
+
+def split_tiles(material: Material, plan: SplitPlan) -> TileStudy:
+    """Set the external part apart, split the rest by patient.
 
     Raises:
-        LearnError: They cannot be split.
+        LearnError: The slides cannot be split.
     """
-    cohort = tuple(cohort)
-    known, sealed = seal_external(labelled(cohort), plan.external)
-    kept = with_tiles(folder, known)
-    notes = []
-    if unlabelled := sum(slide.label is None for slide in cohort):
+    known, sealed = seal_external(labelled(material.cohort), material.external)
+    kept = material.usable(known)
+    notes = list(material.notes)
+    if unlabelled := sum(slide.label is None for slide in material.cohort):
         notes.append(f"{unlabelled} slides without a label are left out")
     if len(kept) < len(known):
         notes.append(f"{len(known) - len(kept)} of {len(known)} slides have no tiles")
-    return TileStudy(
-        splits=_one_split(kept, plan),
-        sealed=sealed,
+    (splits,) = draw_splits(kept, plan)
+    if not plan.allow_overlap:
+        assert_no_patient_overlap(splits)
+    return TileStudy(material=material, splits=splits, sealed=sealed, notes=tuple(notes))
+
+
+def from_stores(cohort: Iterable[CohortSlide], run: Path, external: str | None) -> Material:
+    """Return the slides of a run folder, whose tiles are in ``tiles/``."""
+    folder = run / "tiles"
+    return Material(
+        cohort=tuple(cohort),
+        external=external,
         source=lambda slides: StoreSource(folder, slides),
         usable=lambda slides: with_tiles(folder, slides),
-        notes=tuple(notes),
+        evidence=lambda inside, outside: (
+            gather(run, run / "features", inside) | identify(run, outside)
+        ),
     )
 
 
@@ -128,11 +196,11 @@ class ImageFolders:
     side: int = 224
 
 
-def prepare_images(folders: ImageFolders, plan: SplitPlan) -> TileStudy:
-    """Split the images of a folder by patient; those of the external folder are sealed.
+def from_images(folders: ImageFolders) -> Material:
+    """Return the images of a folder; those of the external folder are a cohort of their own.
 
     Raises:
-        LearnError: There are none, or they cannot be split.
+        LearnError: There are none.
     """
     slides, nameless = image_cohort(folders.internal, folders.pattern)
     paths = {slide.slide_id: folders.internal / slide.path for slide in slides}
@@ -155,17 +223,11 @@ def prepare_images(folders: ImageFolders, plan: SplitPlan) -> TileStudy:
         ]  # fmt: skip
         paths |= {slide.slide_id: folders.external / slide.path for slide in renamed}
         slides += renamed
-    known, sealed = seal_external(labelled(slides), None if folders.external is None else EXTERNAL)
-    return TileStudy(
-        splits=_one_split(known, plan),
-        sealed=sealed,
+    return Material(
+        cohort=tuple(slides),
+        external=None if folders.external is None else EXTERNAL,
         source=lambda found: ImageSource(found, paths, folders.side),
         usable=lambda found: found,
+        evidence=lambda inside, outside: picture_evidence(paths, inside, outside),
         notes=tuple(notes),
     )
-
-
-def _one_split(slides: Splits, plan: SplitPlan) -> Splits:
-    (splits,) = draw_splits(slides, plan)
-    assert_no_patient_overlap(splits)
-    return splits
