@@ -18,7 +18,7 @@ def tiles(data_dir: Path) -> np.ndarray:
     return np.stack([cv2.imread(str(path))[..., ::-1] for path in paths])
 
 
-@pytest.mark.parametrize("method", ["macenko", "none", "reinhard"])
+@pytest.mark.parametrize("method", ["macenko", "macenko-tile", "none", "reinhard"])
 def test_stored_transform_does_the_same(tiles: np.ndarray, method: str) -> None:
     fitted = fit_stain(method, sample_pixels(tiles))
     assert fitted.method == method
@@ -59,7 +59,7 @@ def test_pixels_that_cannot_be_fitted_leave_tiles_alone(method: str) -> None:
 
 
 def test_unknown_names_are_refused(tiles: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match="macenko, none, reinhard, vahadane"):
+    with pytest.raises(ConfigError, match="macenko, macenko-tile, none, reinhard, vahadane"):
         fit_stain("makenko", sample_pixels(tiles))
     with pytest.raises(StainFitError, match="unknown method"):
         restore_stain({"method": "x", "flags": [], "source": None})

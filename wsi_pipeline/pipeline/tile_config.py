@@ -60,7 +60,9 @@ class TileConfig(StageConfig):
         description="Where drawn coordinates start on slides scanned in part; auto: at the "
         "scanned bounds in GeoJSON, at the slide's corner in XML.",
     )
-    stain: str = Field(default="macenko", description="macenko, reinhard, vahadane or none.")
+    stain: str = Field(
+        default="macenko", description="macenko, macenko-tile, reinhard, vahadane, none."
+    )
     max_background_fraction: float = Field(
         default=0.125, ge=0, le=1, description="Share of a normalised tile that may be empty."
     )

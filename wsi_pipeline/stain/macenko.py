@@ -86,17 +86,19 @@ def judged_fit(matrix: Matrix, density: Matrix, diagnostics: dict[str, float]) -
         density: (P, 3) optical density of tissue.
         diagnostics: numbers measured so far, carried over.
     """
-    concentrations = density @ np.linalg.pinv(matrix)  # (P, 2)
-    residual = density - concentrations @ matrix
+    columns = np.ascontiguousarray(density.T)  # (3, P): NumPy is at its best along rows
+    concentrations = np.linalg.pinv(matrix).T @ columns  # (2, P)
+    residual = columns - matrix.T @ concentrations
     verdict = judge_he(matrix, concentrations)
+    unexplained = np.einsum("cp,cp->", residual, residual) / np.einsum("cp,cp->", columns, columns)
     numbers = {
         **diagnostics,
         **verdict.diagnostics,
-        "residual_fraction": float(np.sqrt(np.square(residual).sum() / np.square(density).sum())),
+        "residual_fraction": float(np.sqrt(unexplained)),
     }
     if verdict.flags:
         return StainFit(stains=None, flags=verdict.flags, diagnostics=numbers)
-    maxima = np.percentile(concentrations, 99, axis=0)
+    maxima = np.array([numbers["h_concentration_p99"], numbers["e_concentration_p99"]])
     return StainFit(stains=Stains(matrix=matrix, maxima=maxima), diagnostics=numbers)
 
 
@@ -113,23 +115,26 @@ def tissue_density(pixels: NDArray[np.uint8], beta: float) -> tuple[Matrix, floa
         raise StainFitError(
             f"Stain fitting needs (P, 3) uint8 pixels, not {pixels.shape} {pixels.dtype}."
         )
-    density = OPTICAL_DENSITY[pixels]
-    keep = (density > beta).all(axis=1) & (pixels.max(axis=1) > BLACK_LEVEL)
+    # All three channels are dense where the brightest is.
+    brightest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
+    stained = (OPTICAL_DENSITY > beta) & (np.arange(256) > BLACK_LEVEL)
+    keep = stained[brightest]
     fraction = float(keep.mean()) if len(pixels) else 0.0
-    return density[keep].astype(np.float64), fraction
+    return OPTICAL_DENSITY[pixels[keep]].astype(np.float64), fraction
 
 
 def _extreme_directions(density: Matrix, alpha: float) -> Matrix:
     """(2, 3) unit rows, H first: the angular extremes of the densities in their principal plane."""
-    centred = density - density.mean(axis=0)
+    columns = np.ascontiguousarray(density.T)
+    centred = columns - columns.mean(axis=1, keepdims=True)
     # Not np.cov: a threaded BLAS sums in an order that depends on the machine's cores.
-    covariance = np.einsum("pi,pj->ij", centred, centred) / (len(density) - 1)
+    covariance = np.einsum("ip,jp->ij", centred, centred) / (len(density) - 1)
     _, vectors = np.linalg.eigh(covariance)
     plane = vectors[:, [2, 1]]
     # eigh leaves the sign open; densities are positive, so the plane's axes should be too.
     plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
-    projected = density @ plane
-    angles = np.arctan2(projected[:, 1], projected[:, 0])
+    along, across = plane.T @ columns
+    angles = np.arctan2(across, along)
     low, high = np.percentile(angles, [alpha, 100.0 - alpha])
     pair = np.array([[np.cos(low), np.sin(low)], [np.cos(high), np.sin(high)]]) @ plane.T
     if pair[0, 0] < pair[1, 0]:

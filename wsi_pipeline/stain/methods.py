@@ -17,6 +17,7 @@ from wsi_pipeline.stain.macenko import (
 )
 from wsi_pipeline.stain.reinhard import LAB_REFERENCE, LabStatistics, lab_statistics, reinhard
 from wsi_pipeline.stain.stains import REFERENCE, Stains, unit_rows
+from wsi_pipeline.stain.tile_by_tile import TileByTileTransform
 from wsi_pipeline.types import RgbTiles
 
 Pixels = NDArray[np.uint8]
@@ -118,6 +119,10 @@ def _fit_macenko(pixels: Pixels) -> StainTransform:
     return StainMatrixTransform("macenko", fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS))
 
 
+def _fit_macenko_tile(pixels: Pixels) -> StainTransform:
+    return TileByTileTransform(fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS))
+
+
 def _fit_none(_pixels: Pixels) -> StainTransform:
     return Unchanged()
 
@@ -154,6 +159,7 @@ def _fit_vahadane(pixels: Pixels) -> StainTransform:
 
 STAIN_METHODS: Mapping[str, Callable[[Pixels], StainTransform]] = {
     "macenko": _fit_macenko,
+    "macenko-tile": _fit_macenko_tile,
     "none": _fit_none,
     "reinhard": _fit_reinhard,
     "vahadane": _fit_vahadane,
@@ -197,11 +203,14 @@ def restore_stain(attributes: Mapping[str, Any]) -> StainTransform:
         source = attributes["source"]
         if method == "reinhard":
             return ReinhardTransform(None if source is None else _statistics(source), flags)
-        if method in ("macenko", "vahadane"):
+        if method in ("macenko", "macenko-tile", "vahadane"):
             stains = None if source is None else Stains.from_attributes(source)
             numbers = dict(attributes.get("diagnostics", {}))
             fit = StainFit(stains=stains, flags=flags, diagnostics=numbers)
-            return StainMatrixTransform(method, fit, Stains.from_attributes(attributes["target"]))
+            target = Stains.from_attributes(attributes["target"])
+            if method == "macenko-tile":
+                return TileByTileTransform(fit, target)
+            return StainMatrixTransform(method, fit, target)
     except (KeyError, TypeError) as error:
         raise StainFitError(f"A stored stain record lacks {error}.") from error
     raise StainFitError(f"A stored stain record names the unknown method {method!r}.")

@@ -58,11 +58,11 @@ def judge_he(matrix: Matrix, concentrations: Matrix) -> Verdict:
 
     Args:
         matrix: (2, 3) unit rows H, E.
-        concentrations: (P, 2) of tissue pixels under that matrix.
+        concentrations: (2, P) of tissue pixels under that matrix.
     """
     haematoxylin, eosin = matrix
     green = max(float(eosin[1]), 1e-6)
-    high = np.percentile(concentrations, [90, 99], axis=0)
+    high = np.percentile(concentrations, [90, 99], axis=1)
     numbers = {
         "h_angle_deg": angle_deg(haematoxylin, REFERENCE.matrix[0]),
         "e_angle_deg": angle_deg(eosin, REFERENCE.matrix[1]),

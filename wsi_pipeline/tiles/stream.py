@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ from wsi_pipeline.tissue import (
     focus,
     fold_fractions,
     fold_threshold,
+    reduce_tiles,
 )
 from wsi_pipeline.types import Coords, RgbTiles
 
@@ -243,9 +243,7 @@ def _averaged(tiles: RgbTiles, plan: SlidePlan, side_um: float) -> RgbTiles:
     cells = round(side * (plan.grid.effective_mpp or 0.5) / side_um) if side_um else side
     if cells >= side:
         return tiles
-    size = (max(1, cells), max(1, cells))
-    small = [cv2.resize(tile, size, interpolation=cv2.INTER_AREA) for tile in tiles]
-    return np.asarray(small, np.uint8).reshape(len(tiles), *size, 3)
+    return reduce_tiles(tiles, (max(1, cells), max(1, cells)))
 
 
 def _count_fates(

@@ -9,7 +9,7 @@ from wsi_pipeline.tissue.annotations import (
     write_geojson,
 )
 from wsi_pipeline.tissue.blood import blood_fractions, blood_threshold
-from wsi_pipeline.tissue.coarse import CoarseTiles, coarse_tiles
+from wsi_pipeline.tissue.coarse import CoarseTiles, coarse_tiles, reduce_tiles
 from wsi_pipeline.tissue.folds import fold_fractions, fold_threshold
 from wsi_pipeline.tissue.fractions import tissue_fractions
 from wsi_pipeline.tissue.mask import Tissue, find_tissue
@@ -67,6 +67,7 @@ __all__ = [
     "pen_fractions",
     "position",
     "read_annotations",
+    "reduce_tiles",
     "tile_labels",
     "tissue_fractions",
     "tissue_tilt",
