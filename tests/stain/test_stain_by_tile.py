@@ -1,4 +1,4 @@
-"""Stains fitted on each tile: near the fit on all its pixels, and the slide's where there is none."""
+"""Stains fitted on each tile: near the fit on all its pixels; the slide's where it has none."""
 
 from pathlib import Path
 

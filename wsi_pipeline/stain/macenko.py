@@ -117,7 +117,7 @@ def tissue_density(pixels: NDArray[np.uint8], beta: float) -> tuple[Matrix, floa
         )
     # All three channels are dense where the brightest is.
     brightest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
-    stained = (OPTICAL_DENSITY > beta) & (np.arange(256) > BLACK_LEVEL)
+    stained = (beta < OPTICAL_DENSITY) & (np.arange(256) > BLACK_LEVEL)
     keep = stained[brightest]
     fraction = float(keep.mean()) if len(pixels) else 0.0
     return OPTICAL_DENSITY[pixels[keep]].astype(np.float64), fraction
