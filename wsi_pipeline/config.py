@@ -36,6 +36,10 @@ class StageConfig(BaseModel):
         default=False, description="Redo what was made with other settings or from another input."
     )
 
+    profile: Annotated[bool, HOW] = Field(
+        default=False, description="Write a trace of where the time goes to the run's logs."
+    )
+
     @property
     def log_folder(self) -> Path | None:
         """Where the verb's log goes; stages with a run folder say ``<run>/logs``."""

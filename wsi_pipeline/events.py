@@ -7,6 +7,8 @@ table, tests fold them into lists; the library itself prints nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wsi_pipeline.timing import Span
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -29,12 +31,25 @@ class SlideStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SlideDone(Event):
-    """``counts`` feed the closing funnel, for instance ``{"tiles kept": 812}``."""
+    """``counts`` feed the closing funnel, for instance ``{"tiles kept": 812}``.
+
+    ``phases`` say where the time went, see ``timing``; ``spans`` too, where a trace is asked for.
+    """
 
     slide_id: str
     counts: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeSpent(Event):
+    """Where the time went that belongs to no single slide; as in :class:`SlideDone`."""
+
+    phases: Mapping[str, float]
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.config import StageConfig
 from wsi_pipeline.events import (
     EpochDone,
@@ -25,8 +27,10 @@ from wsi_pipeline.events import (
     SlideSkipped,
     SlideStarted,
     StageStarted,
+    TimeSpent,
     Written,
 )
+from wsi_pipeline.timing import Span, bottleneck, trace_events
 
 
 @dataclass(kw_only=True)
@@ -44,6 +48,8 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
     planned: list[Planned] = field(default_factory=list)
+    phases: Counter[str] = field(default_factory=Counter)
+    spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         self.seconds = time.monotonic() - self.started
@@ -52,6 +58,9 @@ class Summary:
                 self.done += 1
                 self.counts.update(counts)
                 self.flags.update(flags)
+                self._add_time(event.slide_id, event)
+            case TimeSpent():
+                self._add_time("", event)
             case SlideSkipped(reason=reason):
                 self.skipped[reason] += 1
             case SlideFailed(slide_id=slide_id, error=error):
@@ -60,6 +69,11 @@ class Summary:
                 self.written[path] = what
             case Planned():
                 self.planned.append(event)
+
+    def _add_time(self, slide_id: str, event: SlideDone | TimeSpent) -> None:
+        self.phases.update(event.phases)
+        if event.spans:
+            self.spans[slide_id] = event.spans
 
 
 def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
@@ -81,8 +95,21 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
                     console.print(escape(line), soft_wrap=True, highlight=False)
             if bars is not None:
                 bars.advance(event)
+        for summary in summaries:
+            log.write(time_line(summary))
     _close(console, summaries)
+    if config.profile and config.log_folder is not None:
+        path = _write_trace(verb, config.log_folder, summaries)
+        console.print(f"trace: {escape(str(path))}", soft_wrap=True, highlight=False)
     return 1 if any(summary.failed for summary in summaries) else 0
+
+
+def _write_trace(verb: str, folder: Path, summaries: Sequence[Summary]) -> Path:
+    """Write where the time went, to be opened in Perfetto."""
+    path = folder / f"{verb}-trace.json"
+    spans = {name: own for summary in summaries for name, own in summary.spans.items()}
+    write_json(path, trace_events(spans))
+    return path
 
 
 def _close(console: Console, summaries: Sequence[Summary]) -> None:
@@ -220,6 +247,28 @@ def _tables(summary: Summary) -> Iterator[Table]:
     for flag, number in summary.flags.most_common():
         table.add_row(f"flag: {escape(flag)}", str(number), style="yellow")
     yield table
+    if any(summary.phases.values()):
+        yield _time_table(summary)
+
+
+def time_line(summary: Summary) -> str:
+    """Return where the time went in one line, for the log; empty where nothing was timed."""
+    if not any(summary.phases.values()):
+        return ""
+    spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.phases.most_common())
+    return f"{summary.stage}: {spent}; {bottleneck(summary.phases)} limits"
+
+
+def _time_table(summary: Summary) -> Table:
+    """Set out where the time went, over all workers and threads, the longest first."""
+    table = Table(
+        "where the time went", "seconds", title_justify="left", caption_justify="left",
+        caption=f"{bottleneck(summary.phases)} limits",
+    )  # fmt: skip
+    table.columns[1].justify = "right"
+    for phase, seconds in summary.phases.most_common():
+        table.add_row(escape(phase), f"{seconds:.1f}")
+    return table
 
 
 def _aligned(planned: Sequence[Planned]) -> str:

@@ -7,7 +7,6 @@ are. A slide whose source fails is reported and left out; the others go on.
 
 import queue
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Final, Protocol, Self
 import torch
 
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbTiles
 
 RING: Final = 4  # one being encoded, one on its way to the device, two filled ahead
@@ -80,19 +80,25 @@ class Batch:
 
 
 class BatchStream:
-    """Iterate over it inside a ``with``, and give every batch back with :meth:`release`.
-
-    Attributes:
-        read_s: Seconds that the reader spent in the sources.
-        wait_s: Seconds that the consumer waited: if many, reading is what limits.
-    """
+    """Iterate over it inside a ``with``, and give every batch back with :meth:`release`."""
 
     def __init__(
-        self, sources: Iterable[TileSource], shape: tuple[int, int], *, pin: bool = False
+        self,
+        sources: Iterable[TileSource],
+        shape: tuple[int, int],
+        *,
+        pin: bool = False,
+        watch: Stopwatch | None = None,
     ) -> None:
-        """Prepare ``RING`` buffers for ``shape`` = (batch_size, tile_px); nothing is read yet."""
-        self.read_s = 0.0
-        self.wait_s = 0.0
+        """Prepare ``RING`` buffers; nothing is read yet.
+
+        Args:
+            sources: The slides.
+            shape: Tiles of a batch, and their side.
+            pin: Pin the buffers' memory, for a GPU.
+            watch: Told how long the consumer waited: if long, reading is what limits.
+        """
+        self._watch = watch or Stopwatch()
         batch_size, tile_px = shape
         self._tile = (tile_px, tile_px, 3)
         self._sources = sources
@@ -121,9 +127,8 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            start = time.perf_counter()
-            batch = self._ready.get()
-            self.wait_s += time.perf_counter() - start
+            with self._watch.phase("wait"):
+                batch = self._ready.get()
             if batch is None:
                 return
             if isinstance(batch, BaseException):
@@ -170,7 +175,6 @@ class BatchStream:
         """Yield the source's tiles, then its error if it raised one."""
         chunks = source.read()
         while not self._stop.is_set():
-            start = time.perf_counter()
             try:
                 tiles = next(chunks, None)
                 if tiles is not None and tiles.shape[1:] != self._tile:
@@ -181,8 +185,6 @@ class BatchStream:
             except Exception as error:  # noqa: BLE001  it costs this slide, not the run
                 yield error
                 return
-            finally:
-                self.read_s += time.perf_counter() - start
             if tiles is None:
                 return
             yield tiles

@@ -14,6 +14,7 @@ from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
 from wsi_pipeline.tiles import CutSettings, TileStore, open_tiles
 from wsi_pipeline.tiles.decisions import Place, check_places, kept_mask
+from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords, RgbTiles
 
 READ_TILES: Final = 64  # tiles read from a store at once
@@ -26,12 +27,14 @@ class StoreTiles:
         slide_id: The slide.
         coords: (N, 2) int64 level-0 (x, y); known once :meth:`read` has begun.
         attributes: Those of the store; likewise.
+        watch: Where the time went.
     """
 
     def __init__(self, slide_id: str, path: Path, dropped: Collection[Place] = ()) -> None:
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
         self.attributes: Mapping[str, Any] = {}
+        self.watch = Stopwatch()
         self._path = path
         self._dropped = dropped
 
@@ -47,7 +50,12 @@ class StoreTiles:
         check_places(self.slide_id, store.coords, self._dropped)
         kept = kept_mask(store.coords, self._dropped)
         self.coords, self.attributes = store.coords[kept], store.attributes
-        for number, tiles in enumerate(store.batches(READ_TILES)):
+        batches = enumerate(store.batches(READ_TILES))
+        while True:
+            with self.watch.phase("read"):
+                number, tiles = next(batches, (0, None))
+            if tiles is None:
+                return
             inside = kept[number * READ_TILES : (number + 1) * READ_TILES]
             if inside.any():
                 yield tiles if inside.all() else tiles[inside]
@@ -62,6 +70,7 @@ class SlideTiles:
         slide_id: The slide.
         coords: (N, 2) int64 level-0 (x, y); complete once :meth:`read` is exhausted.
         attributes: What a tile store of these tiles would say; likewise.
+        watch: Where the time went.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class SlideTiles:
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
         self.attributes: Mapping[str, Any] = {}
+        self.watch = Stopwatch()
         self._path = path
         self._settings = settings
         self._reader = reader
@@ -95,7 +105,7 @@ class SlideTiles:
         from wsi_pipeline.tiles.tally import Tally
 
         parts: list[Coords] = []
-        tally = Tally()
+        tally = Tally(watch=self.watch)
         asked = self._settings
         opened = open_slide(self._path, self._reader, modality=asked.modality, icc=asked.icc)
         with straighten(opened, asked) as slide:

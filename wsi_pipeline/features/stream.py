@@ -1,6 +1,5 @@
 """Slides through an encoder, one stream for all: the device is fed across slide boundaries."""
 
-import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.features.batches import Batch, BatchStream, TileSource
 from wsi_pipeline.features.encoder import Encoder, Pending
+from wsi_pipeline.timing import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +28,11 @@ class Encoded:
     error: Exception | None = None
 
 
-@dataclass(kw_only=True)
-class Timings:
-    """Seconds spent so far. Reading runs beside the rest; waiting is what it failed to hide."""
-
-    read_s: float = 0.0
-    wait_s: float = 0.0
-    encode_s: float = 0.0
-
-
 def encode_slides(
     encoder: Encoder,
     sources: Iterable[TileSource],
     tile_px: int,
-    timings: Timings | None = None,
+    watch: Stopwatch | None = None,
 ) -> Generator[Begun | Encoded]:
     """Encode slides one after the other.
 
@@ -52,18 +43,18 @@ def encode_slides(
         encoder: Ready to encode.
         sources: The slides; each is read in the reader's thread when its turn comes.
         tile_px: Side of the tiles, the same for all.
-        timings: Updated while the stream runs.
+        watch: Told how long the network works and waits for tiles.
 
     Yields:
         :class:`Begun` once a slide's first tiles are encoded, :class:`Encoded` once it is through,
         in the order of ``sources``. A source that raises yields its error and no features.
     """
-    clock = timings or Timings()
+    watch = watch or Stopwatch()
     parts: dict[str, list[NDArray[np.float32]]] = {}
     shape = (encoder.batch_size * encoder.lanes, tile_px)
-    with BatchStream(sources, shape, pin=encoder.device.type == "cuda") as stream:
-        for batch, features in _encoded(encoder, stream, clock):
-            clock.read_s, clock.wait_s = stream.read_s, stream.wait_s
+    pin = encoder.device.type == "cuda"
+    with BatchStream(sources, shape, pin=pin, watch=watch) as stream:
+        for batch, features in _encoded(encoder, stream, watch):
             for segment in batch.segments:
                 if segment.slide_id not in parts:
                     parts[segment.slide_id] = []
@@ -82,27 +73,25 @@ def encode_slides(
 
 
 def _encoded(
-    encoder: Encoder, stream: BatchStream, clock: Timings
+    encoder: Encoder, stream: BatchStream, watch: Stopwatch
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     """Keep one batch on the device while the one before is fetched and dealt with."""
     ahead = 1 if encoder.device.type != "cpu" else 0
     flying: deque[tuple[Batch, Pending]] = deque()
     for batch in stream:
-        start = time.perf_counter()
-        flying.append((batch, encoder.submit(batch.tiles)))
-        clock.encode_s += time.perf_counter() - start
+        with watch.phase("forward"):
+            flying.append((batch, encoder.submit(batch.tiles)))
         while len(flying) > ahead:
-            yield _landed(flying, stream, clock)
+            yield _landed(flying, stream, watch)
     while flying:
-        yield _landed(flying, stream, clock)
+        yield _landed(flying, stream, watch)
 
 
 def _landed(
-    flying: deque[tuple[Batch, Pending]], stream: BatchStream, clock: Timings
+    flying: deque[tuple[Batch, Pending]], stream: BatchStream, watch: Stopwatch
 ) -> tuple[Batch, NDArray[np.float32]]:
     batch, pending = flying.popleft()
-    start = time.perf_counter()
-    features = pending.result()
-    clock.encode_s += time.perf_counter() - start
+    with watch.phase("forward"):
+        features = pending.result()
     stream.release(batch)
     return batch, features

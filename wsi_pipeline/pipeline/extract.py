@@ -21,6 +21,7 @@ from wsi_pipeline.events import (
     SlideSkipped,
     SlideStarted,
     StageStarted,
+    TimeSpent,
     Written,
 )
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
@@ -35,11 +36,12 @@ from wsi_pipeline.pipeline.extract_jobs import (
     look,
     undecidable,
 )
+from wsi_pipeline.timing import WAIT, Stopwatch
 
 if TYPE_CHECKING:
     from wsi_pipeline.features.encoder import Encoder
     from wsi_pipeline.features.sources import SlideSource
-    from wsi_pipeline.features.stream import Encoded, Timings
+    from wsi_pipeline.features.stream import Encoded
 
 PACKAGES: Final = ("torch", "timm", "numpy", "h5py")
 NO_TISSUE: Final = "no tissue"
@@ -94,15 +96,17 @@ def extract_slide(payload: tuple[ExtractConfig, ExtractJob]) -> SlideDone | Slid
         return SlideSkipped(slide_id=job.slide_id, reason=DONE)
     started = time.monotonic()
     encoder = _kept_encoder(config)
-    source = job.open()
-    for step in encode_slides(encoder, [source], job.tile_px):
+    source = job.open(profile=config.profile)
+    watch = Stopwatch(keep_spans=config.profile)
+    for step in encode_slides(encoder, [source], job.tile_px, watch):
         if isinstance(step, Encoded):
             if isinstance(step.error, NoTissueError):
                 return SlideSkipped(slide_id=job.slide_id, reason=NO_TISSUE)
             if step.error is not None:
                 raise step.error
-            _write(config, job, encoder, source, step)
-    return _done(job, len(source.coords), started)
+            with watch.phase("write"):
+                _write(config, job, encoder, source, step)
+    return _done(job, source, started, watch)
 
 
 def _planned(job: ExtractJob) -> Planned:
@@ -117,10 +121,10 @@ def _task(config: ExtractConfig, job: ExtractJob) -> SlideTask:
 
 def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
     """Encode all slides on this process's device; those another process holds come last."""
-    from wsi_pipeline.features.stream import Begun, Timings, encode_slides
+    from wsi_pipeline.features.stream import Begun, encode_slides
 
     encoder = _encoder(config, config.device)
-    clock, started, tiles = Timings(), time.monotonic(), 0
+    watch, started, tiles = Stopwatch(keep_spans=config.profile), time.monotonic(), 0
     while jobs:
         claims = {job.slide_id: Claim(job, config) for job in jobs}
         busy: list[ExtractJob] = []
@@ -128,14 +132,14 @@ def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
             for claim in claims.values():
                 stack.callback(claim.release)
             steps = stack.enter_context(
-                closing(encode_slides(encoder, claims.values(), jobs[0].tile_px, clock))
+                closing(encode_slides(encoder, claims.values(), jobs[0].tile_px, watch))
             )
             for step in steps:
                 if isinstance(step, Begun):
                     yield SlideStarted(slide_id=step.slide_id)
                     continue
                 claim = claims[step.slide_id]
-                event = _finish(config, claim, encoder, step)
+                event = _finish(claim, encoder, step, watch)
                 claim.release()
                 if event is None:
                     busy.append(claim.job)
@@ -145,12 +149,15 @@ def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
         if len(busy) == len(jobs):
             time.sleep(POLL_SECONDS)
         jobs = busy
-    yield _speed(encoder, clock, tiles, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    yield Note(
+        text=f"{tiles} tiles in {seconds:.1f} s ({tiles / max(seconds, 1e-9):.0f}/s) on "
+        f"{encoder.device}, {encoder.precision}"
+    )
+    yield TimeSpent(phases=dict(watch.seconds), spans=tuple(watch.spans))
 
 
-def _finish(
-    config: ExtractConfig, claim: Claim, encoder: "Encoder", step: "Encoded"
-) -> Event | None:
+def _finish(claim: Claim, encoder: "Encoder", step: "Encoded", watch: Stopwatch) -> Event | None:
     """Write a slide that is through the stream and tell its fate; None if it is another's."""
     job, error = claim.job, step.error
     if isinstance(error, BusyError):
@@ -163,7 +170,8 @@ def _finish(
         if error is not None:
             raise error
         assert claim.source is not None
-        _write(config, job, encoder, claim.source, step)
+        with watch.phase("write"):
+            _write(claim.config, job, encoder, claim.source, step)
     except WsiError as problem:
         return SlideFailed(slide_id=job.slide_id, error=str(problem))
     except Exception as problem:  # noqa: BLE001  a bug in one slide must not end the night's batch
@@ -172,7 +180,8 @@ def _finish(
             error=f"unexpected {type(problem).__name__}: {problem}; please report it",
             traceback="".join(traceback.format_exception(problem)),
         )
-    return _done(job, len(step.features), claim.started)
+    assert claim.source is not None
+    return _done(job, claim.source, claim.started)
 
 
 def _write(
@@ -195,21 +204,20 @@ def _write(
     write_features(job.target, step.features, source.coords, meta, config.dtype)
 
 
-def _done(job: ExtractJob, tiles: int, started: float) -> SlideDone:
+def _done(
+    job: ExtractJob, source: "SlideSource", started: float, watch: Stopwatch | None = None
+) -> SlideDone:
+    """Tell what became of a slide; ``watch`` has the network's time, where it is the slide's own.
+
+    What the source waited for is left out: the network waits for the source, and that is counted.
+    """
+    phases = {name: spent for name, spent in source.watch.seconds.items() if name != WAIT}
     return SlideDone(
         slide_id=job.slide_id,
-        counts={"tiles encoded": tiles},
+        counts={"tiles encoded": len(source.coords)},
         seconds=time.monotonic() - started,
-    )
-
-
-def _speed(encoder: "Encoder", clock: "Timings", tiles: int, seconds: float) -> Note:
-    """Say where the time went: reading runs beside encoding, waiting is what it failed to hide."""
-    limit = "reading tiles" if clock.wait_s > clock.encode_s else "the encoder"
-    return Note(
-        text=f"{tiles} tiles in {seconds:.1f} s ({tiles / max(seconds, 1e-9):.0f}/s) on "
-        f"{encoder.device}, {encoder.precision}: encoding {clock.encode_s:.1f} s, waiting for "
-        f"tiles {clock.wait_s:.1f} s, reading beside it {clock.read_s:.1f} s; {limit} limits"
+        phases=phases | ({} if watch is None else watch.seconds),
+        spans=tuple(source.watch.spans + ([] if watch is None else watch.spans)),
     )
 
 

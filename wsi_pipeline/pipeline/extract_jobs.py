@@ -17,6 +17,7 @@ from wsi_pipeline.pipeline.cores import resolve_cohort
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.timing import Stopwatch
 
 if TYPE_CHECKING:
     from wsi_pipeline.features.sources import SlideSource
@@ -51,14 +52,22 @@ class ExtractJob:
     made_from: Mapping[str, Any]
     dropped: frozenset[tuple[int, int]] = frozenset()
 
-    def open(self) -> "SlideSource":
-        """Return the source of the slide's tiles; nothing is read yet."""
+    def open(self, *, profile: bool) -> "SlideSource":
+        """Return the source of the slide's tiles, which is not read yet.
+
+        Args:
+            profile: Keep every stretch of its time, for a trace.
+        """
         from wsi_pipeline.features.sources import SlideTiles, StoreTiles
 
-        if isinstance(self.origin, Path):
-            return StoreTiles(self.slide_id, self.origin, self.dropped)
         cut = self.origin
-        return SlideTiles(self.slide_id, cut.path, cut.settings, cut.reader, self.dropped)
+        source: SlideSource
+        if isinstance(cut, Path):
+            source = StoreTiles(self.slide_id, cut, self.dropped)
+        else:
+            source = SlideTiles(self.slide_id, cut.path, cut.settings, cut.reader, self.dropped)
+        source.watch = Stopwatch(keep_spans=profile)
+        return source
 
     def lock_path(self, run: Path) -> Path:
         """Return the slide's lock file for this encoder."""
@@ -116,7 +125,7 @@ class Claim:
         self.lock = lock
         if self.job.is_done(overwrite=self.config.overwrite):
             raise DoneError
-        self.source = self.job.open()
+        self.source = self.job.open(profile=self.config.profile)
         yield from self.source.read()
 
     def release(self) -> None:

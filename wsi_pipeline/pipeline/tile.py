@@ -19,6 +19,7 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.timing import Stopwatch
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
 DONE_EARLIER: Final = "done earlier"
@@ -84,6 +85,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
             task.path, store, task.settings, reader=task.reader,
             thumbnail=task.run / "thumbnails" / f"{task.slide_id}.jpg",
             provenance={**asked, "versions": provenance(PACKAGES)},
+            watch=Stopwatch(keep_spans=task.profile),
         )  # fmt: skip
     except NoTissueError as error:
         return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE, detail=str(error))
@@ -94,6 +96,8 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         counts=funnel(result.counts),
         flags=result.flags,
         seconds=time.monotonic() - started,
+        phases=dict(result.watch.seconds),
+        spans=tuple(result.watch.spans),
     )
 
 

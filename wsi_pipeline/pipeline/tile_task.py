@@ -25,6 +25,7 @@ class CutTask:
     reader: str
     asked: Mapping[str, Any]
     overwrite: bool
+    profile: bool
 
 
 def cut_settings(config: TileConfig) -> "CutSettings":
@@ -95,6 +96,7 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
         reader=config.reader,
         asked=asked,
         overwrite=config.overwrite,
+        profile=config.profile,
     )
 
 

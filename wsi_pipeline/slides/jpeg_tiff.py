@@ -1,6 +1,7 @@
 """Tiled TIFF and SVS with JPEG or JPEG 2000 tiles, decoded natively without the GIL."""
 
 import os
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -125,7 +126,9 @@ class JpegTiffReader(SlideReader):
 
     def _decode(self, table: TileTable, index: int) -> RgbImage:
         size = int(table.byte_counts[index])
+        begun = time.perf_counter()
         stored = os.pread(self._file, size, int(table.offsets[index]))
+        self.file_s += time.perf_counter() - begun
         tile_size = (table.tile_width, table.tile_height)
         if table.preamble is None:
             tile = decode_jpeg2000(stored, tile_size)

@@ -6,7 +6,6 @@ a wanted tile are not read. Decoding lets go of the interpreter, so the next ban
 thread while the caller works on the present one.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.tiles.grid import Grid
+from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbImage, RgbTiles
 
 BLOCK_PX: Final = 2048
@@ -41,13 +41,10 @@ class Block:
     Attributes:
         indices: (n,) int64, ascending; a tile's index in its grid.
         tiles: (n, tile_px, tile_px, 3) uint8 RGB at the target mpp.
-        read_s, resample_s: Seconds that these tiles took to read, and to cut and reduce.
     """
 
     indices: Indices
     tiles: RgbTiles
-    read_s: float = 0.0
-    resample_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +64,7 @@ def read_blocks(
     *,
     block_px: int = BLOCK_PX,
     prefetch: bool = True,
+    watch: Stopwatch | None = None,
 ) -> Iterator[Block]:
     """Yield the wanted tiles in canonical order; the pixels do not depend on ``block_px``.
 
@@ -76,14 +74,16 @@ def read_blocks(
         wanted: (len(grid),) bool, or tile indices in any order.
         block_px: About the side of what is read at once, pixels of the level read.
         prefetch: Read the next band in a thread meanwhile.
+        watch: Told how long reading, decoding and resampling take.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
     bands = _bands(grid, _as_indices(wanted, len(grid)), block_px)
+    clock = watch or Stopwatch()
 
     def read(band: Indices) -> Block:
-        return _read_band(slide, grid, band, block_px)
+        return _read_band(slide, grid, band, block_px, clock)
 
     for block in _ahead(read, bands) if prefetch else map(read, bands):
         yield from _portions(block)
@@ -125,20 +125,26 @@ def _tiles_along(grid: Grid, block_px: int) -> int:
     return max(1, (block_px - grid.tile_px_level) // grid.stride_px_level + 1)
 
 
-def _read_band(slide: PixelSource, grid: Grid, band: Indices, block_px: int) -> Block:
+def _read_band(
+    slide: PixelSource, grid: Grid, band: Indices, block_px: int, watch: Stopwatch
+) -> Block:
     tiles = np.empty((len(band), grid.tile_px, grid.tile_px, 3), np.uint8)
-    read_s = resample_s = 0.0
+    before = _file_s(slide)
     rows, columns = np.divmod(band, grid.columns)
     for window in _windows(rows, columns, _tiles_along(grid, block_px)):
         inside = np.flatnonzero((columns >= window.column) & (columns < window.column_end))
-        start = time.perf_counter()
-        pixels = _read_window(slide, grid, window)
-        between = time.perf_counter()
+        with watch.phase("decode"):
+            pixels = _read_window(slide, grid, window)
         places = (rows[inside] - window.row, columns[inside] - window.column)
-        _cut(pixels, grid, np.stack(places, axis=-1), inside, tiles)
-        read_s += between - start
-        resample_s += time.perf_counter() - between
-    return Block(indices=band, tiles=tiles, read_s=read_s, resample_s=resample_s)
+        with watch.phase("resample"):
+            _cut(pixels, grid, np.stack(places, axis=-1), inside, tiles)
+    watch.move(_file_s(slide) - before, "decode", "read")
+    return Block(indices=band, tiles=tiles)
+
+
+def _file_s(slide: PixelSource) -> float:
+    """Return the seconds a reader spent on the file; of most the library does not tell."""
+    return float(getattr(slide, "file_s", 0.0))
 
 
 def _windows(rows: Indices, columns: Indices, wide: int) -> list[_Window]:
@@ -190,13 +196,7 @@ def _portions(block: Block) -> Iterator[Block]:
     count = len(block.indices)
     for start in range(0, count, GIVEN_OUT):
         part = slice(start, min(start + GIVEN_OUT, count))
-        share = (part.stop - part.start) / count
-        yield Block(
-            indices=block.indices[part],
-            tiles=block.tiles[part],
-            read_s=block.read_s * share,
-            resample_s=block.resample_s * share,
-        )
+        yield Block(indices=block.indices[part], tiles=block.tiles[part])
 
 
 def _ahead(read: Callable[[Indices], Block], bands: Sequence[Indices]) -> Iterator[Block]:

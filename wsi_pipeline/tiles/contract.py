@@ -90,6 +90,10 @@ class TileStore:
 class Backend(Protocol):
     """One format's writing half, at work on a temporary."""
 
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent on packing tiles, where that is done here."""
+
     def write(self, tiles: RgbTiles) -> None:
         """Take ``tiles`` as the next rows."""
 

@@ -17,6 +17,7 @@ from wsi_pipeline.tiles.store import TileWriter, create_tiles
 from wsi_pipeline.tiles.straighten import straighten
 from wsi_pipeline.tiles.stream import Finished, finish_tiles, fit_slide
 from wsi_pipeline.tiles.tally import Tally
+from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords
 
 NO_COORDS: Final = np.empty((0, 2), np.int64)
@@ -31,16 +32,15 @@ class CutResult:
         counts: Tiles by fate: ``candidates``, ``kept``, ``rejected_tissue``,
             ``rejected_background``, ``flagged_pen``, ``flagged_blurred`` …
         flags: Of the slide.
-        seconds: By phase: ``open``, ``plan``, ``read`` and ``resample`` (in a thread), ``wait``
-            (for that thread), ``fit``, ``normalise``, ``judge``, ``write``, ``thumbnail``.
+        watch: Where the time went.
     """
 
     counts: Mapping[str, int]
     flags: tuple[str, ...]
-    seconds: Mapping[str, float]
+    watch: Stopwatch
 
 
-def cut_slide(
+def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     path: str | Path,
     store: Path,
     settings: CutSettings,
@@ -48,6 +48,7 @@ def cut_slide(
     reader: str = "auto",
     thumbnail: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
+    watch: Stopwatch | None = None,
 ) -> CutResult:
     """Cut a slide into normalised tiles and keep those that pass the rules.
 
@@ -60,18 +61,19 @@ def cut_slide(
         reader: Name of the slide reader.
         thumbnail: Where the JPEG with the overlay goes; None writes none.
         provenance: Root attributes that the caller adds (slide digest, resolved config …).
+        watch: Told where the time goes.
 
     Raises:
         SlideError: The slide cannot be opened or read, has no usable resolution, or no tissue.
         StoreError: The format has no such codec.
         ConfigError: A method is unknown, or sizes contradict each other.
     """
-    tally = Tally()
-    with tally.clock("open"):
+    tally = Tally(watch=watch or Stopwatch())
+    with tally.watch.phase("open"):
         opened = open_slide(path, reader, modality=settings.modality, icc=settings.icc)
         slide = straighten(opened, settings)
     with slide:
-        with tally.clock("plan"):
+        with tally.watch.phase("plan"):
             plan = survey_slide(slide, settings)
         if thumbnail is not None and not plan.wanted.any():
             write_thumbnail(thumbnail, plan, NO_COORDS, NO_MARKS)
@@ -87,14 +89,14 @@ def cut_slide(
             parts = finish_tiles(slide, plan, fit, settings, tally)
             coords, flagged = _append_all(writer, parts, tally)
             if thumbnail is not None:
-                with tally.clock("thumbnail"):
+                with tally.watch.phase("thumbnail"):
                     write_thumbnail(thumbnail, plan, coords, flagged)
             _require_kept(path, tally)
-            with tally.clock("write"):
+            with tally.watch.phase("write"):
                 about = describe_slide(slide) | describe_tiles(plan, fit, settings, tally)
                 writer.commit(about | dict(provenance or {}))
     return CutResult(
-        counts=dict(tally.counts), flags=slide_flags(plan, fit, tally), seconds=dict(tally.seconds)
+        counts=dict(tally.counts), flags=slide_flags(plan, fit, tally), watch=tally.watch
     )
 
 
@@ -104,10 +106,11 @@ def _append_all(
     """Write every finished tile; return where they are and which are flagged."""
     coords, flagged = [NO_COORDS], [NO_MARKS]
     for part in parts:
-        with tally.clock("write"):
+        with tally.watch.phase("write"):
             writer.append(part.tiles, part.coords, part.columns)
         coords.append(part.coords)
         flagged.append(part.flagged)
+    tally.watch.move(writer.encode_s, "write", "encode")
     return np.concatenate(coords), np.concatenate(flagged)
 
 

@@ -64,6 +64,10 @@ class _Hdf5Backend:
         self._packer = packer
         self._rows = 0
 
+    @property
+    def encode_s(self) -> float:
+        return 0.0 if self._packer is None else self._packer.seconds
+
     def write(self, tiles: RgbTiles) -> None:
         if self._packer is None:
             for tile in np.ascontiguousarray(tiles):

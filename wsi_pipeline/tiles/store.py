@@ -72,6 +72,11 @@ class TileWriter:
     def __len__(self) -> int:
         return sum(map(len, self._coords))
 
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent on packing tiles; where the store's library does that, it does not tell."""
+        return self._backend.encode_s
+
     def append(self, tiles: RgbTiles, coords: Coords, columns: Columns) -> None:
         """Add tiles with their level-0 (x, y) and measures.
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,8 @@ def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally
     wanted = np.flatnonzero(plan.wanted)
     chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
     few = len(wanted) * 3 * settings.tile_px**2 <= HELD_BYTES
-    blocks = list(_timed(read_blocks(slide, plan.grid, wanted if few else chosen), tally))
-    with tally.clock("fit"):
+    blocks = list(_timed(_blocks(slide, plan, wanted if few else chosen, tally), tally))
+    with tally.watch.phase("fit"):
         indices, tiles = _gather(blocks, chosen)
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
         stain = fit_stain(settings.stain, _draw(clean, plan.tissue_in(indices), rng))
@@ -165,7 +165,7 @@ def finish_tiles(
     """
     blocks: Iterable[Block] | None = fit.held
     if blocks is None:
-        blocks = _timed(read_blocks(slide, plan.grid, plan.wanted), tally)
+        blocks = _timed(_blocks(slide, plan, plan.wanted, tally), tally)
     tally.counts["candidates"] += len(plan.grid)
     tally.counts["rejected_tissue"] += len(plan.grid) - int(plan.wanted.sum())
     for block in blocks:
@@ -177,10 +177,10 @@ def finish_tiles(
 def _finish(
     block: Block, plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
 ) -> Finished:
-    with tally.clock("normalise"):
+    with tally.watch.phase("normalise"):
         clean = denoise_tiles(block.tiles, settings.denoise, settings.denoise_radius_px)
         tiles = fit.stain.apply(clean)
-    with tally.clock("judge"):
+    with tally.watch.phase("judge"):
         background = _background(tiles, plan, fit.background_level, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
         columns = _measure(block.tiles[full], plan, fit)
@@ -260,15 +260,17 @@ def _count_fates(
     return kept
 
 
+def _blocks(slide: Slide, plan: SlidePlan, wanted: NDArray[Any], tally: Tally) -> Iterator[Block]:
+    return read_blocks(slide, plan.grid, wanted, watch=tally.watch)
+
+
 def _timed(blocks: Iterator[Block], tally: Tally) -> Iterator[Block]:
-    """Pass blocks on and note what they took, and how long the caller had to wait for them."""
+    """Pass blocks on and note how long the caller had to wait for them."""
     while True:
-        with tally.clock("wait"):
+        with tally.watch.phase("wait"):
             block = next(blocks, None)
         if block is None:
             return
-        tally.spend("read", block.read_s)
-        tally.spend("resample", block.resample_s)
         yield block
 
 

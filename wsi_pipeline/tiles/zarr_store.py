@@ -73,6 +73,10 @@ class _ZarrBackend:
         self._packer = packer
         self._rows = _Rows(_tensorstore(folder / name, write=True), group[name].shards[0])
 
+    @property
+    def encode_s(self) -> float:
+        return 0.0 if self._packer is None else self._packer.seconds
+
     def write(self, tiles: RgbTiles) -> None:
         self._rows.write(tiles if self._packer is None else self._packer.pack(tiles))
 
