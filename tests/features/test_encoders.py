@@ -1,5 +1,7 @@
 """Encoders: what comes out depends on the tile alone, and is what the model's authors meant."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,27 @@ def test_a_tile_that_never_fits_is_refused() -> None:
         encoder.encode(tiles(1))
 
 
+@pytest.mark.parametrize("name", ["densenet121", "test_resnet"])
+def test_openvino_gives_the_same_features(name: str) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    batch = tiles(9)
+    how = {"weights": "random", "device": "cpu", "batch_size": 4}
+    expected = load_encoder(name, **how).encode(batch)
+    encoder = load_encoder(name, **how, kernels="openvino")
+    found = encoder.encode(batch)
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    apart = [encoder.encode(batch[start:stop]) for start, stop in ((0, 1), (1, 9))]
+    assert np.array_equal(found, np.concatenate(apart))
+    other = np.ascontiguousarray(batch[:, :32, :32])
+    assert encoder.encode(other).shape == (9, encoder.dim)
+
+
+def test_openvino_is_refused_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EncoderError, match=r"pip install 'wsi-pipeline\[openvino\]'"):
+        load_encoder("test_resnet", "random", "cpu", kernels="openvino")
+
+
 def test_a_compiler_that_fails_is_named_before_any_slide() -> None:
     class Uncompilable(ChannelMeans):
         compiled = False
@@ -172,8 +195,8 @@ def test_a_compiler_that_fails_is_named_before_any_slide() -> None:
             return super().forward(pixels)
 
     built = EncoderModel(model=Uncompilable(), preprocess=GREY, tag="mine.v1")
-    runtime = Runtime(device=torch.device("cpu"), batch_size=1, compile_model=True)
-    with pytest.raises(EncoderError, match=r"no working C.* run without --compile"):
+    runtime = Runtime(device=torch.device("cpu"), batch_size=1, kernels="compiled")
+    with pytest.raises(EncoderError, match=r"no working C.* run without --kernels compiled"):
         Encoder("mine", built, runtime)
 
 

@@ -1,7 +1,7 @@
 """The encoder at work: uint8 tiles in, float32 features out."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -16,29 +16,44 @@ from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
 from wsi_pipeline.types import RgbTiles
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Kernels = Literal["torch", "compiled", "openvino"]
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_SIZES: Final = {"cpu": 8, "mps": 64, "cuda": 256}  # tiles of one forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Where and how a network runs; ``batch_size`` None chooses by device."""
+    """Where and how a network runs; ``batch_size`` None chooses by device.
+
+    ``kernels`` are torch's own, those of ``torch.compile``, or OpenVINO's on a CPU: the features
+    are the same but for rounding.
+    """
 
     device: torch.device
     precision: Precision = "fp32"
     batch_size: int | None = None
-    compile_model: bool = False
+    kernels: Kernels = "torch"
 
 
 class Pending:
-    """Features under way on the device; :meth:`result` waits for them."""
+    """Features under way on the device or in lanes; :meth:`result` waits for them."""
 
-    def __init__(self, parts: list[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        parts: "Sequence[torch.Tensor | Future[torch.Tensor]]",
+        smaller: "Callable[[torch.OutOfMemoryError], Pending]",
+    ) -> None:
+        """``smaller`` begins anew with smaller batches, where a lane ran out of memory."""
         self._parts = parts
+        self._smaller = smaller
 
     def result(self) -> NDArray[np.float32]:
         """Return the (B, D) features; the tiles' memory may be reused from here on."""
-        parts = [part.float().cpu().numpy() for part in self._parts]
+        try:
+            done = [part.result() if isinstance(part, Future) else part for part in self._parts]
+        except torch.OutOfMemoryError as error:
+            return self._smaller(error).result()
+        parts = [part.float().cpu().numpy() for part in done]
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 
@@ -75,6 +90,7 @@ class Encoder:
         self._model = built.model.to(runtime.device)
         self._scale, self._shift = _scaling(built.preprocess, runtime.device)
         self.dim = self._measure_dim()
+        self._parameters = sum(each.numel() for each in self._model.parameters())
         self.provenance = built.provenance | {
             "encoder": name,
             "encoder_tag": built.tag,
@@ -82,13 +98,15 @@ class Encoder:
             "precision": runtime.precision,
             "torch": torch.__version__,
         }
-        if runtime.compile_model:
+        if runtime.kernels == "compiled":
             self._compile()
+        if runtime.kernels == "openvino":
+            self._convert()
 
     @property
     def parameters(self) -> int:
         """How many numbers the network has learned."""
-        return sum(each.numel() for each in self._model.parameters())
+        return self._parameters
 
     def encode(self, tiles: RgbTiles | torch.Tensor) -> NDArray[np.float32]:
         """Encode tiles.
@@ -102,10 +120,24 @@ class Encoder:
         Raises:
             EncoderError: A single tile does not fit into the device's memory.
         """
-        return self.submit(tiles).result()
+        with self.at_work():
+            return self.submit(tiles).result()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Lend the processor's cores to the lanes; what is submitted must be fetched inside."""
+        if self.device.type != "cpu":
+            yield
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def submit(self, tiles: RgbTiles | torch.Tensor) -> Pending:
-        """Start encoding; on a GPU this returns while the device still works.
+        """Start encoding; this returns while the device, or the lanes, still work.
 
         The tiles must stay as they are until :meth:`Pending.result` has returned.
         """
@@ -116,19 +148,23 @@ class Encoder:
                 f"{str(batch.dtype).removeprefix('torch.')}"
             )
         if not len(batch):
-            return Pending([torch.empty((0, self.dim), dtype=torch.float32)])
-        while True:
-            try:
-                return Pending(self._forward(batch))
-            except torch.OutOfMemoryError as error:
-                self._shrink(error)
+            nothing = torch.empty((0, self.dim), dtype=torch.float32)
+            return Pending([nothing], lambda _: self.submit(batch))
 
-    def _forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        def smaller(error: torch.OutOfMemoryError) -> Pending:
+            self._shrink(error)
+            return self.submit(batch)
+
+        try:
+            return Pending(self._forward(batch), smaller)
+        except torch.OutOfMemoryError as error:
+            return smaller(error)
+
+    def _forward(self, batch: torch.Tensor) -> Sequence["torch.Tensor | Future[torch.Tensor]"]:
         chunks = torch.split(batch, self.batch_size)
         if self.device.type != "cpu":
             return [self._run(chunk) for chunk in chunks]
-        with _one_thread():
-            return list(self._pool.map(self._run, chunks))
+        return [self._pool.submit(self._run, chunk) for chunk in chunks]
 
     def _run(self, tiles: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), self._numerics():
@@ -188,25 +224,22 @@ class Encoder:
         except RuntimeError as error:  # whatever torch's compiler or the C++ one behind it raises
             reason = str(error).strip().partition("\n")[0][:300]
             raise EncoderError(
-                f"{self.tag}: torch.compile failed ({reason}); run without --compile"
+                f"{self.tag}: torch.compile failed ({reason}); run without --kernels compiled"
             ) from error
+
+    def _convert(self) -> None:
+        """Hand the network over to OpenVINO."""
+        from wsi_pipeline.features.openvino_model import OpenVinoModel
+
+        if self.device.type != "cpu":
+            raise EncoderError(f"--kernels openvino: it is for the CPU, not for {self.device}")
+        self._model = OpenVinoModel(self._model, self.lanes)
 
     def _measure_dim(self) -> int:
         size = self.preprocess.input_px or 256
         with torch.inference_mode():
             blank = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=self.device)
             return int(self._model(self._prepare(blank)).shape[-1])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let kernels started in this block run in the thread that starts them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _scaling(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
 if TYPE_CHECKING:  # torch takes seconds to import: only those who load an encoder pay for it
     from torch import nn
 
-    from wsi_pipeline.features.encoder import Encoder
+    from wsi_pipeline.features.encoder import Encoder, Kernels
 
 DEFAULT: Final = "densenet121"
 
@@ -40,7 +40,7 @@ def load_encoder(
     *,
     precision: str = "auto",
     batch_size: int | None = None,
-    compile_model: bool = False,
+    kernels: Kernels = "torch",
 ) -> Encoder:
     """Load an encoder, ready to encode.
 
@@ -51,7 +51,7 @@ def load_encoder(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
         batch_size: Tiles fed at once; None chooses by device.
-        compile_model: Use ``torch.compile``.
+        kernels: ``torch``, ``compiled`` (by ``torch.compile``) or ``openvino`` (an extra).
 
     Raises:
         EncoderError: The encoder is unknown, or its weights cannot be had.
@@ -66,7 +66,7 @@ def load_encoder(
     target = choose_device(device)
     runtime = Runtime(
         device=target, precision=choose_precision(precision, target),
-        batch_size=batch_size, compile_model=compile_model,
+        batch_size=batch_size, kernels=kernels,
     )  # fmt: skip
     built = build_encoder(name, weights)
     model = _for_inference(built.model, built.preprocess)

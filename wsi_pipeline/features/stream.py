@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from wsi_pipeline.features.batches import Batch, BatchStream, TileSource
 from wsi_pipeline.features.encoder import Encoder, Pending
 from wsi_pipeline.timing import Stopwatch
+
+AHEAD: Final = 1  # batches on the device beside the one that is waited for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ def encode_slides(
     parts: dict[str, list[NDArray[np.float32]]] = {}
     shape = (encoder.batch_size * encoder.lanes, tile_px)
     pin = encoder.device.type == "cuda"
-    with BatchStream(sources, shape, pin=pin, watch=watch) as stream:
+    with BatchStream(sources, shape, pin=pin, watch=watch) as stream, encoder.at_work():
         for batch, features in _encoded(encoder, stream, watch):
             for segment in batch.segments:
                 if segment.slide_id not in parts:
@@ -75,13 +78,15 @@ def encode_slides(
 def _encoded(
     encoder: Encoder, stream: BatchStream, watch: Stopwatch
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Keep one batch on the device while the one before is fetched and dealt with."""
-    ahead = 1 if encoder.device.type != "cpu" else 0
+    """Keep one batch on the device while the one before is fetched and dealt with.
+
+    On a CPU the lanes go on with it, too, as soon as one of them has nothing left to do.
+    """
     flying: deque[tuple[Batch, Pending]] = deque()
     for batch in stream:
         with watch.phase("forward"):
             flying.append((batch, encoder.submit(batch.tiles)))
-        while len(flying) > ahead:
+        while len(flying) > AHEAD:
             yield _landed(flying, stream, watch)
     while flying:
         yield _landed(flying, stream, watch)

@@ -231,7 +231,7 @@ def _encoder(config: ExtractConfig, device: str) -> "Encoder":
 
     return load_encoder(
         config.encoder, config.weights, device, precision=config.precision,
-        batch_size=config.batch, compile_model=config.compile,
+        batch_size=config.batch, kernels=config.kernels,
     )  # fmt: skip
 
 

@@ -35,8 +35,10 @@ class ExtractConfig(StageConfig):
     batch: Annotated[int | None, HOW] = Field(
         default=None, ge=1, description="Tiles of one forward pass; chosen by device if not given."
     )
-    compile: Annotated[bool, HOW] = Field(
-        default=False, description="Use torch.compile: slow to start, then faster."
+    kernels: Annotated[Literal["torch", "compiled", "openvino"], HOW] = Field(
+        default="torch",
+        description="What computes: torch, torch.compile (slow to start, then faster), or on a CPU "
+        "OpenVINO (an extra, faster still). Features are the same but for rounding.",
     )
 
     source: Literal["tiles", "slide"] = Field(
