@@ -28,7 +28,10 @@ class TileSource(Protocol):
     def slide_id(self) -> str: ...
 
     def read(self) -> Iterator[RgbTiles]:
-        """Yield (n, tile_px, tile_px, 3) uint8, any n; runs in the reader's thread."""
+        """Yield (n, tile_px, tile_px, 3) uint8, any n; runs in the reader's thread.
+
+        What was yielded may be overwritten once the next are asked for.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

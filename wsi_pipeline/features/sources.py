@@ -91,7 +91,7 @@ class SlideTiles:
         self._dropped = dropped
 
     def read(self) -> Iterator[RgbTiles]:
-        """Yield (n, tile_px, tile_px, 3) uint8.
+        """Yield (n, tile_px, tile_px, 3) uint8, overwritten once the next are asked for.
 
         Raises:
             SlideError: The slide cannot be opened or read, has no usable mpp, or no tissue.
@@ -115,7 +115,7 @@ class SlideTiles:
                 parts.append(finished.coords)
                 kept = kept_mask(finished.coords, self._dropped)
                 if kept.any():
-                    yield finished.tiles[kept]
+                    yield finished.tiles if kept.all() else finished.tiles[kept]
             about = describe_slide(slide) | describe_tiles(plan, fit, self._settings, tally)
         if not parts:
             raise NoTissueError(

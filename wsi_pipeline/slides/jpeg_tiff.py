@@ -74,8 +74,21 @@ class JpegTiffReader(SlideReader):
             raise
 
     def read_inside(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
-        table = self._tables[level]
         rgb = np.empty((height, width, 3), np.uint8)
+        self._fill(level, x, y, rgb)
+        return rgb
+
+    def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None:
+        width, height = self.info.level_dimensions[level] if level < len(self._tables) else (0, 0)
+        inside = 0 <= x <= width - out.shape[1] and 0 <= y <= height - out.shape[0]
+        if level < 0 or not inside or self.recolour is not None:
+            super().read_into(level, x, y, out)
+        else:
+            self._fill(level, x, y, out)
+
+    def _fill(self, level: int, x: int, y: int, rgb: RgbImage) -> None:
+        """Fill a rectangle that lies inside the level."""
+        table = self._tables[level]
 
         def fill(piece: Piece) -> None:
             tile = self._tile(level, table, piece)
@@ -84,10 +97,9 @@ class JpegTiffReader(SlideReader):
                 piece.left - piece.tile_x : piece.right - piece.tile_x,
             ]
 
-        pieces = covering(table, x, y, width, height)
+        pieces = covering(table, x, y, rgb.shape[1], rgb.shape[0])
         for _ in map(fill, pieces) if self._pool is None else self._pool.map(fill, pieces):
             pass
-        return rgb
 
     def read_associated(self, name: str) -> RgbImage:
         return self._openslide.associated_image(name)

@@ -74,6 +74,13 @@ class Slide(Protocol):
             SlideReadError: The pixels cannot be decoded.
         """
 
+    def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None:
+        """Like ``read``, but fills ``out``, (height, width, 3) uint8.
+
+        New memory costs a page fault for every 4 kB, often more than copying does: whoever reads
+        much reads into the same array again and again.
+        """
+
     def associated_image(self, name: str) -> RgbImage:
         """One of ``info.associated`` as (h, w, 3) uint8 RGB; SlideReadError if there is none."""
 

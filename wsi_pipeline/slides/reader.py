@@ -91,6 +91,10 @@ class SlideReader(ABC):
         canvas[top - y : bottom - y, left - x : right - x] = inside
         return canvas
 
+    def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None:
+        """Like ``read``, into memory that is there already, see ``Slide.read_into``."""
+        out[...] = self.read(level, x, y, out.shape[1], out.shape[0])
+
     def associated_image(self, name: str) -> RgbImage:
         """An extra image, see ``Slide.associated_image``."""
         if name not in self.info.associated:

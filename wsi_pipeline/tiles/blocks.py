@@ -21,8 +21,9 @@ from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbImage, RgbTiles
 
 BLOCK_PX: Final = 2048
-BAND_BYTES: Final = 128 << 20  # finished tiles of one band; two bands are alive at a time
-GIVEN_OUT: Final = 256  # tiles given out at once, at most
+BAND_BYTES: Final = 128 << 20  # finished tiles of one band
+BANDS: Final = 2  # one is read while the caller works on the other
+GIVEN_OUT: Final = 64  # tiles given out at once, at most: few enough for a cache
 WHITE: Final = 255
 
 Indices = NDArray[np.int64]
@@ -31,7 +32,7 @@ Indices = NDArray[np.int64]
 class PixelSource(Protocol):
     """What is needed of a slide."""
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage: ...
+    def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,14 @@ class _Window:
     column_end: int
 
 
-def read_blocks(
+def read_blocks(  # noqa: PLR0913  what to read, and how
     slide: PixelSource,
     grid: Grid,
     wanted: NDArray[Any],
     *,
     block_px: int = BLOCK_PX,
     prefetch: bool = True,
+    reuse: bool = False,
     watch: Stopwatch | None = None,
 ) -> Iterator[Block]:
     """Yield the wanted tiles in canonical order; the pixels do not depend on ``block_px``.
@@ -74,6 +76,7 @@ def read_blocks(
         wanted: (len(grid),) bool, or tile indices in any order.
         block_px: About the side of what is read at once, pixels of the level read.
         prefetch: Read the next band in a thread meanwhile.
+        reuse: A block's tiles are overwritten once the next block has been asked for.
         watch: Told how long reading, decoding and resampling take.
 
     Raises:
@@ -81,9 +84,10 @@ def read_blocks(
     """
     bands = _bands(grid, _as_indices(wanted, len(grid)), block_px)
     clock = watch or Stopwatch()
+    memory = _Memory(grid, max(map(len, bands), default=0) if reuse else None)
 
     def read(band: Indices) -> Block:
-        return _read_band(slide, grid, band, block_px, clock)
+        return _read_band(slide, grid, band, block_px, memory, clock)
 
     for block in _ahead(read, bands) if prefetch else map(read, bands):
         yield from _portions(block)
@@ -125,16 +129,49 @@ def _tiles_along(grid: Grid, block_px: int) -> int:
     return max(1, (block_px - grid.tile_px_level) // grid.stride_px_level + 1)
 
 
+class _Memory:
+    """What bands are read into, used again and again: new memory costs more than copying.
+
+    Args:
+        grid: Of the tiles.
+        most: Tiles of the longest band; None gives each band memory of its own.
+    """
+
+    def __init__(self, grid: Grid, most: int | None) -> None:
+        self._tile = (grid.tile_px, grid.tile_px, 3)
+        self._bands: list[RgbTiles] = []
+        self._most = most
+        self._given = 0
+        self._window = np.empty(0, np.uint8)
+
+    def band(self, count: int) -> RgbTiles:
+        """Return (count, tile_px, tile_px, 3) to read a band into."""
+        if self._most is None:
+            return np.empty((count, *self._tile), np.uint8)
+        place = self._given % BANDS
+        self._given += 1
+        if place == len(self._bands):
+            self._bands.append(np.empty((self._most, *self._tile), np.uint8))
+        return self._bands[place][:count]
+
+    def window(self, height: int, width: int) -> RgbImage:
+        """Return (height, width, 3) to read a block into."""
+        size = height * width * 3
+        if self._window.size < size:
+            self._window = np.empty(size, np.uint8)
+        return self._window[:size].reshape(height, width, 3)
+
+
 def _read_band(
-    slide: PixelSource, grid: Grid, band: Indices, block_px: int, watch: Stopwatch
+    slide: PixelSource, grid: Grid, band: Indices, block_px: int, memory: _Memory, watch: Stopwatch
 ) -> Block:
-    tiles = np.empty((len(band), grid.tile_px, grid.tile_px, 3), np.uint8)
+    tiles = memory.band(len(band))
     before = _file_s(slide)
     rows, columns = np.divmod(band, grid.columns)
     for window in _windows(rows, columns, _tiles_along(grid, block_px)):
         inside = np.flatnonzero((columns >= window.column) & (columns < window.column_end))
         with watch.phase("decode"):
-            pixels = _read_window(slide, grid, window)
+            pixels = _read_window(slide, grid, window, memory)
         places = (rows[inside] - window.row, columns[inside] - window.column)
         with watch.phase("resample"):
             _cut(pixels, grid, np.stack(places, axis=-1), inside, tiles)
@@ -163,7 +200,7 @@ def _windows(rows: Indices, columns: Indices, wide: int) -> list[_Window]:
     return windows
 
 
-def _read_window(slide: PixelSource, grid: Grid, window: _Window) -> RgbImage:
+def _read_window(slide: PixelSource, grid: Grid, window: _Window, memory: _Memory) -> RgbImage:
     """Read the window's pixels; what lies outside the grid's area is white."""
     side, stride, area = grid.tile_px_level, grid.stride_px_level, grid.area_level
     x, y = area.x + window.column * stride, area.y + window.row * stride
@@ -171,12 +208,15 @@ def _read_window(slide: PixelSource, grid: Grid, window: _Window) -> RgbImage:
     height = (window.row_end - window.row - 1) * stride + side
     seen_width = min(width, area.x + area.width - x)
     seen_height = min(height, area.y + area.height - y)
-    pixels = slide.read(grid.level, x, y, seen_width, seen_height)
+    pixels = memory.window(height, width)
     if (seen_width, seen_height) == (width, height):
+        slide.read_into(grid.level, x, y, pixels)
         return pixels
-    padded = np.full((height, width, 3), WHITE, np.uint8)
-    padded[:seen_height, :seen_width] = pixels
-    return padded
+    pixels[...] = WHITE
+    seen = np.empty((seen_height, seen_width, 3), np.uint8)
+    slide.read_into(grid.level, x, y, seen)
+    pixels[:seen_height, :seen_width] = seen
+    return pixels
 
 
 def _cut(pixels: RgbImage, grid: Grid, places: Indices, slots: Indices, out: RgbTiles) -> None:

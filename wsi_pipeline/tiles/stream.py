@@ -69,7 +69,7 @@ class Finished:
     """Tiles that passed every rule.
 
     Attributes:
-        tiles: (n, tile_px, tile_px, 3) uint8, normalised.
+        tiles: (n, tile_px, tile_px, 3) uint8, normalised; overwritten once the next are asked for.
         coords: (n, 2) int64 level-0 (x, y).
         columns: Measures, (n,) float32 each; ``focus``, ``pen_fraction``, ``fold_fraction`` and
             ``blood_fraction`` of the tile as scanned; ``annotation_class``, an index, where regions
@@ -165,32 +165,58 @@ def finish_tiles(
     """
     blocks: Iterable[Block] | None = fit.held
     if blocks is None:
-        blocks = _timed(_blocks(slide, plan, plan.wanted, tally), tally)
+        blocks = _timed(_blocks(slide, plan, plan.wanted, tally, reuse=True), tally)
+    memory = _Memory(settings.tile_px)
     tally.counts["candidates"] += len(plan.grid)
     tally.counts["rejected_tissue"] += len(plan.grid) - int(plan.wanted.sum())
     for block in blocks:
-        finished = _finish(block, plan, fit, settings, tally)
+        finished = _finish(block, plan, fit, settings, tally, memory)
         if len(finished.coords):
             yield finished
 
 
+class _Memory:
+    """Arrays of tiles that every block uses again: new memory costs more than copying does."""
+
+    def __init__(self, tile_px: int) -> None:
+        self._tile = (tile_px, tile_px, 3)
+        self._arrays: dict[str, RgbTiles] = {}
+
+    def array(self, name: str, count: int) -> RgbTiles:
+        """Return (count, tile_px, tile_px, 3); the next call with this name gives the same."""
+        if name not in self._arrays or len(self._arrays[name]) < count:
+            self._arrays[name] = np.empty((count, *self._tile), np.uint8)
+        return self._arrays[name][:count]
+
+    def taken(self, name: str, tiles: RgbTiles, places: Indices) -> RgbTiles:
+        """Return the tiles at ``places``, ascending; the very tiles, if those are all."""
+        if len(places) == len(tiles):
+            return tiles
+        return np.take(tiles, places, axis=0, out=self.array(name, len(places)), mode="clip")
+
+
 def _finish(
-    block: Block, plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
+    block: Block,
+    plan: SlidePlan,
+    fit: SlideFit,
+    settings: CutSettings,
+    tally: Tally,
+    memory: _Memory,
 ) -> Finished:
     with tally.watch.phase("normalise"):
         clean = denoise_tiles(block.tiles, settings.denoise, settings.denoise_radius_px)
-        tiles = fit.stain.apply(clean)
+        tiles = fit.stain.apply(clean, memory.array("normalised", len(clean)))
     with tally.watch.phase("judge"):
         background = _background(tiles, plan, fit.background_level, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        columns = _measure(block.tiles[full], plan, fit)
+        columns = _measure(memory.taken("full", block.tiles, full), plan, fit)
         marks = fit.limits.marks(columns)
         kept = _count_fates(marks, fit.drop, tally.counts)
     tally.counts["rejected_background"] += len(background) - len(full)
     places = full[kept]
     indices = block.indices[places]
     return Finished(
-        tiles=tiles[places],
+        tiles=memory.taken("kept", tiles, places),
         coords=plan.grid.coords(indices),
         columns={
             "tissue_fraction": plan.tissue_fraction[indices],
@@ -260,8 +286,10 @@ def _count_fates(
     return kept
 
 
-def _blocks(slide: Slide, plan: SlidePlan, wanted: NDArray[Any], tally: Tally) -> Iterator[Block]:
-    return read_blocks(slide, plan.grid, wanted, watch=tally.watch)
+def _blocks(
+    slide: Slide, plan: SlidePlan, wanted: NDArray[Any], tally: Tally, *, reuse: bool = False
+) -> Iterator[Block]:
+    return read_blocks(slide, plan.grid, wanted, reuse=reuse, watch=tally.watch)
 
 
 def _timed(blocks: Iterator[Block], tally: Tally) -> Iterator[Block]:

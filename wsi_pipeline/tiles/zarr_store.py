@@ -98,7 +98,7 @@ class _Rows:
 
     def __init__(self, array: ts.TensorStore, shard: int) -> None:
         self._array = array
-        self._shard = np.empty((shard, *array.shape[1:]), np.uint8)
+        self._shard, self._other = (np.empty((shard, *array.shape[1:]), np.uint8) for _ in range(2))
         self._begin = 0
         self._filled = 0
         self._pending: ts.WriteFutures | None = None
@@ -125,7 +125,7 @@ class _Rows:
             return
         end = self._begin + self._filled
         self._pending = self._array[self._begin : end].write(self._shard[: self._filled])
-        self._shard = np.empty_like(self._shard)  # the old one belongs to the write until it ends
+        self._shard, self._other = self._other, self._shard  # it is the write's until that ends
         self._begin, self._filled = end, 0
 
     def _wait(self) -> None:
