@@ -1,0 +1,174 @@
+"""A virtual environment for each peer, so that none has to live with another's pins.
+
+python -m benchmarks.environments FOLDER
+"""
+
+import argparse
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Task = Literal["tile", "tile-stain", "stain", "extract"]
+
+RUNNERS: Final = Path(__file__).parent / "runners"
+_MARKER: Final = "requested.txt"  # written last: an environment without it is not finished
+_PREFIXES: Final[dict[Task, str]] = {
+    "tile": "tile_",  # a script named after its peer would hide it from the import
+    "tile-stain": "tile_",
+    "stain": "stain_",
+    "extract": "extract_",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Another way to do what the pipeline does, and what it needs to be run.
+
+    Attributes:
+        name: Of the peer and of its environment.
+        python: Version of the interpreter, as in ``python3.11``.
+        requirements: What pip installs, exact versions.
+        runner: Stem of its scripts in ``runners``, after the prefix of a task.
+        does: The tasks it has a runner for.
+        without_deps: What pip installs after that without looking at its dependencies, since
+            some of them cannot be had or are not needed.
+    """
+
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+    runner: str
+    does: tuple[Task, ...]
+    without_deps: tuple[str, ...] = ()
+
+    def script(self, task: Task) -> Path:
+        """The script that does a task, to be run with the peer's own python."""
+        return RUNNERS / f"{_PREFIXES[task]}{self.runner}.py"
+
+
+_TORCH: Final = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31")
+_OPENSLIDE: Final = ("openslide-python==1.4.7", "openslide-bin==4.0.1.2")
+# staintools asks for spams, which has no wheel; spams-bin provides the module
+_STAINTOOLS: Final = (
+    "numpy==2.4.6",
+    "scipy==1.17.1",
+    "scikit-learn==1.9.1",
+    "matplotlib==3.11.2",
+    "opencv-python-headless==5.0.0.93",
+)
+_STAINTOOLS_BARE: Final = ("staintools==2.1.2", "spams-bin==2.6.14")
+
+PEERS: Final = (
+    Peer(
+        name="plain_loop",
+        python="3.11",
+        requirements=(*_OPENSLIDE, "pillow==13.0.0", *_STAINTOOLS, *_TORCH),
+        without_deps=_STAINTOOLS_BARE,
+        runner="plain_loop",
+        does=("tile", "tile-stain", "extract"),
+    ),
+    Peer(
+        name="lazyslide",
+        python="3.11",
+        requirements=("lazyslide==0.13.0", *_OPENSLIDE, *_TORCH),
+        runner="lazyslide",
+        does=("tile", "tile-stain", "extract"),
+    ),
+    Peer(
+        name="tiatoolbox",
+        python="3.11",
+        requirements=("tiatoolbox==2.1.3", "torch==2.12.1", "torchvision==0.27.1"),
+        runner="tiatoolbox",
+        does=("tile", "tile-stain", "extract"),
+    ),
+    Peer(
+        name="histolab",
+        python="3.10",
+        requirements=("histolab==0.7.0", "numpy==1.24.4", "openslide-bin==4.0.1.2"),
+        runner="histolab",
+        does=("tile", "tile-stain"),
+    ),
+    Peer(
+        name="hs2p",
+        python="3.11",
+        requirements=("hs2p==6.1.0", *_OPENSLIDE),
+        runner="hs2p",
+        does=("tile",),
+    ),
+    Peer(
+        name="staintools",
+        python="3.11",
+        requirements=_STAINTOOLS,
+        without_deps=_STAINTOOLS_BARE,
+        runner="staintools",
+        does=("stain",),
+    ),
+    Peer(
+        name="torchstain",
+        python="3.11",
+        requirements=("torchstain==1.4.1", "numpy==2.4.6"),
+        runner="torchstain",
+        does=("stain",),
+    ),
+    Peer(
+        name="stainx",
+        python="3.11",
+        requirements=("stainx==0.1.6", "torch==2.13.0"),
+        runner="stainx",
+        does=("stain",),
+    ),
+)
+
+
+def prepare(peer: Peer, folder: Path) -> Path | str:
+    """Make a peer's environment, or find it finished from an earlier call.
+
+    Returns:
+        The path of its python, or one sentence that says why it could not be installed.
+    """
+    home = folder / peer.name
+    python = home / "bin" / "python"
+    marker = home / _MARKER
+    wanted = "\n".join((peer.python, *peer.requirements, *peer.without_deps, ""))
+    if marker.is_file() and marker.read_text() == wanted:
+        return python
+    marker.unlink(missing_ok=True)
+    # pyenv's python3.X is a stub that runs only where that version is chosen
+    chosen = os.environ | {"PYENV_VERSION": peer.python}
+    steps = [[f"python{peer.python}", "-m", "venv", "--clear", str(home)]]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    steps.append([*install, *peer.requirements])
+    if peer.without_deps:
+        steps.append([*install, "--no-deps", *peer.without_deps])
+    for step in steps:
+        try:
+            done = subprocess.run(step, env=chosen, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return f"python{peer.python} is not on the PATH."
+        if done.returncode:
+            return _reason(done.stderr or done.stdout)
+    marker.write_text(wanted)
+    return python
+
+
+def _reason(output: str) -> str:
+    """The last line that names an error; pip closes with notices and hints that do not."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
+    last = (errors or lines or ["The command failed without a word"])[-1]
+    return last.rstrip(".") + "."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("folder", type=Path, help="where the environments lie")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for peer in PEERS:
+        print(f"{peer.name}: {prepare(peer, given.folder.resolve())}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
