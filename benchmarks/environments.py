@@ -34,6 +34,8 @@ class Peer:
         does: The tasks it has a runner for.
         without_deps: What pip installs after that without looking at its dependencies, since
             some of them cannot be had or are not needed.
+        isolated: Whether those are built apart; else with what is installed, where building
+            apart would fetch another torch.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Peer:
     runner: str
     does: tuple[Task, ...]
     without_deps: tuple[str, ...] = ()
+    isolated: bool = True
 
     def script(self, task: Task) -> Path:
         """The script that does a task, to be run with the peer's own python."""
@@ -72,7 +75,7 @@ PEERS: Final = (
     Peer(
         name="lazyslide",
         python="3.11",
-        requirements=("lazyslide==0.13.0", *_OPENSLIDE, *_TORCH),
+        requirements=("lazyslide==0.13.0", "torchstain==1.4.1", *_OPENSLIDE, *_TORCH),
         runner="lazyslide",
         does=("tile", "tile-stain", "extract"),
     ),
@@ -108,14 +111,23 @@ PEERS: Final = (
     Peer(
         name="torchstain",
         python="3.11",
-        requirements=("torchstain==1.4.1", "numpy==2.4.6"),
+        requirements=("torchstain==1.4.1", "numpy==2.4.6", "scipy==1.17.1"),
         runner="torchstain",
         does=("stain",),
     ),
     Peer(
         name="stainx",
         python="3.11",
-        requirements=("stainx==0.1.6", "torch==2.13.0"),
+        requirements=(
+            "torch==2.13.0",
+            "numpy==2.4.6",
+            "setuptools==80.9.0",
+            "wheel==0.45.1",
+            "ninja==1.13.0",
+            "pybind11==3.0.1",
+        ),
+        without_deps=("stainx==0.1.6",),
+        isolated=False,
         runner="stainx",
         does=("stain",),
     ),
@@ -141,7 +153,8 @@ def prepare(peer: Peer, folder: Path) -> Path | str:
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     steps.append([*install, *peer.requirements])
     if peer.without_deps:
-        steps.append([*install, "--no-deps", *peer.without_deps])
+        shared = [] if peer.isolated else ["--no-build-isolation"]
+        steps.append([*install, "--no-deps", *shared, *peer.without_deps])
     for step in steps:
         try:
             done = subprocess.run(step, env=chosen, capture_output=True, text=True, check=False)
