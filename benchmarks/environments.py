@@ -90,6 +90,8 @@ PEERS: Final = (
         name="histolab",
         python="3.10",
         requirements=("histolab==0.7.0", "numpy==1.24.4", "openslide-bin==4.0.1.2"),
+        # it asks for openslide-python below 1.3.2, which does not look for openslide-bin
+        without_deps=("openslide-python==1.4.7",),
         runner="histolab",
         does=("tile", "tile-stain"),
     ),

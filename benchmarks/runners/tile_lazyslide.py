@@ -1,7 +1,8 @@
 """LazySlide: its dataset of tile images under torch's loader, each worker saving what it reads.
 
 LazySlide keeps coordinates and reads pixels when they are needed; it has no export of its own.
-Its reader's documentation sends those who want a stain normalised to torchstain.
+Its reader's documentation sends those who want a stain normalised to torchstain, whose numpy
+backend takes the tiles as they come.
 """
 
 import time
@@ -10,11 +11,10 @@ from typing import Any
 
 import lazyslide
 import numpy as np
-import torch
 from PIL import Image
 from protocol import report, tile_arguments
 from torch.utils.data import DataLoader, Dataset
-from torchstain.torch.normalizers import TorchMacenkoNormalizer
+from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 from wsidata import open_wsi
 
 
@@ -22,15 +22,14 @@ class _Macenko:
     """The transform of a tile; torchstain's own target, as with LazySlide's ``color_norm``."""
 
     def __init__(self) -> None:
-        self._normaliser = TorchMacenkoNormalizer()
+        self._normaliser = NumpyMacenkoNormalizer()
 
     def __call__(self, tile: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(tile).permute(2, 0, 1).float()
         try:
-            normal, _, _ = self._normaliser.normalize(I=pixels, stains=False)
-        except (RuntimeError, IndexError):  # too little tissue to fit on
+            normal, _, _ = self._normaliser.normalize(I=tile, stains=False)
+        except (ValueError, IndexError, np.linalg.LinAlgError):  # too little tissue to fit on
             return tile
-        return normal.numpy().astype(np.uint8)
+        return normal
 
 
 class _Saved(Dataset):
