@@ -89,9 +89,15 @@ PEERS: Final = (
     Peer(
         name="histolab",
         python="3.10",
-        requirements=("histolab==0.7.0", "numpy==1.24.4", "openslide-bin==4.0.1.2"),
+        requirements=(
+            "histolab==0.7.0",
+            "numpy==1.24.4",
+            "large-image==1.30.3",  # reads at a resolution in µm, which histolab asks it to
+            "tifftools==1.7.0",
+            "openslide-bin==4.0.1.2",
+        ),
         # it asks for openslide-python below 1.3.2, which does not look for openslide-bin
-        without_deps=("openslide-python==1.4.7",),
+        without_deps=("openslide-python==1.4.7", "large-image-source-openslide==1.30.3"),
         runner="histolab",
         does=("tile", "tile-stain"),
     ),

@@ -14,7 +14,7 @@ from protocol import report, tile_arguments
 def main() -> None:
     given = tile_arguments()
     begun = time.perf_counter()
-    slide = Slide(given.slide, processed_path=given.out)
+    slide = Slide(given.slide, processed_path=given.out, use_largeimage=True)
     tiler = GridTiler(tile_size=(given.tile_px, given.tile_px), mpp=given.mpp)
     # the default mask is the box of the biggest piece alone; this one is all the tissue
     tiler.extract(slide, extraction_mask=TissueMask(), log_level="ERROR")
