@@ -138,7 +138,7 @@ PEERS: Final = (
             "torch==2.13.0",
             "torchvision==0.28.0",
         ),
-        # it also asks for a search of hyperparameters that has no wheel, a window and a mapper
+        # tiling needs none of its hyperparameter search, windows and maps, nor of cuCIM's cupy
         without_deps=("slideflow==3.0.2", "cucim-cu12==26.10.0"),
         runner="slideflow",
         does=("tile", "tile-stain"),
