@@ -30,6 +30,7 @@ class Table:
         rates: Each contestant's, by round; the first is what the others are set against.
         notes: What a reader must know; peers that could not run, with the reason.
         ours: Contestants that are drawn as ours.
+        how: What the figures of a contestant are.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Table:
     rates: Rates
     notes: Sequence[str] = ()
     ours: Sequence[str] = ()
+    how: str = "interleaved rounds"
 
 
 def interleave(
@@ -104,7 +106,7 @@ def to_markdown(table: Table) -> str:
             f"| {middle / base:.2f} |"
         )
     rounds = len(table.rates[reference])
-    lines += ["", f"{rounds} interleaved rounds, {_machine()}."]
+    lines += ["", f"{rounds} {table.how}, {_machine()}."]
     lines += [f"{note}." for note in table.notes]
     return "\n".join(lines) + "\n"
 

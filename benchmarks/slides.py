@@ -59,7 +59,9 @@ def read_patch(source: Path | None) -> RgbImage:
         side = round(PATCH_PX / scale)
         light = cv2.blur(thumbnail, (side, side))[side // 2 : -side, side // 2 : -side]
         row, column = np.unravel_index(light.argmin(), light.shape)
-        return slide.read(0, int(column * scale), int(row * scale), PATCH_PX, PATCH_PX)
+        x, y = int(column * scale), int(row * scale)
+        pixels: RgbImage = slide.read(0, x, y, PATCH_PX, PATCH_PX)
+        return pixels
 
 
 def _blob(cells: int, share: float) -> NDArray[np.bool_]:

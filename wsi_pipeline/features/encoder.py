@@ -9,6 +9,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from wsi_pipeline.errors import EncoderError
@@ -102,6 +103,11 @@ class Encoder:
             self._compile()
         if runtime.kernels == "openvino":
             self._convert()
+
+    @property
+    def model(self) -> nn.Module:
+        """The network as it runs: takes (B, 3, H, W) float32, channels last; returns (B, D)."""
+        return self._model
 
     @property
     def parameters(self) -> int:

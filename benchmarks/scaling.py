@@ -1,0 +1,104 @@
+"""How the cost of `tile` grows: with tissue, not with area; and what a second worker brings.
+
+python -m benchmarks.scaling [--pixels SLIDE] [--most 100000]
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import Table, arguments, interleave, write_tables
+from benchmarks.slides import Scan, read_patch, write_scan
+from wsi_pipeline.tiles import open_tiles
+from wsi_pipeline.types import RgbImage
+
+SHARE = 0.7
+COUNTS = (1_000, 3_000, 10_000, 30_000, 100_000)
+SLIDES = 4  # for two workers
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument("--most", type=int, default=COUNTS[-1], help="tiles of the largest slide")
+    given = parser.parse_args()
+    patch = read_patch(given.pixels)
+    tables = [_by_tissue(patch, given.most), _by_area(patch), _by_workers(patch, given.rounds)]
+    write_tables(tables, given.out)
+
+
+def _by_tissue(patch: RgbImage, most: int) -> Table:
+    rates = {}
+    for count in (count for count in COUNTS if count <= most):
+        side = round((count / SHARE) ** 0.5) * 512
+        tiles, seconds = _run(patch, [Scan(side=side, tissue=SHARE, downsamples=(1, 4, 16))])
+        rates[f"{tiles:,} tiles"] = [tiles / seconds]
+        print(f"{tiles} tiles: {seconds:.1f} s", flush=True)
+    return Table(
+        name="scaling-tissue", title="Tile stage by tissue", unit="tiles/s", rates=rates, how="run",
+        notes=("the start of the process included, which the smallest feel",), ours=tuple(rates),
+    )  # fmt: skip
+
+
+def _by_area(patch: RgbImage) -> Table:
+    """The same tissue on ever larger glass."""
+    rates = {}
+    for side, share in ((20_480, 0.64), (40_960, 0.16), (81_920, 0.04)):
+        tiles, seconds = _run(patch, [Scan(side=side, tissue=share, downsamples=(1, 4, 16))])
+        rates[f"{side:,} px, {tiles:,} tiles"] = [tiles / seconds]
+    return Table(
+        name="scaling-area", title="Tile stage by area, with the same tissue", unit="tiles/s",
+        rates=rates, how="run", ours=tuple(rates),
+    )  # fmt: skip
+
+
+def _by_workers(patch: RgbImage, rounds: int) -> Table:
+    scans = [Scan(side=16_384, tissue=SHARE)] * SLIDES
+
+    def rate(workers: int, cores: int) -> float:
+        tiles, seconds = _run(patch, scans, workers=workers, cores=cores)
+        return tiles / seconds
+
+    rates = interleave(
+        {
+            "one worker, one core": lambda: rate(1, 1),
+            "one worker, two cores": lambda: rate(1, 2),
+            "two workers, two cores": lambda: rate(2, 2),
+        },
+        rounds,
+    )
+    return Table(
+        name="scaling-workers", title="Tile stage by workers", unit="tiles/s", rates=rates,
+        notes=(f"{SLIDES} slides, the start of the processes included",), ours=tuple(rates),
+    )  # fmt: skip
+
+
+def _run(
+    patch: RgbImage, scans: list[Scan], *, workers: int = 0, cores: int = len(CORES)
+) -> tuple[int, float]:
+    """Cut slides on so many cores; return how many tiles there were and the seconds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, run = Path(name) / "slides", Path(name) / "run"
+        folder.mkdir()
+        for number, scan in enumerate(scans):
+            write_scan(folder / f"scan{number}.svs", scan, patch)
+        command = [
+            sys.executable, "-m", "wsi_pipeline.tile", str(folder), "--run", str(run),
+            "--codec", "jpeg", "--workers", str(workers), "--max-background-fraction", "1",
+        ]  # fmt: skip
+        os.sched_setaffinity(0, CORES[:cores])
+        try:
+            begun = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds = time.perf_counter() - begun
+        finally:
+            os.sched_setaffinity(0, CORES)
+        tiles = sum(len(open_tiles(path)) for path in (run / "tiles").glob("*.zarr"))
+    return tiles, seconds
+
+
+if __name__ == "__main__":
+    main()

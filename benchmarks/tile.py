@@ -1,0 +1,141 @@
+"""The tile stage, from the start of the process to tiles on disk, against peers and its floor.
+
+python -m benchmarks.tile [--stain] [--pixels SLIDE] [--peers FOLDER]
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import imagecodecs
+import numpy as np
+import simplejpeg
+import tifffile
+
+from benchmarks.contest import ENVIRONMENTS, Ran, Ready, peers_for, run_peer, willing
+from benchmarks.environments import Task
+from benchmarks.measure import Table, arguments, interleave, write_tables
+from benchmarks.slides import TILE_PX, Scan, read_patch, write_scan
+from wsi_pipeline.stain import fit_stain, sample_pixels
+from wsi_pipeline.tiles import find_store, open_tiles
+
+OURS: Final = "wsi_pipeline"
+LOSSLESS: Final = "wsi_pipeline, lossless"
+FLOOR: Final = "floor: the bare steps on all cores"
+SMALL: Final = Scan(side=4096, tissue=0.8)  # on which peers show that they run
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
+    parser.add_argument("--stain", action="store_true", help="with Macenko normalisation")
+    parser.add_argument("--side", type=int, default=20_480, help="of the slide, px")
+    given = parser.parse_args()
+    task: Task = "tile-stain" if given.stain else "tile"
+    patch = read_patch(given.pixels)
+    found, missing = peers_for(task, given.peers)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small = write_scan(folder / "small.svs", SMALL, patch)
+        scan = Scan(side=given.side, tissue=0.8)
+        (folder / "slides").mkdir()
+        slide = write_scan(folder / "slides" / "scan.svs", scan, patch)
+        able = willing(found, lambda ready: _peer(ready, task, small, folder), missing)
+
+        def once(ready: Ready) -> Callable[[], float]:
+            return lambda: _peer(ready, task, slide, folder).rate
+
+        contestants = {ready.peer.name: once(ready) for ready in able}
+        contestants[OURS] = lambda: _ours(folder, "jpeg", stain=given.stain)
+        contestants[LOSSLESS] = lambda: _ours(folder, "zstd", stain=given.stain)
+        contestants[FLOOR] = lambda: _floor(slide, stain=given.stain)
+        rates = interleave(contestants, given.rounds)
+    fastest = max(
+        (ready.peer.name for ready in able), key=lambda peer: np.median(rates[peer]), default=OURS
+    )
+    table = Table(
+        name="tile-stain" if given.stain else "tile",
+        title="Tiles to disk, 0.25 to 0.5 µm/px" + (", Macenko" if given.stain else ""),
+        unit="tiles/s", rates={fastest: rates.pop(fastest)} | rates, ours=(OURS, LOSSLESS),
+        notes=(f"one slide of {given.side} px, start of the process included", *missing),
+    )  # fmt: skip
+    write_tables([table], given.out)
+
+
+def _peer(ready: Ready, task: Task, slide: Path, folder: Path) -> Ran:
+    out = folder / "out"
+    flags = ["--stain"] if task == "tile-stain" else []
+    try:
+        return run_peer(ready, task, [str(slide), str(out), "--workers", "2", *flags])
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _ours(folder: Path, codec: str, *, stain: bool) -> float:
+    """Run the verb; all tiles with tissue are kept, as peers keep them."""
+    run = folder / "run"
+    command = [
+        sys.executable, "-m", "wsi_pipeline.tile", str(folder / "slides"), "--run", str(run),
+        "--codec", codec, "--stain", "macenko" if stain else "none",
+        "--max-background-fraction", "1",
+    ]  # fmt: skip
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.perf_counter() - begun
+    store = find_store(run / "tiles", "scan")
+    count = 0 if store is None else len(open_tiles(store))
+    shutil.rmtree(run)
+    return count / seconds
+
+
+def _floor(path: Path, *, stain: bool) -> float:
+    """Return the rate of bare decoding, averaging, normalising and packing, on all cores at once.
+
+    The steps run one by one on one core, on memory that is warm, without finding tissue, judging
+    tiles, or writing.
+    """
+    cv2.setNumThreads(1)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        places = np.argsort(page.databytecounts, kind="stable")[-400:]
+        stored = [_bytes(path, page.dataoffsets[i], page.databytecounts[i]) for i in places]
+    native = [simplejpeg.decode_jpeg(data, "RGB") for data in stored]
+    whole = np.tile(native[0], (2, 2, 1))
+    tiles = np.stack(
+        [cv2.resize(np.tile(tile, (2, 2, 1)), (TILE_PX, TILE_PX)) for tile in native[:64]]
+    )
+    out = np.empty_like(tiles)
+    seconds = 4 * _each(stored, lambda data: simplejpeg.decode_jpeg(data, "RGB"))
+    seconds += _each(
+        range(64), lambda _: cv2.resize(whole, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
+    )
+    if stain:
+        transform = fit_stain("macenko", sample_pixels(tiles))
+        seconds += _each([None] * 5, lambda _: transform.apply(tiles, out)) / len(tiles)
+    seconds += _each(list(tiles), lambda tile: imagecodecs.jpeg8_encode(tile, level=90))
+    return (os.cpu_count() or 1) / seconds
+
+
+def _bytes(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _each(things: Sequence[Any], work: Callable[[Any], object]) -> float:
+    """Return the processor seconds that one of the things takes."""
+    begun = time.process_time()
+    for thing in things:
+        work(thing)
+    return (time.process_time() - begun) / len(things)
+
+
+if __name__ == "__main__":
+    main()
