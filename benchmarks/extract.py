@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from benchmarks.contest import ENVIRONMENTS, Ready, peers_for, run_peer, willing
+from benchmarks.contest import ENVIRONMENTS, Ran, Ready, peers_for, run_peer, willing
 from benchmarks.measure import Table, arguments, interleave, per_second, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.features import load_encoder

@@ -60,8 +60,7 @@ def read_patch(source: Path | None) -> RgbImage:
         light = cv2.blur(thumbnail, (side, side))[side // 2 : -side, side // 2 : -side]
         row, column = np.unravel_index(light.argmin(), light.shape)
         x, y = int(column * scale), int(row * scale)
-        pixels: RgbImage = slide.read(0, x, y, PATCH_PX, PATCH_PX)
-        return pixels
+        return slide.read(0, x, y, PATCH_PX, PATCH_PX)
 
 
 def _blob(cells: int, share: float) -> NDArray[np.bool_]:

@@ -102,7 +102,7 @@ def _agreement(tiles: RgbTiles) -> tuple[str, ...]:
     by_tile = fit_stain("macenko-tile", sample_pixels(tiles)).apply(tiles).astype(np.int64)
     return (
         f"OpenCV and torch differ by at most {np.abs(ours - by_torch).max()} grey level",
-        f"by slide and by tile differ by {np.abs(ours - by_tile).mean():.1f} grey levels in the mean",
+        f"by slide and by tile differ by {np.abs(ours - by_tile).mean():.1f} levels in the mean",
     )
 
 

@@ -110,7 +110,8 @@ def _reading(stores: Mapping[str, Path], rounds: int) -> Table:
         rates = interleave(contestants, rounds)
     return Table(
         name="store-read", title=f"Random batches of {BATCH} tiles read",
-        unit="tiles per CPU-second", rates=rates, ours=tuple(stores), notes=("files in the system's cache",),
+        unit="tiles per CPU-second", rates=rates, ours=tuple(stores),
+        notes=("files in the system's cache",),
     )  # fmt: skip
 
 
