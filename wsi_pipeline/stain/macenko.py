@@ -20,11 +20,15 @@ from wsi_pipeline.stain.stains import (
     unit_rows,
 )
 
+Vector = NDArray[np.float64]
+
 FEW_PIXELS = "too_few_tissue_pixels"
 PARALLEL = "near_parallel_stains"
 
 # Unscanned area and thick pigment are black in all channels: no mixture of two dyes.
 BLACK_LEVEL = 20
+
+_DENSITY = OPTICAL_DENSITY.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ def tissue_density(pixels: NDArray[np.uint8], beta: float) -> tuple[Matrix, floa
     stained = (beta < OPTICAL_DENSITY) & (np.arange(256) > BLACK_LEVEL)
     keep = stained[brightest]
     fraction = float(keep.mean()) if len(pixels) else 0.0
-    return OPTICAL_DENSITY[pixels[keep]].astype(np.float64), fraction
+    return np.take(_DENSITY, np.compress(keep, pixels, axis=0)), fraction
 
 
 def _extreme_directions(density: Matrix, alpha: float) -> Matrix:
@@ -134,9 +138,25 @@ def _extreme_directions(density: Matrix, alpha: float) -> Matrix:
     # eigh leaves the sign open; densities are positive, so the plane's axes should be too.
     plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
     along, across = plane.T @ columns
-    angles = np.arctan2(across, along)
-    low, high = np.percentile(angles, [alpha, 100.0 - alpha])
+    low, high = _angle_percentiles(along, across, [alpha, 100.0 - alpha])
     pair = np.array([[np.cos(low), np.sin(low)], [np.cos(high), np.sin(high)]]) @ plane.T
     if pair[0, 0] < pair[1, 0]:
         pair = pair[::-1]
     return unit_rows(pair)
+
+
+def _angle_percentiles(along: Vector, across: Vector, asked: list[float]) -> Vector:
+    """Percentiles of the angles of vectors.
+
+    The tangent orders angles as they are ordered, and costs a tenth: only the few angles that the
+    percentiles lie between are computed.
+    """
+    if not (along > 0).all():
+        return np.percentile(np.arctan2(across, along), asked)
+    tangents = across / along
+    places = np.array(asked) / 100 * (len(tangents) - 1)
+    below = np.floor(places).astype(np.int64)
+    above = np.minimum(below + 1, len(tangents) - 1)
+    tangents.partition(np.unique([below, above]))
+    first, second = np.arctan(tangents[below]), np.arctan(tangents[above])
+    return np.asarray(first + (places - below) * (second - first), np.float64)

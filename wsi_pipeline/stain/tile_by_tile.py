@@ -15,8 +15,8 @@ from wsi_pipeline.stain.macenko import StainFit, fit_macenko
 from wsi_pipeline.stain.stains import REFERENCE, Stains
 from wsi_pipeline.types import RgbTiles
 
-FITTED_PX: Final = 16_384  # of a tile; docs/performance.md has what all 65,536 would change
-LEAST_TISSUE_PX: Final = 1_000  # of those, below which the slide's stains are taken
+FITTED_PX: Final = 10_000  # of a tile; docs/performance.md has what all 65,536 would change
+LEAST_TISSUE_PX: Final = 500  # of those, below which the slide's stains are taken
 
 
 class TileByTileTransform:
@@ -43,7 +43,8 @@ class TileByTileTransform:
         mapped = np.empty_like(tiles) if out is None else out
         places = _places(tiles.shape[1] * tiles.shape[2])
         for tile, result in zip(tiles, mapped, strict=True):
-            fit = fit_macenko(tile.reshape(-1, 3)[places], min_pixels=LEAST_TISSUE_PX)
+            pixels = np.take(tile.reshape(-1, 3), places, axis=0)
+            fit = fit_macenko(pixels, min_pixels=LEAST_TISSUE_PX)
             normalise(tile, fit.stains or self.slide.stains, self.target, out=result)
         return mapped
 

@@ -20,7 +20,7 @@ from wsi_pipeline.tiles.grid import Grid
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbImage, RgbTiles
 
-BLOCK_PX: Final = 2048
+BLOCK_PX: Final = 1024  # small enough for a cache
 BAND_BYTES: Final = 128 << 20  # finished tiles of one band
 BANDS: Final = 2  # one is read while the caller works on the other
 GIVEN_OUT: Final = 64  # tiles given out at once, at most: few enough for a cache
