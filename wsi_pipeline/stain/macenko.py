@@ -91,7 +91,8 @@ def judged_fit(matrix: Matrix, density: Matrix, diagnostics: dict[str, float]) -
         diagnostics: numbers measured so far, carried over.
     """
     columns = np.ascontiguousarray(density.T)  # (3, P): NumPy is at its best along rows
-    concentrations = np.linalg.pinv(matrix).T @ columns  # (2, P)
+    solved = np.linalg.solve(matrix @ matrix.T, matrix @ columns)
+    concentrations = np.asarray(solved, np.float64)  # (2, P)
     residual = columns - matrix.T @ concentrations
     verdict = judge_he(matrix, concentrations)
     unexplained = np.einsum("cp,cp->", residual, residual) / np.einsum("cp,cp->", columns, columns)
@@ -157,6 +158,6 @@ def _angle_percentiles(along: Vector, across: Vector, asked: list[float]) -> Vec
     places = np.array(asked) / 100 * (len(tangents) - 1)
     below = np.floor(places).astype(np.int64)
     above = np.minimum(below + 1, len(tangents) - 1)
-    tangents.partition(np.unique([below, above]))
+    tangents.partition([*below, *above])
     first, second = np.arctan(tangents[below]), np.arctan(tangents[above])
     return np.asarray(first + (places - below) * (second - first), np.float64)
