@@ -1,5 +1,6 @@
 """Files that are either whole or absent, locks that die with their owner."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,9 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from wsi_pipeline.errors import DiskFullError
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.partial-xxxx
 
 
@@ -31,8 +35,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield partial
         _sync(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        _raise_if_full(path, error)
         raise
     _sync(path.parent)
 
@@ -50,8 +55,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _sync(Path(folder, name))
             _sync(Path(folder))
         replace_folder(partial, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        _raise_if_full(path, error)
         raise
 
 
@@ -108,6 +114,19 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _raise_if_full(path: Path, error: BaseException) -> None:
+    """Say in plain words that the disk is full; libraries have their own ways of saying it.
+
+    Raises:
+        DiskFullError: It is.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number in FULL or any(os.strerror(code) in str(error) for code in FULL):
+        raise DiskFullError(
+            f"{path}: the disk is full; free some space, and the same command goes on from there"
+        ) from error
 
 
 def _sync(path: Path) -> None:

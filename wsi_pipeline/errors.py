@@ -10,6 +10,7 @@ WsiError
 │   ├── MppError
 │   └── NoTissueError
 ├── StainFitError
+├── DiskFullError         nothing more can be written
 ├── StoreError            a tile or feature store
 │   ├── StoreCorruptError
 │   └── StoreMismatchError   written with other settings, or from another input
@@ -60,6 +61,10 @@ class NoTissueError(SlideError):
 
 class StainFitError(WsiError, ValueError):
     """Stain vectors cannot be estimated from these pixels."""
+
+
+class DiskFullError(WsiError, OSError):
+    """Nothing more can be written."""
 
 
 class StoreError(WsiError):

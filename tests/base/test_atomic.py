@@ -1,5 +1,6 @@
 """Files are whole or absent, also when the writer is killed."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.atomic import atomic_file, atomic_folder, remove_partials, write_json
+from wsi_pipeline.errors import DiskFullError
 
 KILLED = """
 import os, sys, pathlib
@@ -53,3 +55,26 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
                 (partial / name).write_text(name)
     assert [file.name for file in path.iterdir()] == ["c"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [28]"),
+        RuntimeError("h5py: Can't write data (file write failed: No space left on device)"),
+    ],
+)
+@pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
+def test_a_full_disk_is_said_in_plain_words_and_leaves_nothing(tmp_path, kind, error):
+    target = tmp_path / "S1.zarr"
+    with pytest.raises(DiskFullError, match=r"S1\.zarr: the disk is full; free some space"):
+        with kind(target):
+            raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(ValueError, match="odd"), atomic_folder(tmp_path / "x"):
+        raise ValueError("odd")

@@ -1,6 +1,7 @@
 """The whole of one slide, streamed: tissue, grid, stain, tiles, store, thumbnail."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,8 +87,8 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
             codec=settings.codec,
         )
         with writer:
-            parts = finish_tiles(slide, plan, fit, settings, tally)
-            coords, flagged = _append_all(writer, parts, tally)
+            with closing(finish_tiles(slide, plan, fit, settings, tally)) as parts:
+                coords, flagged = _append_all(writer, parts, tally)
             if thumbnail is not None:
                 with tally.watch.phase("thumbnail"):
                     write_thumbnail(thumbnail, plan, coords, flagged)

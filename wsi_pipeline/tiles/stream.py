@@ -1,7 +1,7 @@
 """From a plan to finished tiles: stain fitted on a sample, then every wanted tile in order."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -157,7 +157,7 @@ def _measure(tiles: RgbTiles, plan: SlidePlan, fit: SlideFit) -> dict[str, NDArr
 
 def finish_tiles(
     slide: Slide, plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
-) -> Iterator[Finished]:
+) -> Generator[Finished]:
     """Yield normalised tiles that pass the rules, in canonical order; count the others.
 
     Raises:

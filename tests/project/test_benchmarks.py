@@ -1,0 +1,95 @@
+"""What benchmarks measure on and how they tell it; what they found is no test."""
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+
+from benchmarks.environments import PEERS, prepare
+from benchmarks.measure import Table, interleave, to_markdown, write_tables
+from benchmarks.slides import MPP, PATCH_PX, TILE_PX, Scan, write_scan
+from wsi_pipeline.slides import open_slide
+from wsi_pipeline.tiles import CutSettings
+from wsi_pipeline.tiles.plan import survey_slide
+
+
+@pytest.fixture(scope="module")
+def patch() -> np.ndarray:
+    """Coarse pink and violet blotches, as good as tissue to whoever looks for it."""
+    rng = np.random.default_rng(0)
+    side = PATCH_PX // 16
+    blotches = rng.integers(0, 2, (side, side)).repeat(16, 0).repeat(16, 1)
+    colours = np.array([[205, 130, 180], [120, 80, 150]], np.uint8)
+    return colours[blotches]
+
+
+@pytest.fixture(scope="module")
+def scan(patch: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scan") / "scan.svs"
+    return write_scan(path, Scan(side=6000, tissue=0.5, downsamples=(1, 4)), patch)
+
+
+def test_a_scan_is_an_aperio_slide_to_openslide_and_to_us(scan: Path) -> None:
+    with openslide.OpenSlide(scan) as theirs, open_slide(scan) as ours:
+        assert theirs.properties["openslide.vendor"] == "aperio"
+        assert theirs.level_dimensions == ours.info.level_dimensions == ((6000, 6000), (1500, 1500))
+        assert ours.info.mpp == MPP
+        assert ours.info.reader == "jpeg-tiff"
+        for level, x, y in ((0, 2900, 3071), (0, 5800, 5800), (1, 700, 811)):
+            down = round(theirs.level_downsamples[level])
+            region = theirs.read_region((x * down, y * down), level, (190, 170))
+            expected = np.asarray(region.convert("RGB"))
+            assert np.array_equal(ours.read(level, x, y, 190, 170), expected)
+
+
+def test_levels_show_the_same_and_half_of_it_is_tissue(scan: Path) -> None:
+    with open_slide(scan) as slide:
+        whole = slide.read(0, 2048, 2048, 1024, 1024).astype(float)
+        reduced = slide.read(1, 512, 512, 256, 256).astype(float)
+        averaged = whole.reshape(256, 4, 256, 4, 3).mean((1, 3))
+        assert np.abs(averaged - reduced).mean() < 6
+        plan = survey_slide(slide, CutSettings())
+    assert 0.4 < plan.wanted.mean() < 0.6
+
+
+def test_tiles_that_look_the_same_share_their_bytes(patch: np.ndarray, tmp_path: Path) -> None:
+    small, large = (
+        write_scan(tmp_path / f"{side}.svs", Scan(side=side), patch).stat().st_size
+        for side in (8192, 16_384)
+    )
+    tiles = (16_384**2 - 8192**2) // TILE_PX**2
+    assert large - small < 20 * tiles  # two numbers a tile, on two levels
+
+
+def test_contestants_take_turns_and_a_table_says_what_they_came_to(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def contestant(name: str, rate: float) -> float:
+        order.append(name)
+        return rate * len(order)
+
+    rates = interleave({n: lambda n=n, r=r: contestant(n, r) for n, r in (("a", 1), ("b", 10))}, 3)
+    assert order == ["a", "b"] * 3
+    assert rates == {"a": [1, 3, 5], "b": [20, 40, 60]}
+    table = Table(
+        name="t", title="T", unit="tiles/s", rates=rates, ours=("b",), notes=("c is missing",)
+    )
+    text = to_markdown(table)
+    assert "| a | 3 | 1 to 5 | 1.00 |" in text
+    assert "| b | 40 | 20 to 60 | 13.33 |" in text
+    assert "c is missing." in text
+    write_tables([table], tmp_path)
+    assert (tmp_path / "t.md").read_text() == text
+    assert b"<svg" in (tmp_path / "t.svg").read_bytes()
+
+
+def test_every_peer_has_its_scripts_and_one_that_cannot_be_had_says_why(tmp_path: Path) -> None:
+    for peer in PEERS:
+        assert all(peer.script(task).is_file() for task in peer.does)
+    missing = type(PEERS[0])(
+        name="none", python="9.9", requirements=("nothing==1",), runner="none", does=("tile",)
+    )
+    reason = prepare(missing, tmp_path)
+    assert isinstance(reason, str)
+    assert "9.9" in reason
