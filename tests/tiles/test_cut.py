@@ -123,7 +123,7 @@ def test_few_tiles_held_or_many_read_twice_make_no_difference(
 ) -> None:
     monkeypatch.setattr("wsi_pipeline.tiles.stream.SAMPLED_TILES", 6)
     cut_slide(mosaic, tmp_path / "held.zarr", SETTINGS)
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_BYTES", 0)
+    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_TILES", 0)
     cut_slide(mosaic, tmp_path / "read.zarr", SETTINGS)
     held, read = open_tiles(tmp_path / "held.zarr"), open_tiles(tmp_path / "read.zarr")
     assert same(held, read)
@@ -242,7 +242,7 @@ def test_flagged_tiles_are_dropped_on_request_up_to_a_share(penned: Path, tmp_pa
 def test_a_slide_that_breaks_off_leaves_nothing(
     mosaic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_BYTES", 0)
+    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_TILES", 0)
 
     def broken(*arguments: Any) -> Any:
         raise SlideReadError("mosaic.png: damaged")

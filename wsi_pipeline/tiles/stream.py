@@ -32,7 +32,7 @@ from wsi_pipeline.types import Coords, RgbTiles
 
 SAMPLED_TILES: Final = 128
 SAMPLED_PIXELS: Final = 100_000
-HELD_BYTES: Final = 128 << 20  # a slide whose wanted tiles take less is read once and held
+HELD_TILES: Final = 256  # a slide with fewer wanted tiles is read once and held, not sampled first
 
 GLASS_MARGIN: Final = 10  # grey levels by which dust, noise and vignetting darken empty glass
 
@@ -95,7 +95,7 @@ def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally
     rng = np.random.default_rng(settings.seed)
     wanted = np.flatnonzero(plan.wanted)
     chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
-    few = len(wanted) * 3 * settings.tile_px**2 <= HELD_BYTES
+    few = len(wanted) <= HELD_TILES
     blocks = list(_timed(_blocks(slide, plan, wanted if few else chosen, tally), tally))
     with tally.watch.phase("fit"):
         indices, tiles = _gather(blocks, chosen)
