@@ -103,9 +103,9 @@ def _reading(stores: Mapping[str, Path], rounds: int) -> Table:
     plain = zarr.open_array(stores["zarr none"], path="tiles", mode="r")
     with h5py.File(stores["h5 none"]) as file:
         contestants |= {
-            "zarr-python, zstd": _random_batches(array.get_orthogonal_selection, len(array)),
-            "zarr-python, none": _random_batches(plain.get_orthogonal_selection, len(plain)),
-            "h5py, none": _random_batches(lambda at: file["tiles"][np.sort(at)], len(plain)),
+            "zarr-python, zstd": _random_batches(array.get_orthogonal_selection, array.shape[0]),
+            "zarr-python, none": _random_batches(plain.get_orthogonal_selection, plain.shape[0]),
+            "h5py, none": _random_batches(lambda at: file["tiles"][np.sort(at)], plain.shape[0]),
         }
         rates = interleave(contestants, rounds)
     return Table(

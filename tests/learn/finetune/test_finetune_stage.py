@@ -135,6 +135,20 @@ def test_two_processes_do_what_one_does(images: Path, tmp_path: Path) -> None:
     assert len(list(csv.DictReader((folders[1] / "predictions.csv").open()))) == 2 * 96
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_nearly_the_same(
+    images: Path, tmp_path: Path, precision: str
+) -> None:
+    losses = {}
+    for asked in ("fp32", precision):
+        more = ("--epochs=2", f"--precision={asked}", f"--name={asked}", "--device=cpu")
+        assert main(command(images, tmp_path, *more)) == 0
+        history = read(tmp_path / "finetuned" / asked, "history.json")
+        losses[asked] = [row["train_loss"] for row in history]
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses[precision] != losses["fp32"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with tile stores: two classes, six patients each, one slide of eight tiles."""
