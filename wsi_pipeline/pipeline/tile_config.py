@@ -117,8 +117,8 @@ class TileConfig(StageConfig):
     store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
     codec: Literal["auto", "zstd", "none", "jpeg"] = Field(
         default="auto",
-        description="How tiles are packed; auto: zstd in Zarr, none in HDF5; jpeg: a sixth of the "
-        "space, with a slight loss.",
+        description="How tiles are packed; auto: zstd in Zarr, none in HDF5; jpeg: a fifth of the "
+        "space, with a loss that moves features.",
     )
     modality: Literal["slide", "ct"] = Field(
         default="slide", description="ct: read DICOM CT slices as flat pictures, native pixels."

@@ -1,6 +1,7 @@
 """Tiles packed as JPEG: one stream of bytes and where each tile begins in it.
 
-A tenth of the space of lossless tiles, at the price of a loss that hardly shows. The array is then
+A fifth of the space of lossless tiles, at the price of a loss that hardly shows but moves features
+about as far as a shift by one pixel does (docs/performance.md). The array is then
 ``tiles_jpeg`` (bytes,) uint8 with ``tiles_offset`` (N + 1,) int64, and only ``open_tiles`` gives it
 as tiles.
 """

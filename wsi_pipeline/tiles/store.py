@@ -144,7 +144,7 @@ def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: Codec = "aut
         tile_px: Side of a tile.
         capacity: The most tiles that may come.
         codec: ``zstd`` and ``none`` keep every bit; ``auto`` is zstd in Zarr and none in HDF5.
-            ``jpeg`` (quality 90) takes a sixth of the space, and only we read the tiles.
+            ``jpeg`` (quality 90) takes a fifth of the space, and only we read the tiles.
 
     Raises:
         StoreError: The suffix is unknown, or the format has no such codec.
