@@ -86,14 +86,20 @@ class FeatureFolder:
 
     def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return at most ``count`` tiles of a slide, (n, D), in their order, drawn with ``rng``."""
-        features = self.bag(slide_id).features
-        if len(features) <= count:
-            return features
-        return features[np.sort(rng.choice(len(features), count, replace=False, shuffle=False))]
+        return draw_rows(self.vectors(slide_id), count, rng)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each bag read so far, by slide."""
         return dict(sorted(self._digests.items()))
+
+
+def draw_rows(
+    rows: NDArray[np.float32], count: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return at most ``count`` rows of (n, D), in their order, drawn with ``rng``."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.sort(rng.choice(len(rows), count, replace=False, shuffle=False))]
 
 
 def features_digest(features: NDArray[np.float32]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.splits import Splits, SplitSlide
+from wsi_pipeline.learn.splits import Splits, SplitSlide, labelled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,14 +70,14 @@ def seal_external(
         LearnError: No slide is of cohort ``name``, or a patient is on both sides.
     """
     slides = tuple(slides)
-    outside = tuple(s for s in slides if s.cohort == name or s.split == "external")
+    outside = tuple(slide for slide in slides if is_external(slide, name))
     if name is not None and not any(slide.cohort == name for slide in outside):
         found = sorted({slide.cohort for slide in slides if slide.cohort})
         raise LearnError(
             f"no labelled slide is of the external cohort {name!r}; the cohort column has "
             f"{', '.join(found) or 'nothing'}"
         )
-    inside = tuple(s for s in slides if not (s.cohort == name or s.split == "external"))
+    inside = tuple(slide for slide in slides if not is_external(slide, name))
     shared = sorted({s.patient_id for s in inside} & {s.patient_id for s in outside})
     if shared:
         raise LearnError(
@@ -89,12 +89,12 @@ def seal_external(
 
 def external_ids(cohort: Iterable[CohortSlide], name: str | None) -> list[str]:
     """Return the labelled slides that :func:`seal_external` would set apart."""
-    return [
-        slide.slide_id
-        for slide in cohort
-        if slide.label is not None
-        and (slide.split == "external" or (name is not None and slide.cohort == name))
-    ]
+    return [slide.slide_id for slide in labelled(cohort) if is_external(slide, name)]
+
+
+def is_external(slide: SplitSlide, name: str | None) -> bool:
+    """Say whether a slide is of cohort ``name``, or its split is ``external``."""
+    return slide.cohort == name or slide.split == "external"
 
 
 def weights_digest(models: "Mapping[str, nn.Module]") -> str:

@@ -14,6 +14,7 @@ from wsi_pipeline.learn.audit.people import (
 )
 from wsi_pipeline.learn.audit.slides import find_same_slides, find_similar_slides
 from wsi_pipeline.learn.audit.tiles import NEAR, TileVectors, find_similar_tiles
+from wsi_pipeline.learn.external import is_external
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 from wsi_pipeline.learn.study import SplitPlan, Study
 
@@ -58,7 +59,7 @@ def audit_table(slides: Sequence[SplitSlide], plan: SplitPlan) -> Audit:
         plan: How they are to be split.
     """
     given = plan.takes_given(slides)
-    outside = [s.split == "external" or s.cohort == plan.external for s in slides]
+    outside = [is_external(slide, plan.external) for slide in slides]
     inside = [slide for slide, out in zip(slides, outside, strict=True) if not out]
     placed = [
         replace(slide, split="external" if out else slide.split if given else "internal")

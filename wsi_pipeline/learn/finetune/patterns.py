@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.learn.bags import draw_rows
 from wsi_pipeline.learn.finetune.sources import TileSource
 from wsi_pipeline.types import RgbTiles
 
@@ -50,10 +51,7 @@ class PatternFolder:
 
     def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> Vectors:
         """Return at most ``count`` of them, in their order, drawn with ``rng``."""
-        found = self.vectors(slide_id)
-        if len(found) <= count:
-            return found
-        return found[np.sort(rng.choice(len(found), count, replace=False, shuffle=False))]
+        return draw_rows(self.vectors(slide_id), count, rng)
 
 
 def patterns(tiles: RgbTiles) -> Vectors:

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 
-from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.audit.evidence import Numbers, SlideEvidence
+from wsi_pipeline.learn.finetune.sources import read_picture
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.tissue import focus
 
@@ -36,10 +35,7 @@ def _evidence(path: Path, numbers: Mapping[str, Numbers]) -> SlideEvidence:
 
 
 def _numbers(path: Path) -> dict[str, Numbers]:
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise LearnError(f"{path}: not a readable image; take it out of the folder")
-    rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    rgb = read_picture(path)
     density = -np.log10((rgb.reshape(-1, 3) + 1.0) / (GLASS + 1.0)).mean(0)
     return {
         "picture size": (float(rgb.shape[1]), float(rgb.shape[0])),

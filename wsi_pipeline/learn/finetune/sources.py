@@ -17,7 +17,7 @@ from wsi_pipeline.features.sources import store_digest
 from wsi_pipeline.learn.splits import SplitSlide
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.tiles import TileStore, find_store, open_tiles
-from wsi_pipeline.types import RgbTiles
+from wsi_pipeline.types import RgbImage, RgbTiles
 
 OPEN_STORES: Final = 64
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -80,19 +80,27 @@ class ImageSource:
         self._side = side
 
     def read(self, slide: int, tiles: NDArray[np.int64]) -> RgbTiles:
-        path = self._paths[slide]
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise LearnError(f"{path}: not a readable image; take it out of the folder")
-        small = cv2.resize(bgr, (self._side, self._side), interpolation=cv2.INTER_AREA)
-        rgb = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
-        return np.repeat(np.asarray(rgb, np.uint8)[None], len(tiles), axis=0)
+        picture, size = read_picture(self._paths[slide]), (self._side, self._side)
+        small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return np.repeat(small[None], len(tiles), axis=0)
 
     def digests(self) -> dict[str, str]:
         return {
             slide.slide_id: slide_digest(path)
             for slide, path in zip(self.slides, self._paths, strict=True)
         }
+
+
+def read_picture(path: Path) -> RgbImage:
+    """Read an image, (H, W, 3) uint8 RGB.
+
+    Raises:
+        LearnError: It is not readable.
+    """
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise LearnError(f"{path}: not a readable image; take it out of the folder")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def image_cohort(
