@@ -23,8 +23,9 @@ PIXELS = RNG.integers(0, 256, (700, 900, 3), dtype=np.uint8)
 class Source:
     """One level held in memory; counts what is read of it, and refuses what lies outside."""
 
-    def __init__(self, pixels: RgbImage) -> None:
+    def __init__(self, pixels: RgbImage, *, decodes_once: bool = False) -> None:
         self.pixels = pixels
+        self.decodes_once = decodes_once
         self.reads: list[tuple[int, int, int, int]] = []
 
     def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None:
@@ -111,6 +112,21 @@ def test_a_block_is_read_once_for_all_of_its_tiles() -> None:
     gather(read_blocks(source, grid, np.ones(len(grid), bool), block_px=320))
     assert len(source.reads) == 3 * 3
     assert sum(width * height for _, _, width, height in source.reads) == 28 * 32 * 21 * 32
+
+
+def test_a_slide_that_decodes_once_is_read_tile_by_tile() -> None:
+    source, grid = Source(PIXELS, decodes_once=True), dense()
+    blocks = list(read_blocks(source, grid, np.ones(len(grid), bool)))
+    corners = [(x, y) for y in range(0, 21 * 32, 32) for x in range(0, 28 * 32, 32)]
+    assert source.reads == [(x, y, 32, 32) for x, y in corners]
+    assert max(len(block.indices) for block in blocks) <= 64
+
+
+def test_tiles_that_overlap_are_read_in_blocks_all_the_same() -> None:
+    source = Source(PIXELS, decodes_once=True)
+    grid = grid_of(28, 21, 32, 16, 16, Region(x=0, y=0, width=464, height=352))
+    gather(read_blocks(source, grid, np.ones(len(grid), bool)))
+    assert len(source.reads) == 1
 
 
 def test_blocks_without_a_wanted_tile_are_not_read() -> None:

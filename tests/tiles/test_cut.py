@@ -247,7 +247,7 @@ def test_a_slide_that_breaks_off_leaves_nothing(
     def broken(*arguments: Any) -> Any:
         raise SlideReadError("mosaic.png: damaged")
 
-    monkeypatch.setattr("wsi_pipeline.tiles.blocks._read_window", broken)
+    monkeypatch.setattr("wsi_pipeline.tiles.blocks._read_seen", broken)
     with pytest.raises(SlideReadError):
         cut_slide(mosaic, tmp_path / "s.zarr", SETTINGS)
     assert list(tmp_path.iterdir()) == []

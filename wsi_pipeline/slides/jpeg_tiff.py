@@ -2,19 +2,19 @@
 
 import os
 import time
-from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.reader import SlideReader, reason
-from wsi_pipeline.slides.tile_codec import VERSION, decode_jpeg, decode_jpeg2000
+from wsi_pipeline.slides.tile_codec import VERSION, JpegTiles, decode_jpeg2000
+from wsi_pipeline.slides.tile_memory import TileMemory
 from wsi_pipeline.slides.tile_table import (
     Piece,
     TileTable,
@@ -48,6 +48,8 @@ class JpegTiffReader(SlideReader):
         UnsuitableError: Its tiles are of other kinds, or a probe differs from OpenSlide's pixels.
     """
 
+    decodes_once = True
+
     def __init__(self, path: str | Path, threads: int = 1) -> None:
         self._openslide = OpenSlideReader(path)
         try:
@@ -59,13 +61,12 @@ class JpegTiffReader(SlideReader):
         except UnsuitableError:
             self._openslide.close()
             raise
+        self._decoders = tuple(map(_decoder, self._tables))
         version = f"{VERSION}, openslide {info.reader_version}"
         self.info = replace(info, reader="jpeg-tiff", reader_version=version)
         self._file = os.open(path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
-        self._lock = Lock()
-        self._remembered: OrderedDict[tuple[int, int], RgbImage] = OrderedDict()
-        self._room = REMEMBERED_BYTES
+        self._decoded = TileMemory(REMEMBERED_BYTES)
         self._complained = False
         try:
             self._probe()
@@ -88,18 +89,12 @@ class JpegTiffReader(SlideReader):
 
     def _fill(self, level: int, x: int, y: int, rgb: RgbImage) -> None:
         """Fill a rectangle that lies inside the level."""
-        table = self._tables[level]
-
-        def fill(piece: Piece) -> None:
-            tile = self._tile(level, table, piece)
-            rgb[piece.top - y : piece.bottom - y, piece.left - x : piece.right - x] = tile[
-                piece.top - piece.tile_y : piece.bottom - piece.tile_y,
-                piece.left - piece.tile_x : piece.right - piece.tile_x,
-            ]
-
-        pieces = covering(table, x, y, rgb.shape[1], rgb.shape[0])
-        for _ in map(fill, pieces) if self._pool is None else self._pool.map(fill, pieces):
-            pass
+        pieces = covering(self._tables[level], x, y, rgb.shape[1], rgb.shape[0])
+        if self._pool is None:
+            for piece in pieces:
+                self._copy(level, piece, rgb)
+        else:
+            list(self._pool.map(lambda piece: self._copy(level, piece, rgb), pieces))
 
     def read_associated(self, name: str) -> RgbImage:
         return self._openslide.associated_image(name)
@@ -110,59 +105,51 @@ class JpegTiffReader(SlideReader):
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        with self._lock:
-            self._remembered.clear()
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+        self._decoded.clear()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
         self._openslide.close()
 
-    def _tile(self, level: int, table: TileTable, piece: Piece) -> RgbImage:
-        """A native tile, at least as much of it as lies inside the level."""
+    def _copy(self, level: int, piece: Piece, rgb: RgbImage) -> None:
+        """Copy a piece of a native tile to its place in a rectangle."""
         key = (level, piece.number)
-        with self._lock:
-            known = self._remembered.get(key)
-            if known is not None:
-                self._remembered.move_to_end(key)
-                return known
-        if table.byte_counts[piece.number] == 0:
-            return self._tile_by_openslide(level, table, piece)
+        tile = self._decoded.take(key)
+        if tile is None:
+            tile = self._take_new(key, piece)
+        if tile is None:
+            rgb[piece.of_read] = self._tile_by_openslide(level, piece)[piece.of_tile]
+            return
+        rgb[piece.of_read] = tile[piece.of_tile]
+        self._decoded.give_back(key, tile, piece.pixels)
+
+    def _take_new(self, key: tuple[int, int], piece: Piece) -> RgbImage | None:
+        """Decode a native tile and take it; None if it is missing or damaged."""
+        level, number = key
+        table = self._tables[level]
+        if table.byte_counts[number] == 0:
+            return None
+        tile = self._decoded.blank(table.tile_height, table.tile_width)
         try:
-            tile = self._decode(table, piece.number)
+            self._decode(level, number, tile)
         except (ValueError, OSError) as error:
-            self._complain(f"tile {piece.number} of level {level}: {reason(error)}")
-            return self._tile_by_openslide(level, table, piece)
-        if _is_partly_covered(table, piece):
-            self._remember(key, tile)
+            self._complain(f"tile {number} of level {level}: {reason(error)}")
+            return None
+        self._decoded.keep(key, tile, piece.visible)
         return tile
 
-    def _decode(self, table: TileTable, index: int) -> RgbImage:
-        size = int(table.byte_counts[index])
+    def _decode(self, level: int, number: int, out: RgbImage) -> None:
+        """Decode a native tile into ``out``, which has its size."""
+        table = self._tables[level]
         begun = time.perf_counter()
-        stored = os.pread(self._file, size, int(table.offsets[index]))
+        stored = os.pread(self._file, int(table.byte_counts[number]), int(table.offsets[number]))
         self.file_s += time.perf_counter() - begun
-        tile_size = (table.tile_width, table.tile_height)
-        if table.preamble is None:
-            tile = decode_jpeg2000(stored, tile_size)
-        else:
-            tile = decode_jpeg(stored, table.preamble, tile_size)
-        if tile.shape != (table.tile_height, table.tile_width, 3):
-            raise ValueError(f"the samples are {tile.shape}, not RGB")
-        return tile
+        self._decoders[level](stored, out)
 
-    def _tile_by_openslide(self, level: int, table: TileTable, piece: Piece) -> RgbImage:
-        return self._openslide.read(
-            level, piece.tile_x, piece.tile_y, table.tile_width, table.tile_height
-        )
-
-    def _remember(self, key: tuple[int, int], tile: RgbImage) -> None:
-        with self._lock:
-            if key in self._remembered or tile.nbytes > REMEMBERED_BYTES:
-                return
-            self._remembered[key] = tile
-            self._room -= tile.nbytes
-            while self._room < 0:
-                self._room += self._remembered.popitem(last=False)[1].nbytes
+    def _tile_by_openslide(self, level: int, piece: Piece) -> RgbImage:
+        table = self._tables[level]
+        x, y = table.corner(piece.number)
+        return self._openslide.read(level, x, y, table.tile_width, table.tile_height)
 
     def _complain(self, text: str) -> None:
         if not self._complained:
@@ -178,21 +165,21 @@ class JpegTiffReader(SlideReader):
             index = int(table.byte_counts.argmax()) if level == 0 else 0
             if table.byte_counts[index] == 0:
                 continue
-            row, column = divmod(index, table.columns)
-            x, y = column * table.tile_width, row * table.tile_height
+            x, y = table.corner(index)
             width, height = (
                 min(table.tile_width, table.width - x),
                 min(table.tile_height, table.height - y),
             )
+            ours = self._decoded.blank(table.tile_height, table.tile_width)
             try:
-                ours = self._decode(table, index)[:height, :width]
+                self._decode(level, index, ours)
                 theirs = self._openslide.read(level, x, y, width, height)
             except (ValueError, OSError, SlideReadError) as error:
                 raise UnsuitableError(
                     f"tile {index} of level {level} does not decode ({reason(error)})",
                     suspicious=True,
                 ) from error
-            if not np.array_equal(ours, theirs):
+            if not np.array_equal(ours[:height, :width], theirs):
                 raise UnsuitableError(
                     f"tile {index} of level {level} differs from OpenSlide's", suspicious=True
                 )
@@ -218,11 +205,5 @@ def open_fastest(path: str | Path, threads: int = 1) -> SlideReader:
         return OpenSlideReader(path)
 
 
-def _is_partly_covered(table: TileTable, piece: Piece) -> bool:
-    """Whether a neighbouring read will want the rest of this tile."""
-    return (
-        piece.left > piece.tile_x
-        or piece.top > piece.tile_y
-        or piece.right < min(piece.tile_x + table.tile_width, table.width)
-        or piece.bottom < min(piece.tile_y + table.tile_height, table.height)
-    )
+def _decoder(table: TileTable) -> Callable[[bytes, RgbImage], None]:
+    return decode_jpeg2000 if table.preamble is None else JpegTiles(table.preamble).decode

@@ -59,6 +59,13 @@ class Slide(Protocol):
     @property
     def info(self) -> SlideInfo: ...
 
+    @property
+    def decodes_once(self) -> bool:
+        """Whether small reads cost no more than large ones, for native tiles are kept between them.
+
+        True of reads that do not overlap and are in no wild order.
+        """
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
         """Pixels of one level.
 

@@ -45,13 +45,14 @@ class SlideReader(ABC):
 
     ``decode_errors`` names what the library raises when pixels cannot be decoded; ``recolour``
     changes the colours of all levels, see ``icc``. ``file_s`` are the seconds spent on the file
-    itself, where they can be told from decoding.
+    itself, where they can be told from decoding. ``decodes_once``: see ``Slide``.
     """
 
     info: SlideInfo
     decode_errors: tuple[type[Exception], ...] = ()
     recolour: Callable[[RgbImage], RgbImage] | None = None
     file_s: float = 0.0
+    decodes_once: bool = False
 
     @abstractmethod
     def read_inside(self, level: int, x: int, y: int, width: int, height: int, /) -> RgbImage:

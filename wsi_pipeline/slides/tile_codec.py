@@ -1,7 +1,7 @@
 """From the stored bytes of one native tile to its pixels."""
 
 import struct
-from itertools import pairwise
+from dataclasses import dataclass
 
 import imagecodecs
 import simplejpeg
@@ -16,40 +16,73 @@ _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its tra
 _SOS, _EOI = 0xDA, 0xD9
 
 
-def decode_jpeg(stored: bytes, preamble: bytes, size: tuple[int, int]) -> RgbImage:
-    """Decode a tile of a JPEG TIFF of ``size`` (width, height), (h, w, 3) uint8, without the GIL.
+class JpegTiles:
+    """Decodes the tiles of one level of a JPEG TIFF, without the GIL.
 
-    The tile's own application markers are left out, for a JFIF marker would outrank the colour
-    transform that the preamble takes from the TIFF.
+    The tiles' own application markers are left out, for a JFIF marker would outrank the colour
+    transform that the preamble takes from the TIFF. Tiles of a level begin alike up to where their
+    samples are, so that is looked through once. Several threads may decode.
+
+    Args:
+        preamble: What every tile lacks, see :func:`jpeg_preamble`.
+    """
+
+    def __init__(self, preamble: bytes) -> None:
+        self._preamble = preamble
+        self._last = _Head(stored=b"", whole=b"", size=(0, 0))
+
+    def decode(self, stored: bytes, out: RgbImage) -> None:
+        """Decode a tile.
+
+        Args:
+            stored: The tile as it is in the file.
+            out: (h, w, 3) uint8, contiguous, of the tile's size; undefined if it fails.
+
+        Raises:
+            ValueError: The tile is no JPEG, of another size or damaged, be it only so that a
+                decoder could go on with grey or shifted blocks.
+        """
+        head = self._last
+        if not head.stored or not stored.startswith(head.stored):
+            head = self._last = self._read_head(stored)
+        _expect((out.shape[1], out.shape[0]), *head.size)
+        whole = head.whole + stored[len(head.stored) :]
+        simplejpeg.decode_jpeg(whole, "RGB", strict=True, buffer=out)
+
+    def _read_head(self, stored: bytes) -> "_Head":
+        kept, end = _without_app_markers(stored)
+        whole = self._preamble + kept
+        height, width = simplejpeg.decode_jpeg_header(whole + stored[end:])[:2]
+        return _Head(stored=stored[:end], whole=whole, size=(width, height))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What comes before a tile's samples: as stored, as decoded; the size it tells."""
+
+    stored: bytes
+    whole: bytes
+    size: tuple[int, int]
+
+
+def decode_jpeg2000(stored: bytes, out: RgbImage) -> None:
+    """Decode an RGB JPEG 2000 codestream, without the GIL.
+
+    Args:
+        stored: The codestream.
+        out: (h, w, 3) uint8, of the tile's size.
 
     Raises:
-        ValueError: The tile is no JPEG or damaged, be it only so that a decoder could go on
-            with grey or shifted blocks.
+        ValueError: The tile is of another size, damaged or not 8-bit RGB.
     """
-    whole = preamble + without_app_markers(stored)
-    height, width = simplejpeg.decode_jpeg_header(whole)[:2]
-    _expect(size, width, height)  # before memory is taken for what it says
-    rgb: RgbImage = simplejpeg.decode_jpeg(whole, "RGB", strict=True)
-    return rgb
-
-
-def decode_jpeg2000(stored: bytes, size: tuple[int, int]) -> RgbImage:
-    """Decode an RGB JPEG 2000 codestream of ``size`` (width, height), without the GIL.
-
-    Returns:
-        (h, w, 3) uint8.
-
-    Raises:
-        ValueError: The tile is damaged or not 8-bit RGB.
-    """
-    expect_jpeg2000(stored, size)
+    expect_jpeg2000(stored, (out.shape[1], out.shape[0]))
     try:
-        rgb: RgbImage = imagecodecs.jpeg2k_decode(stored)
+        rgb = imagecodecs.jpeg2k_decode(stored)
     except (imagecodecs.Jpeg2kError, RuntimeError, TypeError, MemoryError) as error:
         raise ValueError(str(error)) from error
-    if rgb.dtype != "uint8":
-        raise ValueError(f"the JPEG 2000 samples are {rgb.dtype}")
-    return rgb
+    if rgb.dtype != "uint8" or rgb.shape != out.shape:
+        raise ValueError(f"the JPEG 2000 samples are {rgb.dtype} {rgb.shape}, not 8-bit RGB")
+    out[...] = rgb
 
 
 def expect_jpeg2000(stored: bytes, size: tuple[int, int]) -> None:
@@ -89,20 +122,25 @@ def without_app_markers(stream: bytes) -> bytes:
     """
     if not stream:
         return b""
+    kept, end = _without_app_markers(stream)
+    tables_only = stream[end : end + 2] == bytes((0xFF, _EOI))
+    return kept if tables_only else kept + stream[end:]
+
+
+def _without_app_markers(stream: bytes) -> tuple[bytes, int]:
+    """The segments behind the start marker without APPn, and where the samples or the end begin."""
     if stream[:2] != _SOI:
         raise ValueError("a tile does not begin with a JPEG start marker")
-    cuts = [2]  # alternately where a kept stretch begins and ends
+    kept = []
     at = 2
     while at + 4 <= len(stream):
         if stream[at] != 0xFF:
             raise ValueError(f"a JPEG marker is expected at byte {at} of a tile")
         marker = stream[at + 1]
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
+        if not 0xE0 <= marker <= 0xEF:
+            kept.append(stream[at:end])
+        at = end
         if marker == _SOS:
             break
-        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
-        if 0xE0 <= marker <= 0xEF:
-            cuts += [at, end]
-        at = end
-    tables_only = stream[at : at + 2] == bytes((0xFF, _EOI))
-    cuts.append(at if tables_only else len(stream))
-    return b"".join(stream[a:b] for k, (a, b) in enumerate(pairwise(cuts)) if k % 2 == 0)
+    return b"".join(kept), at

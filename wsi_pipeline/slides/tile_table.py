@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,17 +51,38 @@ class TileTable:
     byte_counts: NDArray[np.int64]
     preamble: bytes | None
 
+    def corner(self, number: int) -> tuple[int, int]:
+        """A tile's left and top, pixels of the level."""
+        row, column = divmod(number, self.columns)
+        return column * self.tile_width, row * self.tile_height
+
 
 class Piece(NamedTuple):
-    """The part of one native tile that a read covers, in pixels of the level."""
+    """The part of one native tile that a read covers.
+
+    Attributes:
+        number: Of the tile.
+        of_tile: Rows and columns of the tile that are covered.
+        of_read: Rows and columns of the rectangle read that they fill.
+        pixels: How many those are.
+        visible: How many of the tile's pixels lie inside the level.
+    """
 
     number: int
-    tile_x: int
-    tile_y: int
-    left: int
-    top: int
-    right: int
-    bottom: int
+    of_tile: tuple[slice, slice]
+    of_read: tuple[slice, slice]
+    pixels: int
+    visible: int
+
+
+class _Span(NamedTuple):
+    """The part of one row, or column, of native tiles that a read covers; as in ``Piece``."""
+
+    number: int
+    of_tile: slice
+    of_read: slice
+    pixels: int
+    visible: int
 
 
 def read_tile_tables(
@@ -146,15 +168,32 @@ def _level_table(
 
 def covering(table: TileTable, x: int, y: int, width: int, height: int) -> Iterator[Piece]:
     """The native tiles under a rectangle inside the level, row-major."""
-    for row in range(y // table.tile_height, (y + height - 1) // table.tile_height + 1):
-        for column in range(x // table.tile_width, (x + width - 1) // table.tile_width + 1):
-            tile_x, tile_y = column * table.tile_width, row * table.tile_height
+    across = _spans(x, width, table.tile_width, table.width)
+    for row in _spans(y, height, table.tile_height, table.height):
+        for column in across:
             yield Piece(
-                number=row * table.columns + column,
-                tile_x=tile_x,
-                tile_y=tile_y,
-                left=max(tile_x, x),
-                top=max(tile_y, y),
-                right=min(tile_x + table.tile_width, x + width),
-                bottom=min(tile_y + table.tile_height, y + height),
+                row.number * table.columns + column.number,
+                (row.of_tile, column.of_tile),
+                (row.of_read, column.of_read),
+                row.pixels * column.pixels,
+                row.visible * column.visible,
             )
+
+
+@lru_cache(maxsize=4096)  # a grid of tiles asks for the same rows and columns again and again
+def _spans(first: int, length: int, side: int, extent: int) -> tuple[_Span, ...]:
+    """Cut ``length`` pixels from ``first`` where tiles of ``side`` meet; the level ends at last."""
+    spans = []
+    for number in range(first // side, (first + length - 1) // side + 1):
+        start = number * side
+        low, high = max(start, first), min(start + side, first + length)
+        spans.append(
+            _Span(
+                number,
+                slice(low - start, high - start),
+                slice(low - first, high - first),
+                high - low,
+                min(side, extent - start),
+            )
+        )
+    return tuple(spans)

@@ -1,15 +1,19 @@
-"""Tiles' pixels, read in blocks that span many tiles.
+"""Tiles' pixels, read tile by tile or in blocks that span many tiles.
 
-Tile rows are taken in bands. A band is read in blocks of about ``block_px``, each block once; its
-tiles are cut and reduced into one array, which is then given out in canonical order. Blocks without
-a wanted tile are not read. Decoding lets go of the interpreter, so the next band is read in a
-thread while the caller works on the present one.
+A reader that decodes each native tile once, however it is asked, is asked for one tile after the
+other: what is in work then fits a core's cache. From any other, tile rows are taken in bands, and
+a band is read in blocks of about ``block_px``, each block once. Either way a band's tiles are
+reduced into one array, which is given out in canonical order, and nothing is read for tiles that
+nobody wants. Decoding lets go of the interpreter, so the next band is read in a thread while the
+caller works on the present one.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import cv2
@@ -31,6 +35,9 @@ Indices = NDArray[np.int64]
 
 class PixelSource(Protocol):
     """What is needed of a slide."""
+
+    @property
+    def decodes_once(self) -> bool: ...
 
     def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None: ...
 
@@ -63,7 +70,7 @@ def read_blocks(  # noqa: PLR0913  what to read, and how
     grid: Grid,
     wanted: NDArray[Any],
     *,
-    block_px: int = BLOCK_PX,
+    block_px: int | None = None,
     prefetch: bool = True,
     reuse: bool = False,
     watch: Stopwatch | None = None,
@@ -74,7 +81,8 @@ def read_blocks(  # noqa: PLR0913  what to read, and how
         slide: Opened; only one thread reads it at a time.
         grid: From :func:`plan_grid` for this slide.
         wanted: (len(grid),) bool, or tile indices in any order.
-        block_px: About the side of what is read at once, pixels of the level read.
+        block_px: About the side of what is read at once, pixels of the level read; None is one
+            tile where no pixel is decoded twice for that.
         prefetch: Read the next band in a thread meanwhile.
         reuse: A block's tiles are overwritten once the next block has been asked for.
         watch: Told how long reading, decoding and resampling take.
@@ -82,12 +90,13 @@ def read_blocks(  # noqa: PLR0913  what to read, and how
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
-    bands = _bands(grid, _as_indices(wanted, len(grid)), block_px)
+    wide = _tiles_along(grid, _suitable_px(slide, grid) if block_px is None else block_px)
+    bands = _bands(grid, _as_indices(wanted, len(grid)), wide)
     clock = watch or Stopwatch()
     memory = _Memory(grid, max(map(len, bands), default=0) if reuse else None)
 
     def read(band: Indices) -> Block:
-        return _read_band(slide, grid, band, block_px, memory, clock)
+        return _read_band(slide, grid, band, wide, memory, clock)
 
     for block in _ahead(read, bands) if prefetch else map(read, bands):
         yield from _portions(block)
@@ -105,19 +114,25 @@ def _as_indices(wanted: NDArray[Any], count: int) -> Indices:
     return indices
 
 
-def _bands(grid: Grid, indices: Indices, block_px: int) -> list[Indices]:
-    """Cut the wanted tiles into bands of whole tile rows that fit the block and the memory."""
+def _suitable_px(slide: PixelSource, grid: Grid) -> int:
+    apart = grid.stride_px_level >= grid.tile_px_level
+    return grid.tile_px_level if slide.decodes_once and apart else BLOCK_PX
+
+
+def _bands(grid: Grid, indices: Indices, wide: int) -> list[Indices]:
+    """Cut the wanted tiles into bands: a few tiles, or whole rows if ``wide`` are read at once."""
     if not len(indices):
         return []
+    if wide == 1:
+        return np.split(indices, range(GIVEN_OUT, len(indices), GIVEN_OUT))
     rows = indices // grid.columns
     per_row = np.bincount(rows)
     most = max(1, BAND_BYTES // (3 * grid.tile_px**2))
-    tall = _tiles_along(grid, block_px)
     starts = [int(rows[0])]
     held = 0
     for row in range(starts[0], len(per_row)):
         held += int(per_row[row])
-        if row > starts[-1] and (held > most or row - starts[-1] >= tall):
+        if row > starts[-1] and (held > most or row - starts[-1] >= wide):
             starts.append(row)
             held = int(per_row[row])
     bands = np.split(indices, np.searchsorted(rows, starts[1:]))
@@ -163,25 +178,61 @@ class _Memory:
 
 
 def _read_band(
-    slide: PixelSource, grid: Grid, band: Indices, block_px: int, memory: _Memory, watch: Stopwatch
+    slide: PixelSource, grid: Grid, band: Indices, wide: int, memory: _Memory, watch: Stopwatch
 ) -> Block:
     tiles = memory.band(len(band))
     before = _file_s(slide)
-    rows, columns = np.divmod(band, grid.columns)
-    for window in _windows(rows, columns, _tiles_along(grid, block_px)):
-        inside = np.flatnonzero((columns >= window.column) & (columns < window.column_end))
-        with watch.phase("decode"):
-            pixels = _read_window(slide, grid, window, memory)
-        places = (rows[inside] - window.row, columns[inside] - window.column)
-        with watch.phase("resample"):
-            _cut(pixels, grid, np.stack(places, axis=-1), inside, tiles)
+    with watch.phase("decode"):
+        read = _read_singly if wide == 1 else partial(_read_windows, wide=wide)
+        resampling = read(slide, grid, band, memory, tiles)
     watch.move(_file_s(slide) - before, "decode", "read")
+    watch.move(resampling, "decode", "resample")
     return Block(indices=band, tiles=tiles)
 
 
 def _file_s(slide: PixelSource) -> float:
     """Return the seconds a reader spent on the file; of most the library does not tell."""
     return float(getattr(slide, "file_s", 0.0))
+
+
+def _read_singly(
+    slide: PixelSource, grid: Grid, band: Indices, memory: _Memory, tiles: RgbTiles
+) -> float:
+    """Read one tile after the other; return the seconds spent on reducing them."""
+    side, seconds = grid.tile_px_level, 0.0
+    for (x, y), tile in zip(grid.corners(band).tolist(), tiles, strict=True):
+        if side == grid.tile_px:
+            _read_seen(slide, grid, x, y, tile)
+            continue
+        pixels = memory.window(side, side)
+        _read_seen(slide, grid, x, y, pixels)
+        begun = time.perf_counter()
+        _reduce(pixels, tile)
+        seconds += time.perf_counter() - begun
+    return seconds
+
+
+def _read_windows(
+    slide: PixelSource, grid: Grid, band: Indices, memory: _Memory, tiles: RgbTiles, *, wide: int
+) -> float:
+    """Read windows of many tiles; return the seconds spent on cutting and reducing them."""
+    side, stride, seconds = grid.tile_px_level, grid.stride_px_level, 0.0
+    rows, columns = np.divmod(band, grid.columns)
+    for window in _windows(rows, columns, wide):
+        pixels = memory.window(
+            (window.row_end - window.row - 1) * stride + side,
+            (window.column_end - window.column - 1) * stride + side,
+        )
+        x = grid.area_level.x + window.column * stride
+        y = grid.area_level.y + window.row * stride
+        _read_seen(slide, grid, x, y, pixels)
+        begun = time.perf_counter()
+        for slot in np.flatnonzero((columns >= window.column) & (columns < window.column_end)):
+            left = (columns[slot] - window.column) * stride
+            top = (rows[slot] - window.row) * stride
+            _reduce(pixels[top : top + side, left : left + side], tiles[slot])
+        seconds += time.perf_counter() - begun
+    return seconds
 
 
 def _windows(rows: Indices, columns: Indices, wide: int) -> list[_Window]:
@@ -200,35 +251,27 @@ def _windows(rows: Indices, columns: Indices, wide: int) -> list[_Window]:
     return windows
 
 
-def _read_window(slide: PixelSource, grid: Grid, window: _Window, memory: _Memory) -> RgbImage:
-    """Read the window's pixels; what lies outside the grid's area is white."""
-    side, stride, area = grid.tile_px_level, grid.stride_px_level, grid.area_level
-    x, y = area.x + window.column * stride, area.y + window.row * stride
-    width = (window.column_end - window.column - 1) * stride + side
-    height = (window.row_end - window.row - 1) * stride + side
-    seen_width = min(width, area.x + area.width - x)
-    seen_height = min(height, area.y + area.height - y)
-    pixels = memory.window(height, width)
+def _read_seen(slide: PixelSource, grid: Grid, x: int, y: int, out: RgbImage) -> None:
+    """Fill ``out`` from (x, y) of the level read; what lies outside the grid's area is white."""
+    height, width = out.shape[:2]
+    seen_width = min(width, grid.area_level.x + grid.area_level.width - x)
+    seen_height = min(height, grid.area_level.y + grid.area_level.height - y)
     if (seen_width, seen_height) == (width, height):
-        slide.read_into(grid.level, x, y, pixels)
-        return pixels
-    pixels[...] = WHITE
+        slide.read_into(grid.level, x, y, out)
+        return
+    out[...] = WHITE
     seen = np.empty((seen_height, seen_width, 3), np.uint8)
     slide.read_into(grid.level, x, y, seen)
-    pixels[:seen_height, :seen_width] = seen
-    return pixels
+    out[:seen_height, :seen_width] = seen
 
 
-def _cut(pixels: RgbImage, grid: Grid, places: Indices, slots: Indices, out: RgbTiles) -> None:
-    """Write the tiles at ``places`` (row, column) of the window into ``out[slots]``."""
-    side, stride, tile_px = grid.tile_px_level, grid.stride_px_level, grid.tile_px
-    for (row, column), slot in zip(places.tolist(), slots.tolist(), strict=True):
-        y, x = row * stride, column * stride
-        tile = pixels[y : y + side, x : x + side]
-        if side == tile_px:
-            out[slot] = tile
-        else:
-            cv2.resize(tile, (tile_px, tile_px), dst=out[slot], interpolation=cv2.INTER_AREA)
+def _reduce(pixels: RgbImage, tile: RgbImage) -> None:
+    """Average pixels down to a tile."""
+    if pixels.shape == tile.shape:
+        tile[...] = pixels
+    else:
+        size = (tile.shape[1], tile.shape[0])
+        cv2.resize(pixels, size, dst=tile, interpolation=cv2.INTER_AREA)
 
 
 def _portions(block: Block) -> Iterator[Block]:
