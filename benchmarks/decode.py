@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.measure import Table, arguments, interleave, per_cpu_second, write_tables
 from benchmarks.slides import MPP, TILE_PX, Scan, read_patch, write_scan
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles.blocks import read_blocks
+from wsi_pipeline.tiles.blocks import map_blocks
 from wsi_pipeline.tiles.grid import plan_grid
 from wsi_pipeline.types import Region
 
@@ -125,8 +125,8 @@ def _ours(path: Path, mpp: float) -> int:
     area = Region(x=MARGIN + OFFSET, y=MARGIN + OFFSET, width=INSIDE, height=INSIDE)
     with open_slide(path) as slide:
         grid = plan_grid(slide.info, MPP, mpp, tile_px=TILE_PX, region=area)
-        blocks = read_blocks(slide, grid, np.ones(len(grid), bool), prefetch=False, reuse=True)
-        return sum(len(block.tiles) for block in blocks)
+        every = np.ones(len(grid), bool)
+        return sum(map_blocks(slide, grid, every, lambda block, _: len(block.tiles), threads=0))
 
 
 if __name__ == "__main__":

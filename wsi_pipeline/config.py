@@ -7,6 +7,7 @@ fields are marked with :data:`HOW`.
 
 import hashlib
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -16,6 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wsi_pipeline.errors import ConfigError
 
 HOW: Final = "how"  # annotation of a field that does not change the result
+MOST_THREADS: Final = 8  # on one slide: its tiles are written by one, which more would wait for
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class StageConfig(BaseModel):
@@ -39,6 +48,16 @@ class StageConfig(BaseModel):
     profile: Annotated[bool, HOW] = Field(
         default=False, description="Write a trace of where the time goes to the run's logs."
     )
+
+    @property
+    def threads_each(self) -> int:
+        """Threads that may work on one slide: the cores here, shared out among the workers.
+
+        The workers of a running scheduler have cores that are not known here: one each.
+        """
+        if self.scheduler is not None:
+            return 1
+        return min(MOST_THREADS, max(1, usable_cores() // max(1, self.workers)))
 
     @property
     def log_folder(self) -> Path | None:

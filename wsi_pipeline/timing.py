@@ -1,9 +1,9 @@
 """Where a run's time goes: seconds by phase, and, where asked, every stretch of it for a trace.
 
 The phases of a run are ``read`` (bytes from the file), ``decode``, ``resample``, ``normalise``,
-``encode`` (tiles to bytes), ``forward`` (through the network), ``write``, ``wait`` (for the thread
-that reads ahead), and the smaller ones ``open``, ``plan``, ``fit``, ``judge``, ``thumbnail``.
-Reading, decoding and resampling run in a thread beside the rest.
+``judge``, ``encode`` (tiles to bytes), ``forward`` (through the network), ``write``, ``wait`` (for
+the threads that work ahead), and the smaller ones ``open``, ``plan``, ``fit``, ``thumbnail``.
+From reading to judging, tiles are worked on in threads beside the rest.
 """
 
 import os
@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-AHEAD: Final = ("read", "decode", "resample")  # what the thread that reads ahead does …
+AHEAD: Final = ("read", "decode", "resample", "normalise", "judge")  # by threads that work ahead
 DEVICE: Final = ("forward", "write")  # … and what is left beside it where there is a network
 FORWARD: Final = "forward"
 WAIT: Final = "wait"
+IDLE: Final = 0.1  # share of waiting beyond which it is the others that limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +72,19 @@ class Stopwatch:
 
 
 def bottleneck(phases: Mapping[str, float]) -> str | None:
-    """Return the phase that limits a run: the longest of the busier of the two threads."""
+    """Return the phase that limits a run: the longest of the threads that are waited for.
+
+    Those are the ones that work ahead, if the rest waits for more than a tenth of its own work; or,
+    where waiting was not measured, if they have more to do.
+    """
     busy = {name: seconds for name, seconds in phases.items() if name != WAIT}
     here = DEVICE if FORWARD in busy else tuple(name for name in busy if name not in AHEAD)
     beside = {name: seconds for name, seconds in busy.items() if name in here}
     ahead = {name: seconds for name, seconds in busy.items() if name not in here}
-    busier = max(ahead, beside, key=lambda lane: sum(lane.values()))
-    return max(busier, key=lambda name: busier[name]) if busier else None
+    own = sum(beside.values())
+    late = phases[WAIT] > IDLE * own if WAIT in phases else sum(ahead.values()) >= own
+    slower = (ahead or beside) if late else (beside or ahead)
+    return max(slower, key=lambda name: slower[name]) if slower else None
 
 
 def trace_events(spans: Mapping[str, tuple[Span, ...]]) -> dict[str, Any]:

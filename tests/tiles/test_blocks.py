@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.tiles import Grid, read_blocks
-from wsi_pipeline.tiles.blocks import Block
+from wsi_pipeline.tiles.blocks import Block, map_blocks
+from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.types import Region, RgbImage
 
 RNG = np.random.default_rng(7)
@@ -91,11 +91,10 @@ def test_any_block_size_gives_the_tiles_of_the_plainest_way(
     wanted = np.random.default_rng(seed).random(len(grid)) < share
     wanted[seed % len(grid)] = True
     block_px = data.draw(st.sampled_from([1, 40, 64, 150, 333, 2048]))
-    prefetch = data.draw(st.booleans())
+    threads = data.draw(st.integers(0, 3))
     source = Source(PIXELS)
-    reuse = data.draw(st.booleans())
-    blocks = read_blocks(source, grid, wanted, block_px=block_px, prefetch=prefetch, reuse=reuse)
-    indices, tiles = gather(replace(block, tiles=block.tiles.copy()) for block in blocks)
+    blocks = read_blocks(source, grid, wanted, block_px=block_px, threads=threads)
+    indices, tiles = gather(blocks)
     np.testing.assert_array_equal(indices, np.flatnonzero(wanted))
     for index, tile in zip(indices, tiles, strict=True):
         np.testing.assert_array_equal(tile, plainly(grid, PIXELS, int(index)))
@@ -127,6 +126,52 @@ def test_tiles_that_overlap_are_read_in_blocks_all_the_same() -> None:
     grid = grid_of(28, 21, 32, 16, 16, Region(x=0, y=0, width=464, height=352))
     gather(read_blocks(source, grid, np.ones(len(grid), bool)))
     assert len(source.reads) == 1
+
+
+@pytest.mark.parametrize("decodes_once", [True, False])
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_what_work_returns_holds_until_the_next_is_asked_for(
+    threads: int, decodes_once: bool
+) -> None:
+    def invert(block: Block, space: Workspace) -> Block:
+        out = space.array("inverted", *block.tiles.shape)
+        return Block(indices=block.indices, tiles=np.subtract(255, block.tiles, out=out))
+
+    source, grid = Source(PIXELS, decodes_once=decodes_once), dense()
+    wanted = np.ones(len(grid), bool)
+    seen: list[int] = []
+    for block in map_blocks(source, grid, wanted, invert, threads=threads):
+        for index, tile in zip(block.indices.tolist(), block.tiles, strict=True):
+            np.testing.assert_array_equal(255 - tile, plainly(grid, PIXELS, index))
+            seen.append(index)
+    assert seen == list(range(len(grid)))
+
+
+def test_threads_work_beside_each_other() -> None:
+    together = threading.Barrier(2, timeout=20)  # passed by two at a time, or broken
+
+    def work(block: Block, _: Workspace) -> int:
+        together.wait()
+        return len(block.indices)
+
+    grid = dense()
+    source, wanted = Source(PIXELS, decodes_once=True), np.ones(len(grid), bool)
+    wanted[512:] = False  # an even number of bands
+    assert sum(map_blocks(source, grid, wanted, work, threads=2)) == 512
+
+
+def test_work_that_fails_is_told_in_its_turn() -> None:
+    def work(block: Block, _: Workspace) -> int:
+        if block.indices[0] >= 128:
+            raise SlideReadError("slide.svs: tile 7 is damaged")
+        return int(block.indices[0])
+
+    grid = dense()
+    source, wanted = Source(PIXELS, decodes_once=True), np.ones(len(grid), bool)
+    done = map_blocks(source, grid, wanted, work, threads=3)
+    assert [next(done), next(done)] == [0, 64]
+    with pytest.raises(SlideReadError, match="tile 7"):
+        next(done)
 
 
 def test_blocks_without_a_wanted_tile_are_not_read() -> None:

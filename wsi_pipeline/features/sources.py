@@ -80,6 +80,8 @@ class SlideTiles:
         settings: CutSettings,
         reader: str = "auto",
         dropped: Collection[Place] = (),
+        *,
+        threads: int = 1,
     ) -> None:
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
@@ -89,6 +91,7 @@ class SlideTiles:
         self._settings = settings
         self._reader = reader
         self._dropped = dropped
+        self._threads = threads
 
     def read(self) -> Iterator[RgbTiles]:
         """Yield (n, tile_px, tile_px, 3) uint8, overwritten once the next are asked for.
@@ -111,7 +114,7 @@ class SlideTiles:
         with straighten(opened, asked) as slide:
             plan = plan_slide(slide, self._settings)
             fit = fit_slide(slide, plan, self._settings, tally)
-            for finished in finish_tiles(slide, plan, fit, self._settings, tally):
+            for finished in finish_tiles(slide, plan, fit, asked, tally, self._threads):
                 parts.append(finished.coords)
                 kept = kept_mask(finished.coords, self._dropped)
                 if kept.any():

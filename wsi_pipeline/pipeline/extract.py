@@ -96,7 +96,7 @@ def extract_slide(payload: tuple[ExtractConfig, ExtractJob]) -> SlideDone | Slid
         return SlideSkipped(slide_id=job.slide_id, reason=DONE)
     started = time.monotonic()
     encoder = _kept_encoder(config)
-    source = job.open(profile=config.profile)
+    source = job.open(config)
     watch = Stopwatch(keep_spans=config.profile)
     for step in encode_slides(encoder, [source], job.tile_px, watch):
         if isinstance(step, Encoded):

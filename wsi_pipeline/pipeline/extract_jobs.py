@@ -52,12 +52,8 @@ class ExtractJob:
     made_from: Mapping[str, Any]
     dropped: frozenset[tuple[int, int]] = frozenset()
 
-    def open(self, *, profile: bool) -> "SlideSource":
-        """Return the source of the slide's tiles, which is not read yet.
-
-        Args:
-            profile: Keep every stretch of its time, for a trace.
-        """
+    def open(self, config: ExtractConfig) -> "SlideSource":
+        """Return the source of the slide's tiles, which is not read yet."""
         from wsi_pipeline.features.sources import SlideTiles, StoreTiles
 
         cut = self.origin
@@ -65,8 +61,11 @@ class ExtractJob:
         if isinstance(cut, Path):
             source = StoreTiles(self.slide_id, cut, self.dropped)
         else:
-            source = SlideTiles(self.slide_id, cut.path, cut.settings, cut.reader, self.dropped)
-        source.watch = Stopwatch(keep_spans=profile)
+            source = SlideTiles(
+                self.slide_id, cut.path, cut.settings, cut.reader, self.dropped,
+                threads=config.threads_each,
+            )  # fmt: skip
+        source.watch = Stopwatch(keep_spans=config.profile)
         return source
 
     def lock_path(self, run: Path) -> Path:
@@ -125,7 +124,7 @@ class Claim:
         self.lock = lock
         if self.job.is_done(overwrite=self.config.overwrite):
             raise DoneError
-        self.source = self.job.open(profile=self.config.profile)
+        self.source = self.job.open(self.config)
         yield from self.source.read()
 
     def release(self) -> None:

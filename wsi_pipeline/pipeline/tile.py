@@ -86,6 +86,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
             thumbnail=task.run / "thumbnails" / f"{task.slide_id}.jpg",
             provenance={**asked, "versions": provenance(PACKAGES)},
             watch=Stopwatch(keep_spans=task.profile),
+            threads=task.threads,
         )  # fmt: skip
     except NoTissueError as error:
         return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE, detail=str(error))

@@ -26,6 +26,7 @@ class CutTask:
     asked: Mapping[str, Any]
     overwrite: bool
     profile: bool
+    threads: int
 
 
 def cut_settings(config: TileConfig) -> "CutSettings":
@@ -97,6 +98,7 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
         asked=asked,
         overwrite=config.overwrite,
         profile=config.profile,
+        threads=config.threads_each,
     )
 
 

@@ -1,11 +1,13 @@
-"""Tiles' pixels, read tile by tile or in blocks that span many tiles.
+"""Tiles' pixels, read tile by tile or in blocks that span many tiles, and worked on beside that.
 
 A reader that decodes each native tile once, however it is asked, is asked for one tile after the
 other: what is in work then fits a core's cache. From any other, tile rows are taken in bands, and
 a band is read in blocks of about ``block_px``, each block once. Either way a band's tiles are
 reduced into one array, which is given out in canonical order, and nothing is read for tiles that
-nobody wants. Decoding lets go of the interpreter, so the next band is read in a thread while the
-caller works on the present one.
+nobody wants.
+
+Decoding, and nearly all that is done to tiles, lets go of the interpreter. So threads read ahead
+of the caller and do its work on what they have read, which is then still in a cache.
 """
 
 import time
@@ -14,23 +16,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.tiles.grid import Grid
+from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbImage, RgbTiles
 
 BLOCK_PX: Final = 1024  # small enough for a cache
 BAND_BYTES: Final = 128 << 20  # finished tiles of one band
-BANDS: Final = 2  # one is read while the caller works on the other
 GIVEN_OUT: Final = 64  # tiles given out at once, at most: few enough for a cache
 WHITE: Final = 255
 
 Indices = NDArray[np.int64]
+Made = TypeVar("Made")
 
 
 class PixelSource(Protocol):
@@ -65,41 +68,76 @@ class _Window:
     column_end: int
 
 
-def read_blocks(  # noqa: PLR0913  what to read, and how
+def read_blocks(
     slide: PixelSource,
     grid: Grid,
     wanted: NDArray[Any],
     *,
     block_px: int | None = None,
-    prefetch: bool = True,
-    reuse: bool = False,
+    threads: int = 1,
     watch: Stopwatch | None = None,
 ) -> Iterator[Block]:
     """Yield the wanted tiles in canonical order; the pixels do not depend on ``block_px``.
 
     Args:
-        slide: Opened; only one thread reads it at a time.
+        slide: Opened.
         grid: From :func:`plan_grid` for this slide.
         wanted: (len(grid),) bool, or tile indices in any order.
         block_px: About the side of what is read at once, pixels of the level read; None is one
             tile where no pixel is decoded twice for that.
-        prefetch: Read the next band in a thread meanwhile.
-        reuse: A block's tiles are overwritten once the next block has been asked for.
+        threads: That read ahead; 0 reads when the next block is asked for.
         watch: Told how long reading, decoding and resampling take.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
-    wide = _tiles_along(grid, _suitable_px(slide, grid) if block_px is None else block_px)
-    bands = _bands(grid, _as_indices(wanted, len(grid)), wide)
+    return map_blocks(slide, grid, wanted, _copied, block_px=block_px, threads=threads, watch=watch)
+
+
+def _copied(block: Block, _: Workspace) -> Block:
+    return Block(indices=block.indices, tiles=block.tiles.copy())
+
+
+def map_blocks(  # noqa: PLR0913  what to read, and how
+    slide: PixelSource,
+    grid: Grid,
+    wanted: NDArray[Any],
+    work: Callable[[Block, Workspace], Made],
+    *,
+    block_px: int | None = None,
+    threads: int = 1,
+    watch: Stopwatch | None = None,
+) -> Iterator[Made]:
+    """Yield what ``work`` makes of the wanted tiles, a block at a time, in canonical order.
+
+    The work is done by the threads that read. It may use the workspace, as reading does, and what
+    it returns may lie there: it is overwritten once the next has been asked for.
+
+    Args:
+        slide, grid, wanted, block_px, threads, watch: As in :func:`read_blocks`.
+        work: Called from several threads, each with a workspace of its own.
+
+    Raises:
+        SlideReadError: The slide's pixels cannot be decoded.
+    """
+    wide, bands = _bands(slide, grid, wanted, block_px)
     clock = watch or Stopwatch()
-    memory = _Memory(grid, max(map(len, bands), default=0) if reuse else None)
+    before = _file_s(slide)
 
-    def read(band: Indices) -> Block:
-        return _read_band(slide, grid, band, wide, memory, clock)
+    def read(band: Indices, space: Workspace) -> Block:
+        return _read_band(slide, grid, band, wide, space, clock)
 
-    for block in _ahead(read, bands) if prefetch else map(read, bands):
-        yield from _portions(block)
+    def read_and_work(band: Indices, space: Workspace) -> Made:
+        return work(read(band, space), space)
+
+    if wide == 1:
+        yield from _ahead(read_and_work, bands, threads)
+    else:  # a band may be long: results on all of it would take as much memory again
+        space = Workspace()
+        for block in _ahead(read, bands, threads):
+            for part in _portions(block):
+                yield work(part, space)
+    clock.move(_file_s(slide) - before, "decode", "read")
 
 
 def _as_indices(wanted: NDArray[Any], count: int) -> Indices:
@@ -119,12 +157,21 @@ def _suitable_px(slide: PixelSource, grid: Grid) -> int:
     return grid.tile_px_level if slide.decodes_once and apart else BLOCK_PX
 
 
-def _bands(grid: Grid, indices: Indices, wide: int) -> list[Indices]:
-    """Cut the wanted tiles into bands: a few tiles, or whole rows if ``wide`` are read at once."""
+def _bands(
+    slide: PixelSource, grid: Grid, wanted: NDArray[Any], block_px: int | None
+) -> tuple[int, list[Indices]]:
+    """Return how many tiles are read side by side, and the wanted ones in bands of so many rows."""
+    wide = _tiles_along(grid, _suitable_px(slide, grid) if block_px is None else block_px)
+    indices = _as_indices(wanted, len(grid))
+    if wide > 1:
+        return wide, _row_bands(grid, indices, wide)
+    return wide, np.split(indices, range(GIVEN_OUT, len(indices), GIVEN_OUT)) * bool(len(indices))
+
+
+def _row_bands(grid: Grid, indices: Indices, wide: int) -> list[Indices]:
+    """Cut the wanted tiles into bands of whole tile rows that fit the block and the memory."""
     if not len(indices):
         return []
-    if wide == 1:
-        return np.split(indices, range(GIVEN_OUT, len(indices), GIVEN_OUT))
     rows = indices // grid.columns
     per_row = np.bincount(rows)
     most = max(1, BAND_BYTES // (3 * grid.tile_px**2))
@@ -144,48 +191,13 @@ def _tiles_along(grid: Grid, block_px: int) -> int:
     return max(1, (block_px - grid.tile_px_level) // grid.stride_px_level + 1)
 
 
-class _Memory:
-    """What bands are read into, used again and again: new memory costs more than copying.
-
-    Args:
-        grid: Of the tiles.
-        most: Tiles of the longest band; None gives each band memory of its own.
-    """
-
-    def __init__(self, grid: Grid, most: int | None) -> None:
-        self._tile = (grid.tile_px, grid.tile_px, 3)
-        self._bands: list[RgbTiles] = []
-        self._most = most
-        self._given = 0
-        self._window = np.empty(0, np.uint8)
-
-    def band(self, count: int) -> RgbTiles:
-        """Return (count, tile_px, tile_px, 3) to read a band into."""
-        if self._most is None:
-            return np.empty((count, *self._tile), np.uint8)
-        place = self._given % BANDS
-        self._given += 1
-        if place == len(self._bands):
-            self._bands.append(np.empty((self._most, *self._tile), np.uint8))
-        return self._bands[place][:count]
-
-    def window(self, height: int, width: int) -> RgbImage:
-        """Return (height, width, 3) to read a block into."""
-        size = height * width * 3
-        if self._window.size < size:
-            self._window = np.empty(size, np.uint8)
-        return self._window[:size].reshape(height, width, 3)
-
-
 def _read_band(
-    slide: PixelSource, grid: Grid, band: Indices, wide: int, memory: _Memory, watch: Stopwatch
+    slide: PixelSource, grid: Grid, band: Indices, wide: int, space: Workspace, watch: Stopwatch
 ) -> Block:
-    tiles = memory.band(len(band))
-    before = _file_s(slide)
+    tiles = space.array("tiles", len(band), grid.tile_px, grid.tile_px, 3)
     with watch.phase("decode"):
         read = _read_singly if wide == 1 else partial(_read_windows, wide=wide)
-        resampling = read(slide, grid, band, memory, tiles)
-    watch.move(_file_s(slide) - before, "decode", "read")
+        resampling = read(slide, grid, band, space, tiles)
     watch.move(resampling, "decode", "resample")
     return Block(indices=band, tiles=tiles)
 
@@ -196,7 +208,7 @@ def _file_s(slide: PixelSource) -> float:
 
 
 def _read_singly(
-    slide: PixelSource, grid: Grid, band: Indices, memory: _Memory, tiles: RgbTiles
+    slide: PixelSource, grid: Grid, band: Indices, space: Workspace, tiles: RgbTiles
 ) -> float:
     """Read one tile after the other; return the seconds spent on reducing them."""
     side, seconds = grid.tile_px_level, 0.0
@@ -204,7 +216,7 @@ def _read_singly(
         if side == grid.tile_px:
             _read_seen(slide, grid, x, y, tile)
             continue
-        pixels = memory.window(side, side)
+        pixels = space.array("window", side, side, 3)
         _read_seen(slide, grid, x, y, pixels)
         begun = time.perf_counter()
         _reduce(pixels, tile)
@@ -213,16 +225,15 @@ def _read_singly(
 
 
 def _read_windows(
-    slide: PixelSource, grid: Grid, band: Indices, memory: _Memory, tiles: RgbTiles, *, wide: int
+    slide: PixelSource, grid: Grid, band: Indices, space: Workspace, tiles: RgbTiles, *, wide: int
 ) -> float:
     """Read windows of many tiles; return the seconds spent on cutting and reducing them."""
     side, stride, seconds = grid.tile_px_level, grid.stride_px_level, 0.0
     rows, columns = np.divmod(band, grid.columns)
     for window in _windows(rows, columns, wide):
-        pixels = memory.window(
-            (window.row_end - window.row - 1) * stride + side,
-            (window.column_end - window.column - 1) * stride + side,
-        )
+        height = (window.row_end - window.row - 1) * stride + side
+        width = (window.column_end - window.column - 1) * stride + side
+        pixels = space.array("window", height, width, 3)
         x = grid.area_level.x + window.column * stride
         y = grid.area_level.y + window.row * stride
         _read_seen(slide, grid, x, y, pixels)
@@ -282,13 +293,31 @@ def _portions(block: Block) -> Iterator[Block]:
         yield Block(indices=block.indices[part], tiles=block.tiles[part])
 
 
-def _ahead(read: Callable[[Indices], Block], bands: Sequence[Indices]) -> Iterator[Block]:
-    """Map ``read`` over ``bands``, one ahead of the caller in a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-blocks") as pool:
-        coming: deque[Future[Block]] = deque()
+def _ahead(
+    make: Callable[[Indices, Workspace], Made], bands: Sequence[Indices], threads: int
+) -> Iterator[Made]:
+    """Map ``make`` over ``bands`` in threads, in order, so many bands ahead of the caller."""
+    if not threads:
+        space = Workspace()
+        yield from (make(band, space) for band in bands)
+        return
+    free = deque(Workspace() for _ in range(threads + 1))  # one holds what the caller has
+    coming: deque[tuple[Future[Made], Workspace]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read-blocks")
+    try:
         for band in bands:
-            coming.append(pool.submit(read, band))
-            if len(coming) > 1:
-                yield coming.popleft().result()
+            space = free.popleft()
+            coming.append((pool.submit(make, band, space), space))
+            if not free:
+                yield from _next(coming, free)
         while coming:
-            yield coming.popleft().result()
+            yield from _next(coming, free)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _next(coming: deque[tuple[Future[Made], Workspace]], free: deque[Workspace]) -> Iterator[Made]:
+    """Yield what comes first; its workspace is free afterwards."""
+    future, space = coming.popleft()
+    yield future.result()
+    free.append(space)

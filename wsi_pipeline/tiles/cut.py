@@ -50,6 +50,7 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     thumbnail: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     watch: Stopwatch | None = None,
+    threads: int = 1,
 ) -> CutResult:
     """Cut a slide into normalised tiles and keep those that pass the rules.
 
@@ -63,6 +64,7 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
         thumbnail: Where the JPEG with the overlay goes; None writes none.
         provenance: Root attributes that the caller adds (slide digest, resolved config …).
         watch: Told where the time goes.
+        threads: That read and finish tiles beside the one that writes.
 
     Raises:
         SlideError: The slide cannot be opened or read, has no usable resolution, or no tissue.
@@ -87,7 +89,7 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
             codec=settings.codec,
         )
         with writer:
-            with closing(finish_tiles(slide, plan, fit, settings, tally)) as parts:
+            with closing(finish_tiles(slide, plan, fit, settings, tally, threads)) as parts:
                 coords, flagged = _append_all(writer, parts, tally)
             if thumbnail is not None:
                 with tally.watch.phase("thumbnail"):

@@ -3,20 +3,23 @@
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, fit_stain
-from wsi_pipeline.tiles.blocks import Block, Indices, read_blocks
+from wsi_pipeline.tiles.blocks import Block, Indices, map_blocks, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import FLAGS, FlagLimits, any_mark
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.tally import Tally
+from wsi_pipeline.tiles.workspace import Workspace
+from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.tissue import (
     background_fractions,
     blood_fractions,
@@ -29,6 +32,8 @@ from wsi_pipeline.tissue import (
     reduce_tiles,
 )
 from wsi_pipeline.types import Coords, RgbTiles
+
+Made = TypeVar("Made")
 
 SAMPLED_TILES: Final = 128
 SAMPLED_PIXELS: Final = 100_000
@@ -96,7 +101,8 @@ def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally
     wanted = np.flatnonzero(plan.wanted)
     chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
     few = len(wanted) <= HELD_TILES
-    blocks = list(_timed(_blocks(slide, plan, wanted if few else chosen, tally), tally))
+    needed = wanted if few else chosen
+    blocks = list(_timed(read_blocks(slide, plan.grid, needed, watch=tally.watch), tally))
     with tally.watch.phase("fit"):
         indices, tiles = _gather(blocks, chosen)
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
@@ -156,43 +162,40 @@ def _measure(tiles: RgbTiles, plan: SlidePlan, fit: SlideFit) -> dict[str, NDArr
 
 
 def finish_tiles(
-    slide: Slide, plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
+    slide: Slide,
+    plan: SlidePlan,
+    fit: SlideFit,
+    settings: CutSettings,
+    tally: Tally,
+    threads: int = 1,
 ) -> Generator[Finished]:
     """Yield normalised tiles that pass the rules, in canonical order; count the others.
+
+    Args:
+        slide: Opened.
+        plan: From :func:`survey_slide`.
+        fit: From :func:`fit_slide`.
+        settings: What is asked.
+        tally: Told the fates of tiles, and where the time goes.
+        threads: That read and finish tiles beside the caller.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
-    blocks: Iterable[Block] | None = fit.held
-    if blocks is None:
-        blocks = _timed(_blocks(slide, plan, plan.wanted, tally, reuse=True), tally)
-    memory = _Memory(settings.tile_px)
+
+    def finish(block: Block, space: Workspace) -> tuple[Finished, Counter[str]]:
+        return _finish(block, plan, fit, settings, tally.watch, space)
+
+    if fit.held is None:
+        done = map_blocks(slide, plan.grid, plan.wanted, finish, threads=threads, watch=tally.watch)
+    else:
+        done = map(partial(finish, space=Workspace()), fit.held)
     tally.counts["candidates"] += len(plan.grid)
     tally.counts["rejected_tissue"] += len(plan.grid) - int(plan.wanted.sum())
-    for block in blocks:
-        finished = _finish(block, plan, fit, settings, tally, memory)
+    for finished, fates in _timed(done, tally):
+        tally.counts.update(fates)
         if len(finished.coords):
             yield finished
-
-
-class _Memory:
-    """Arrays of tiles that every block uses again: new memory costs more than copying does."""
-
-    def __init__(self, tile_px: int) -> None:
-        self._tile = (tile_px, tile_px, 3)
-        self._arrays: dict[str, RgbTiles] = {}
-
-    def array(self, name: str, count: int) -> RgbTiles:
-        """Return (count, tile_px, tile_px, 3); the next call with this name gives the same."""
-        if name not in self._arrays or len(self._arrays[name]) < count:
-            self._arrays[name] = np.empty((count, *self._tile), np.uint8)
-        return self._arrays[name][:count]
-
-    def taken(self, name: str, tiles: RgbTiles, places: Indices) -> RgbTiles:
-        """Return the tiles at ``places``, ascending; the very tiles, if those are all."""
-        if len(places) == len(tiles):
-            return tiles
-        return np.take(tiles, places, axis=0, out=self.array(name, len(places)), mode="clip")
 
 
 def _finish(
@@ -200,23 +203,24 @@ def _finish(
     plan: SlidePlan,
     fit: SlideFit,
     settings: CutSettings,
-    tally: Tally,
-    memory: _Memory,
-) -> Finished:
-    with tally.watch.phase("normalise"):
+    watch: Stopwatch,
+    space: Workspace,
+) -> tuple[Finished, Counter[str]]:
+    """Normalise and judge tiles; also return how many met which fate."""
+    with watch.phase("normalise"):
         clean = denoise_tiles(block.tiles, settings.denoise, settings.denoise_radius_px)
-        tiles = fit.stain.apply(clean, memory.array("normalised", len(clean)))
-    with tally.watch.phase("judge"):
+        tiles = fit.stain.apply(clean, space.array("normalised", *clean.shape))
+    with watch.phase("judge"):
         background = _background(tiles, plan, fit.background_level, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        columns = _measure(memory.taken("full", block.tiles, full), plan, fit)
+        columns = _measure(space.taken("full", block.tiles, full), plan, fit)
         marks = fit.limits.marks(columns)
-        kept = _count_fates(marks, fit.drop, tally.counts)
-    tally.counts["rejected_background"] += len(background) - len(full)
+        kept, fates = _fates(marks, fit.drop)
+    fates["rejected_background"] = len(background) - len(full)
     places = full[kept]
     indices = block.indices[places]
-    return Finished(
-        tiles=memory.taken("kept", tiles, places),
+    finished = Finished(
+        tiles=space.taken("kept", tiles, places),
         coords=plan.grid.coords(indices),
         columns={
             "tissue_fraction": plan.tissue_fraction[indices],
@@ -226,6 +230,7 @@ def _finish(
         },
         flagged=any_mark(marks, FLAGS)[kept],
     )
+    return finished, fates
 
 
 def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.float32]]:
@@ -272,10 +277,11 @@ def _averaged(tiles: RgbTiles, plan: SlidePlan, side_um: float) -> RgbTiles:
     return reduce_tiles(tiles, (max(1, cells), max(1, cells)))
 
 
-def _count_fates(
-    marks: Mapping[str, NDArray[np.bool_]], drop: Sequence[str], counts: Counter[str]
-) -> NDArray[np.bool_]:
-    """Return which tiles are kept; a tile counts under the first flag that drops it."""
+def _fates(
+    marks: Mapping[str, NDArray[np.bool_]], drop: Sequence[str]
+) -> tuple[NDArray[np.bool_], Counter[str]]:
+    """Return which tiles are kept, and counts; a tile counts under the first flag that drops it."""
+    counts: Counter[str] = Counter()
     kept = np.ones(len(marks["pen"]), np.bool_)
     for name in drop:
         counts[f"rejected_{name}"] += int((kept & marks[name]).sum())
@@ -283,17 +289,11 @@ def _count_fates(
     counts["kept"] += int(kept.sum())
     for name, mark in marks.items():
         counts[f"flagged_{name}"] += int((kept & mark).sum())
-    return kept
+    return kept, counts
 
 
-def _blocks(
-    slide: Slide, plan: SlidePlan, wanted: NDArray[Any], tally: Tally, *, reuse: bool = False
-) -> Iterator[Block]:
-    return read_blocks(slide, plan.grid, wanted, reuse=reuse, watch=tally.watch)
-
-
-def _timed(blocks: Iterator[Block], tally: Tally) -> Iterator[Block]:
-    """Pass blocks on and note how long the caller had to wait for them."""
+def _timed(blocks: Iterator[Made], tally: Tally) -> Iterator[Made]:
+    """Pass on what threads make and note how long the caller had to wait for it."""
     while True:
         with tally.watch.phase("wait"):
             block = next(blocks, None)
