@@ -3,27 +3,22 @@
 python -m benchmarks.tile [--stain] [--pixels SLIDE] [--peers FOLDER]
 """
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import cv2
-import imagecodecs
 import numpy as np
-import simplejpeg
-import tifffile
 
 from benchmarks.contest import ENVIRONMENTS, Ran, Ready, peers_for, run_peer, willing
 from benchmarks.environments import Task
+from benchmarks.floor import floor_rate
 from benchmarks.measure import Table, arguments, interleave, write_tables
-from benchmarks.slides import TILE_PX, Scan, read_patch, write_scan
-from wsi_pipeline.stain import fit_stain, sample_pixels
+from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.tiles import find_store, open_tiles
 
 OURS: Final = "wsi_pipeline"
@@ -55,7 +50,7 @@ def main() -> None:
         contestants = {ready.peer.name: once(ready) for ready in able}
         contestants[OURS] = lambda: _ours(folder, "jpeg", stain=given.stain)
         contestants[LOSSLESS] = lambda: _ours(folder, "zstd", stain=given.stain)
-        contestants[FLOOR] = lambda: _floor(slide, stain=given.stain)
+        contestants[FLOOR] = lambda: floor_rate(slide, stain=given.stain)
         rates = interleave(contestants, given.rounds)
     fastest = max(
         (ready.peer.name for ready in able), key=lambda peer: np.median(rates[peer]), default=OURS
@@ -93,48 +88,6 @@ def _ours(folder: Path, codec: str, *, stain: bool) -> float:
     count = 0 if store is None else len(open_tiles(store))
     shutil.rmtree(run)
     return count / seconds
-
-
-def _floor(path: Path, *, stain: bool) -> float:
-    """Return the rate of bare decoding, averaging, normalising and packing, on all cores at once.
-
-    The steps run one by one on one core, on memory that is warm, without finding tissue, judging
-    tiles, or writing.
-    """
-    cv2.setNumThreads(1)
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        places = np.argsort(page.databytecounts, kind="stable")[-400:]
-        stored = [_bytes(path, page.dataoffsets[i], page.databytecounts[i]) for i in places]
-    native = [simplejpeg.decode_jpeg(data, "RGB") for data in stored]
-    whole = np.tile(native[0], (2, 2, 1))
-    tiles = np.stack(
-        [cv2.resize(np.tile(tile, (2, 2, 1)), (TILE_PX, TILE_PX)) for tile in native[:64]]
-    )
-    out = np.empty_like(tiles)
-    seconds = 4 * _each(stored, lambda data: simplejpeg.decode_jpeg(data, "RGB"))
-    seconds += _each(
-        range(64), lambda _: cv2.resize(whole, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
-    )
-    if stain:
-        transform = fit_stain("macenko", sample_pixels(tiles))
-        seconds += _each([None] * 5, lambda _: transform.apply(tiles, out)) / len(tiles)
-    seconds += _each(list(tiles), lambda tile: imagecodecs.jpeg8_encode(tile, level=90))
-    return (os.cpu_count() or 1) / seconds
-
-
-def _bytes(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
-
-
-def _each(things: Sequence[Any], work: Callable[[Any], object]) -> float:
-    """Return the processor seconds that one of the things takes."""
-    begun = time.process_time()
-    for thing in things:
-        work(thing)
-    return (time.process_time() - begun) / len(things)
 
 
 if __name__ == "__main__":
