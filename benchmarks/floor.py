@@ -25,7 +25,7 @@ FACTOR: Final = 2  # native pixels per pixel, along a side
 Bytes = list[tuple[int, int]]
 
 
-def floor_rate(path: Path, *, stain: bool) -> float:
+def floor_rate(path: Path, *, stain: bool, cores: int | None = None) -> float:
     """Return tiles a second, every core at the same steps.
 
     They are: read and decode four native tiles, average them to one, normalise, pack as JPEG,
@@ -35,9 +35,10 @@ def floor_rate(path: Path, *, stain: bool) -> float:
     Args:
         path: A scan, see ``write_scan``.
         stain: Whether tiles are normalised.
+        cores: How many; None takes all.
     """
     cv2.setNumThreads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores = cores or len(os.sched_getaffinity(0))
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         tissue = np.flatnonzero(np.array(page.databytecounts) > 2 * min(page.databytecounts))

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.floor import floor_rate
 from benchmarks.measure import Table, arguments, interleave, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.tiles import open_tiles
@@ -17,7 +18,8 @@ from wsi_pipeline.types import RgbImage
 
 SHARE = 0.7
 COUNTS = (1_000, 3_000, 10_000, 30_000, 100_000)
-SLIDES = 4  # for two workers
+SLIDES = 8  # for two workers, of which each has half
+SIDE = 24_576  # of those
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -56,23 +58,28 @@ def _by_area(patch: RgbImage) -> Table:
 
 
 def _by_workers(patch: RgbImage, rounds: int) -> Table:
-    scans = [Scan(side=16_384, tissue=SHARE)] * SLIDES
+    scan = Scan(side=SIDE, tissue=SHARE)
 
     def rate(workers: int, cores: int) -> float:
-        tiles, seconds = _run(patch, scans, workers=workers, cores=cores)
+        tiles, seconds = _run(patch, [scan] * SLIDES, workers=workers, cores=cores)
         return tiles / seconds
 
-    rates = interleave(
-        {
-            "one worker, one core": lambda: rate(1, 1),
-            "one worker, two cores": lambda: rate(1, 2),
-            "two workers, two cores": lambda: rate(2, 2),
-        },
-        rounds,
-    )
+    with tempfile.TemporaryDirectory() as name:
+        path = write_scan(Path(name) / "scan.svs", scan, patch)
+        rates = interleave(
+            {
+                "one worker, one core": lambda: rate(1, 1),
+                "one worker, two cores": lambda: rate(1, 2),
+                "two workers, two cores": lambda: rate(2, 2),
+                "floor: the bare steps on one core": lambda: floor_rate(path, stain=True, cores=1),
+                "floor: on two cores": lambda: floor_rate(path, stain=True, cores=2),
+            },
+            rounds,
+        )
     return Table(
         name="scaling-workers", title="Tile stage by workers", unit="tiles/s", rates=rates,
-        notes=(f"{SLIDES} slides, the start of the processes included",), ours=tuple(rates),
+        notes=(f"{SLIDES} slides, the start of the processes included",),
+        ours=tuple(name for name in rates if "worker" in name),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Tiles: where they lie on a slide, how they are cut, and the stores that keep them."""
 
-from wsi_pipeline.tiles.blocks import Block, read_blocks
+from wsi_pipeline.tiles.blocks import Block, map_blocks, read_blocks
 from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.cut import CutResult, cut_slide
 from wsi_pipeline.tiles.grid import Grid, plan_grid
@@ -30,6 +30,7 @@ __all__ = [
     "open_tiles",
     "plan_grid",
     "plan_slide",
+    "map_blocks",
     "read_blocks",
     "verify_tiles",
 ]
