@@ -27,10 +27,10 @@ __all__ = [
     "create_tiles",
     "cut_slide",
     "find_store",
+    "map_blocks",
     "open_tiles",
     "plan_grid",
     "plan_slide",
-    "map_blocks",
     "read_blocks",
     "verify_tiles",
 ]
