@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import openslide
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tissue import TISSUE_METHODS, find_tissue
@@ -255,3 +257,17 @@ def test_real_fields_without_tissue(data_dir: Path, name: str) -> None:
     assert bgr is not None
     rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     assert find_tissue(rgb, um_per_px=None).mask.mean() < 0.002
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 200))
+def test_glass_is_the_commonest_bright_and_nearly_colourless_value(seed: int, least: int) -> None:
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(least, 256, (40, 30, 3), dtype=np.uint8)
+    rgb[:25] = np.clip(rng.integers(180, 200) + rng.integers(-6, 7, (25, 30, 3)), 0, 255)
+    pixels = rgb.reshape(-1, 3).astype(int)
+    highest, lowest = pixels.max(axis=1), pixels.min(axis=1)
+    glass = pixels[(lowest >= 150) & (highest - lowest <= 0.08 * highest) & (lowest < 254)]
+    expected = [np.bincount(glass[:, channel]).argmax() for channel in range(3)]
+    found, seen = background_colour(rgb)
+    assert seen
+    assert found.tolist() == expected

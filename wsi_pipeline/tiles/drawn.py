@@ -15,6 +15,7 @@ from wsi_pipeline.slides import LowImage, SlideInfo
 from wsi_pipeline.tiles.grid import Grid
 from wsi_pipeline.tissue import Annotation, Tissue, annotated_mask, read_annotations, tile_labels
 from wsi_pipeline.tissue.annotations import EXCLUDE
+from wsi_pipeline.tissue.methods import background_colour
 from wsi_pipeline.types import Mask
 
 NO_CLASS: Final = -1
@@ -105,7 +106,10 @@ def corrected_tissue(info: SlideInfo, overview: LowImage, drawn: Drawn | None) -
         raise SlideError(f"{drawn.mask}: no tissue is drawn in it; remove it to have it computed")
     mask = _raster(regions, overview)
     flags = ("drawn_mask",) if mask.any() else ("drawn_mask", "no_tissue")
-    return Tissue(mask=mask, method="drawn", thresholds=MappingProxyType({}), flags=flags)
+    glass = background_colour(overview.rgb)[0]
+    return Tissue(
+        mask=mask, method="drawn", thresholds=MappingProxyType({}), glass=glass, flags=flags
+    )
 
 
 def allowed(regions: Sequence[Annotation], overview: LowImage, drawn: Drawn | None) -> Mask:

@@ -19,7 +19,6 @@ from wsi_pipeline.tiles.grid import Grid, coarsest_level, plan_grid
 from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
 from wsi_pipeline.tiles.straighten import can_turn
 from wsi_pipeline.tissue import Annotation, Tissue, find_tissue, tissue_fractions
-from wsi_pipeline.tissue.methods import background_colour
 from wsi_pipeline.types import Mask, Region
 
 PICTURE_PX: Final = 900  # least length of the thumbnail's longest side, where the slide has it
@@ -106,7 +105,7 @@ def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
         picture=picture,
         tissue=tissue,
         tissue_downsample=overview.downsample,
-        glass=np.rint(background_colour(overview.rgb)[0]).astype(np.uint8),
+        glass=np.rint(tissue.glass).astype(np.uint8),
         grid=grid,
         tissue_fraction=fraction,
         wanted=(fraction >= settings.min_tissue_fraction) & (fraction > 0),

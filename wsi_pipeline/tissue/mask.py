@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tissue.ink import disc, find_ink
@@ -29,6 +30,7 @@ class Tissue:
         mask: (H, W) bool.
         method: Name of the method that found it.
         thresholds: What was applied, and Otsu's own cut where it was moved into its bounds.
+        glass: (3,) float64, the colour of empty glass; (255, 255, 255) where none was seen.
         flags: ``no_tissue``, ``all_tissue``, ``no_background`` (no glass to measure white on),
             ``ink`` (marker ink was found and excluded).
     """
@@ -36,6 +38,7 @@ class Tissue:
     mask: Mask
     method: str
     thresholds: Mapping[str, float]
+    glass: NDArray[np.float64]
     flags: tuple[str, ...]
 
 
@@ -74,6 +77,7 @@ def find_tissue(
         mask=mask,
         method=method,
         thresholds=MappingProxyType(dict(proposal.thresholds)),
+        glass=view.glass,
         flags=_flags(mask, ink, view.has_glass),
     )
 

@@ -3,12 +3,13 @@
 A method is a function of an `Appearance`; to add one, write it and name it in ``TISSUE_METHODS``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from wsi_pipeline.types import Mask, RgbImage
@@ -33,13 +34,15 @@ class Appearance:
         density: (H, W) float32, mean optical density of the channels against glass, at most 1.
         stain_like: (H, W) bool, neither grey nor green at whatever density.
         ink: (H, W) bool, marker ink.
-        has_glass: Whether empty glass was seen; if not, white is taken as (255, 255, 255).
+        glass: (3,) float64, the colour of empty glass; (255, 255, 255) where none was seen.
+        has_glass: Whether it was.
     """
 
     saturation: NDArray[np.float32]
     density: NDArray[np.float32]
     stain_like: Mask
     ink: Mask
+    glass: NDArray[np.float64]
     has_glass: bool
 
 
@@ -61,9 +64,9 @@ def appearance(rgb: RgbImage, ink: Mask) -> Appearance:
         rgb: (H, W, 3) uint8.
         ink: (H, W) bool.
     """
-    white, has_glass = background_colour(rgb)
+    glass, has_glass = background_colour(rgb)
     smooth = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 1.0), dtype=np.uint8)
-    levels = np.arange(256)[:, None] / np.maximum(white, 1)
+    levels = np.arange(256)[:, None] / np.maximum(glass, 1)
     balanced = cv2.LUT(smooth, np.round(np.minimum(levels, 1) * 255).astype(np.uint8)[None])
     densities = -np.log10(np.clip(levels, 0.1, 1)).astype(np.float32) / 3
     density = cv2.transform(cv2.LUT(smooth, densities[None]), np.ones((1, 3)))
@@ -73,6 +76,7 @@ def appearance(rgb: RgbImage, ink: Mask) -> Appearance:
         density=np.asarray(density).astype(np.float32),
         stain_like=_stain_like(np.asarray(balanced, dtype=np.uint8)),
         ink=ink,
+        glass=glass,
         has_glass=has_glass,
     )
 
@@ -89,14 +93,26 @@ def background_colour(rgb: RgbImage) -> tuple[NDArray[np.float64], bool]:
     Returns:
         (3,) float64, and whether at least 1 % of the image looked like glass (else plain white).
     """
-    highest, lowest = rgb.max(axis=2), rgb.min(axis=2)
-    glass = (lowest >= 150) & (highest - lowest <= 0.08 * highest)
+    channels = cv2.split(rgb)
+    highest, lowest = _extremes(channels)
+    nearly_colourless = (np.arange(256) * 0.08).astype(
+        np.uint8
+    )  # the most that channels may differ
+    glass = (lowest >= 150) & (highest - lowest <= nearly_colourless[highest])
     scanned = glass & (lowest < 254)
     chosen = scanned if scanned.mean() >= 0.01 else glass
     if chosen.mean() < 0.01:
         return np.full(3, 255.0), False
-    counts = [np.bincount(rgb[..., c][chosen], minlength=256) for c in range(3)]
+    where = chosen.view(np.uint8)
+    counts = [cv2.calcHist([channel], [0], where, [256], [0, 256]) for channel in channels]
     return np.array([np.argmax(c) for c in counts], dtype=np.float64), True
+
+
+def _extremes(channels: Sequence[MatLike]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The highest and the lowest of three channels, (H, W) each."""
+    red, green, blue = channels
+    highest = np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
+    return highest, np.asarray(cv2.min(cv2.min(red, green), blue), np.uint8)
 
 
 def otsu_threshold(values: NDArray[np.float32]) -> float:
@@ -155,11 +171,11 @@ TISSUE_METHODS: Mapping[str, TissueMethod] = MappingProxyType(
 
 
 def _stain_like(balanced: RgbImage) -> Mask:
-    red, green, blue = cv2.split(balanced)
-    highest = np.asarray(cv2.max(red, blue), dtype=np.float32)
-    lowest = np.asarray(cv2.min(cv2.min(red, green), blue), dtype=np.float32)
-    is_green = np.asarray(green) >= highest
-    return np.asarray((highest - lowest > COLOUR_SHARE * (255 - lowest)) & ~is_green, dtype=bool)
+    channels = cv2.split(balanced)
+    highest, lowest = _extremes(channels)
+    coloured = (COLOUR_SHARE * (255 - np.arange(256, dtype=np.float32))).astype(np.uint8)
+    is_green = np.asarray(channels[1]) == highest
+    return np.asarray((highest - lowest > coloured[lowest]) & ~is_green, dtype=bool)
 
 
 def _hysteresis(seeds: Mask, weak: Mask) -> Mask:
