@@ -113,7 +113,7 @@ class SlideTiles:
         opened = open_slide(self._path, self._reader, modality=asked.modality, icc=asked.icc)
         with straighten(opened, asked) as slide:
             plan = plan_slide(slide, self._settings)
-            fit = fit_slide(slide, plan, self._settings, tally)
+            fit = fit_slide(slide, plan, asked, tally, self._threads)
             for finished in finish_tiles(slide, plan, fit, asked, tally, self._threads):
                 parts.append(finished.coords)
                 kept = kept_mask(finished.coords, self._dropped)

@@ -81,7 +81,7 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
         if thumbnail is not None and not plan.wanted.any():
             write_thumbnail(thumbnail, plan, NO_COORDS, NO_MARKS)
         require_tissue(slide.info.path, plan, settings)
-        fit = fit_slide(slide, plan, settings, tally)
+        fit = fit_slide(slide, plan, settings, tally, threads)
         writer = create_tiles(
             store,
             tile_px=settings.tile_px,

@@ -88,10 +88,12 @@ class Finished:
     flagged: NDArray[np.bool_]
 
 
-def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally) -> SlideFit:
+def fit_slide(
+    slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally, threads: int = 1
+) -> SlideFit:
     """Fit the stain, the focus floor and the slide's own fold and blood thresholds on a sample.
 
-    The sample are tiles drawn at random from the wanted ones.
+    The sample are tiles drawn at random from the wanted ones; ``threads`` read them.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
@@ -102,7 +104,8 @@ def fit_slide(slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally
     chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
     few = len(wanted) <= HELD_TILES
     needed = wanted if few else chosen
-    blocks = list(_timed(read_blocks(slide, plan.grid, needed, watch=tally.watch), tally))
+    sample = read_blocks(slide, plan.grid, needed, threads=threads, watch=tally.watch)
+    blocks = list(_timed(sample, tally))
     with tally.watch.phase("fit"):
         indices, tiles = _gather(blocks, chosen)
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)

@@ -53,21 +53,22 @@ def draw_overlay(
 
 def _faded(rgb: RgbImage, mask: Mask) -> RgbImage:
     pale = cv2.addWeighted(rgb, 0.6, np.full_like(rgb, 255), 0.4, 0)
-    return np.where(mask[..., None], rgb, pale).astype(np.uint8)
+    return np.asarray(cv2.copyTo(rgb, mask.view(np.uint8), pale), np.uint8)
 
 
 def _tiles(
     rgb: RgbImage, boxes: NDArray[np.float64], colour: tuple[int, int, int], fill: float
 ) -> RgbImage:
     """Boxes with a light fill and a translucent edge; the edge is one pixel, drawn inside."""
-    filled, edged = rgb.copy(), rgb.copy()
+    if not len(boxes):
+        return rgb
+    filled, edges = rgb.copy(), np.zeros(rgb.shape[:2], np.uint8)
     for x0, y0, x1, y1 in np.round(boxes).astype(int):
         corner = (max(x1 - 1, x0), max(y1 - 1, y0))
         cv2.rectangle(filled, (x0, y0), corner, colour, cv2.FILLED)
-        cv2.rectangle(edged, (x0, y0), corner, colour, 1)
-    canvas = cv2.addWeighted(filled, fill, rgb, 1 - fill, 0) if fill else rgb
-    changed = (edged != rgb).any(axis=2)
-    side = float(np.median(boxes[:, 2] - boxes[:, 0])) if len(boxes) else 1.0
+        cv2.rectangle(edges, (x0, y0), corner, 1, 1)
+    canvas = cv2.addWeighted(filled, fill, rgb, 1 - fill, 0) if fill else rgb.copy()
+    side = float(np.median(boxes[:, 2] - boxes[:, 0]))
     strength = (0.75 if fill else 0.45) * min(max(side / 16, 0.4), 1)  # no blue wall of tiny tiles
-    blended = cv2.addWeighted(edged, strength, canvas, 1 - strength, 0)
-    return np.where(changed[..., None], blended, canvas).astype(np.uint8)
+    inked = cv2.addWeighted(np.full_like(rgb, colour), strength, canvas, 1 - strength, 0)
+    return np.asarray(cv2.copyTo(inked, edges, canvas), np.uint8)
