@@ -29,6 +29,7 @@ from wsi_pipeline.tissue import (
     focus,
     fold_fractions,
     fold_threshold,
+    glance,
     reduce_tiles,
 )
 from wsi_pipeline.types import Coords, RgbTiles
@@ -147,17 +148,20 @@ def _keep_enough(
     """Drop nothing if the sampled tiles say that it were too much."""
     if not len(tiles) or not fit.drop:
         return fit
-    lost = any_mark(fit.limits.marks(_measure(tiles, plan, fit)), fit.drop)
+    measures = _measure(tiles, np.arange(len(tiles)), plan, fit)
+    lost = any_mark(fit.limits.marks(measures), fit.drop)
     if lost.mean() > settings.max_dropped_fraction:
         return replace(fit, drop=(), flags=(TOO_MUCH_FLAGGED,))
     return fit
 
 
-def _measure(tiles: RgbTiles, plan: SlidePlan, fit: SlideFit) -> dict[str, NDArray[np.float32]]:
-    """Measure (n, tile_px, tile_px, 3) tiles as scanned; (n,) each."""
-    coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
+def _measure(
+    tiles: RgbTiles, places: Indices, plan: SlidePlan, fit: SlideFit
+) -> dict[str, NDArray[np.float32]]:
+    """Measure the tiles, as scanned, at (n,) places; (n,) each."""
+    sharpness, coarse = glance(tiles, places, plan.grid.effective_mpp)
     return {
-        "focus": focus(tiles),
+        "focus": sharpness,
         "pen_fraction": coarse_pen_fractions(coarse),
         "fold_fraction": fold_fractions(coarse, plan.glass, fit.fold_threshold),
         "blood_fraction": blood_fractions(coarse, plan.glass, fit.blood_threshold),
@@ -216,7 +220,7 @@ def _finish(
     with watch.phase("judge"):
         background = _background(tiles, plan, fit.background_level, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        columns = _measure(space.taken("full", block.tiles, full), plan, fit)
+        columns = _measure(block.tiles, full, plan, fit)
         marks = fit.limits.marks(columns)
         kept, fates = _fates(marks, fit.drop)
     fates["rejected_background"] = len(background) - len(full)

@@ -12,6 +12,7 @@ from wsi_pipeline.tissue.blood import blood_fractions, blood_threshold
 from wsi_pipeline.tissue.coarse import CoarseTiles, coarse_tiles, reduce_tiles
 from wsi_pipeline.tissue.folds import fold_fractions, fold_threshold
 from wsi_pipeline.tissue.fractions import tissue_fractions
+from wsi_pipeline.tissue.glance import glance
 from wsi_pipeline.tissue.mask import Tissue, find_tissue
 from wsi_pipeline.tissue.methods import TISSUE_METHODS
 from wsi_pipeline.tissue.overlay import draw_overlay
@@ -62,6 +63,7 @@ __all__ = [
     "focus",
     "fold_fractions",
     "fold_threshold",
+    "glance",
     "ink_fractions",
     "join_core_map",
     "pen_fractions",

@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.tissue.coarse import CoarseTiles
+from wsi_pipeline.tissue.coarse import CoarseTiles, Levels, density_levels, look_up, shares
+from wsi_pipeline.types import Mask
 
 OVER_EOSIN: Final = 1.25
 RATIO_BOUNDS: Final = (0.62, 0.75)  # a slide that is mostly blood must not make blood the norm
@@ -32,10 +33,12 @@ def blood_threshold(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> float:
         coarse: Tiles drawn at random from the slide.
         glass: (3,) uint8, colour of the slide's empty glass.
     """
-    density, reddish = _reddish(coarse, glass)
+    _, green, blue = coarse.planes
+    densities = density_levels(glass)
+    reddish = _reddish(coarse, _reddest(densities))
     if not reddish.any():
         return RATIO_BOUNDS[1]
-    ratio = np.median(density[reddish, 2] / density[reddish, 1])
+    ratio = np.median(densities[2, blue[reddish]] / densities[1, green[reddish]])
     return float(np.clip(OVER_EOSIN * ratio, *RATIO_BOUNDS))
 
 
@@ -52,15 +55,36 @@ def blood_fractions(
     Returns:
         (N,) float32 in [0, 1].
     """
-    density, reddish = _reddish(coarse, glass)
-    blood = reddish & (density[..., 2] > threshold * density[..., 1])
-    return np.asarray(blood.mean(axis=(1, 2)), dtype=np.float32)
+    densities = density_levels(glass)
+    reddest, bluest = _reddest(densities), _bluest(densities, threshold)
+
+    def blood(few: CoarseTiles) -> Mask:
+        _, green, blue = few.planes
+        return _reddish(few, reddest) & (blue < look_up(green, bluest))
+
+    return np.concatenate([shares(blood(few).view(np.uint8)) for few in coarse.handfuls()])
 
 
-def _reddish(
-    coarse: CoarseTiles, glass: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Optical density (N, h, w, 3), and which pixels let red through and hold green back."""
-    density = coarse.density(glass)
-    green = density[..., 1]
-    return density, (green > LEAST_GREEN) & (density[..., 0] < MOST_RED * green)
+def _reddish(coarse: CoarseTiles, reddest: Levels) -> Mask:
+    """(N, h, w) bool: which pixels let red through and hold green back."""
+    red, green, _ = coarse.planes
+    return np.asarray(red > look_up(green, reddest), np.bool_)
+
+
+# What depends on two grey levels of a pixel is asked once for each level of green, not per pixel.
+# Density falls as the level rises: the levels that pass lie beyond one of them.
+
+
+def _reddest(densities: NDArray[np.float32]) -> Levels:
+    """(256,) uint8: the level that red must exceed to be let through, for each level of green."""
+    red, green, _ = densities
+    passing = np.searchsorted(red[::-1], MOST_RED * green)
+    passing[green <= LEAST_GREEN] = 0
+    return np.asarray(255 - passing, np.uint8)
+
+
+def _bluest(densities: NDArray[np.float32], threshold: float) -> Levels:
+    """(256,) uint8: the level that blue must stay below on blood, for each level of green."""
+    _, green, blue = densities
+    passing = 256 - np.searchsorted(blue[::-1], threshold * green, side="right")
+    return np.asarray(np.minimum(passing, 255), np.uint8)

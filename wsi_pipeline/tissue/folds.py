@@ -34,13 +34,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.tissue.coarse import TISSUE_DENSITY, CoarseTiles
+from wsi_pipeline.tissue.coarse import (
+    TISSUE_DENSITY,
+    CoarseTiles,
+    Levels,
+    density_levels,
+    light_levels,
+    look_up,
+    shares,
+)
 from wsi_pipeline.tissue.ink import disc
+from wsi_pipeline.types import Mask
 
 FOLD_DEVIATIONS: Final = 3.0
 SMOOTH_UM: Final = 6.0  # about a nucleus: its contrast is averaged away
 LEAST_WIDTH_UM: Final = 12.0  # anything narrower is no fold
 LEAST_DEVIATION: Final = 0.03  # of a slide so even that any shade would stand out
+FEW_PX: Final = 16_384  # of which four float32 images stay in a core's cache
 NO_FOLDS: Final = 2.0  # above whatever saturation - intensity can reach
 
 
@@ -54,8 +64,8 @@ def fold_threshold(
         glass: (3,) uint8, colour of the slide's empty glass.
         deviations: Standard deviations (estimated from the median absolute one) over the median.
     """
-    tissue = coarse.density(glass).mean(axis=3) > TISSUE_DENSITY
-    values = _smooth(coarse, _difference(coarse.transmitted(glass)))[tissue]
+    darkness = _Darkness(coarse, glass)
+    values = np.concatenate([darkness(few)[_tissue(few, glass)] for few in coarse.handfuls(FEW_PX)])
     if not values.size:
         return NO_FOLDS
     median = float(np.median(values))
@@ -76,29 +86,63 @@ def fold_fractions(
     Returns:
         (N,) float32 in [0, 1].
     """
-    dark = _smooth(coarse, _difference(coarse.transmitted(glass))) > threshold
-    shares = np.zeros(len(dark), np.float32)
+    darkness = _Darkness(coarse, glass)
     element = disc(coarse.radius_px(LEAST_WIDTH_UM / 2))
-    for index in np.flatnonzero(dark.any(axis=(1, 2))):
-        ridge = cv2.morphologyEx(dark[index].astype(np.uint8), cv2.MORPH_OPEN, element)
-        shares[index] = ridge.mean()
-    return shares
+    dark = (darkness(few) > threshold for few in coarse.handfuls(FEW_PX))
+    return np.concatenate([shares(_opened(few.view(np.uint8), element)) for few in dark])
 
 
-def _difference(light: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Saturation − intensity of (N, h, w, 3), as in the HSI colour model; (N, h, w)."""
-    red, green, blue = light[..., 0], light[..., 1], light[..., 2]
-    intensity = (red + green + blue) / 3
-    least = np.minimum(np.minimum(red, green), blue)
-    return np.asarray(1 - least / intensity - intensity, dtype=np.float32)
+def _tissue(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> Mask:
+    """(N, h, w) bool: what is denser than glass."""
+    densities = map(look_up, coarse.planes, density_levels(glass))
+    return np.asarray(np.mean(list(densities), axis=0) > TISSUE_DENSITY, np.bool_)
 
 
-def _smooth(coarse: CoarseTiles, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blur each tile by itself."""
-    sigma = SMOOTH_UM / coarse.um_per_px
-    if sigma < 0.3:  # pixels are wider than what would be averaged
-        return values
-    out = np.empty_like(values)
-    for index, tile in enumerate(values):
-        out[index] = cv2.GaussianBlur(tile, (0, 0), sigma)
-    return out
+def _opened(masks: Levels, element: Levels) -> Levels:
+    """Keep of (N, h, w) masks, in place, what the structuring element fits into."""
+    for index in np.flatnonzero(masks.any(axis=(1, 2))):
+        masks[index] = cv2.morphologyEx(masks[index], cv2.MORPH_OPEN, element)
+    return masks
+
+
+class _Darkness:
+    """Saturation − intensity, as in the HSI colour model, smoothed on each tile by itself.
+
+    Works in memory of its own on a handful of tiles at a time.
+    """
+
+    def __init__(self, coarse: CoarseTiles, glass: NDArray[np.uint8]) -> None:
+        """Get ready for handfuls of these tiles."""
+        self._levels = light_levels(glass)
+        self._kernel = _gaussian(SMOOTH_UM / coarse.um_per_px)
+        self._memory = np.empty((4, *next(coarse.handfuls(FEW_PX)).rgb.shape[:3]), np.float32)
+
+    def __call__(self, few: CoarseTiles) -> NDArray[np.float32]:
+        """Return (n, h, w) float32, which the next call overwrites."""
+        red, green, blue, intensity = self._memory[:, : len(few.rgb)]
+        for plane, levels, light in zip(few.planes, self._levels, (red, green, blue), strict=True):
+            look_up(plane, levels, out=light)
+        np.add(red, green, out=intensity)
+        intensity += blue
+        intensity /= 3
+        least = np.minimum(np.minimum(red, green, out=red), blue, out=red)
+        least /= intensity
+        difference = np.subtract(1, least, out=least)
+        difference -= intensity
+        return self._smooth(difference, out=green)
+
+    def _smooth(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._kernel is None:
+            return values
+        for tile, smooth in zip(values, out, strict=True):
+            cv2.sepFilter2D(tile, cv2.CV_32F, self._kernel, self._kernel, dst=smooth)
+        return out
+
+
+def _gaussian(sigma: float) -> NDArray[np.float32] | None:
+    """The kernel that cv2.GaussianBlur makes anew every time; None if pixels are wider than it."""
+    if sigma < 0.3:
+        return None
+    return np.asarray(
+        cv2.getGaussianKernel(round(8 * sigma + 1) | 1, sigma, cv2.CV_32F), np.float32
+    )

@@ -11,7 +11,7 @@ cyan; 55 are more than 1 %, again nearly all skin. All seven fields with red or 
 marker exceed 5 % in some block of 128 px, and no block of eight fields without marker does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -19,7 +19,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.tissue.coarse import Levels, look_up
 from wsi_pipeline.types import Mask, RgbImage
+
+_LEVELS = np.arange(256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +40,22 @@ class InkRule:
     value: tuple[float, float] = (0, 1)
     max_chroma: float = 1
 
-    def matches(self, planes: NDArray[np.uint8]) -> Mask:
-        """Which pixels the rule covers.
-
-        Args:
-            planes: (H, W, 4) uint8 of hue (360° = 256), saturation, value and chroma.
-
-        Returns:
-            (H, W) bool.
-        """
+    def admitted(self) -> NDArray[np.bool_]:
+        """(4, 256): the levels of hue (360° = 256), saturation, value and chroma that may match."""
         first, last = (round(degrees / 360 * 255) for degrees in self.hue)
-        spans = [(first, last)] if first <= last else [(first, 255), (0, last)]
-        low = [round(255 * self.saturation[0]), round(255 * self.value[0]), 0]
-        high = [round(255 * x) for x in (self.saturation[1], self.value[1], self.max_chroma)]
-        found = np.zeros(planes.shape[:2], bool)
-        for h0, h1 in spans:
-            found |= cv2.inRange(planes, np.array([h0, *low]), np.array([h1, *high])) > 0
-        return found
+        hue = (first <= _LEVELS, last >= _LEVELS)
+        return np.stack([
+            hue[0] & hue[1] if first <= last else hue[0] | hue[1],
+            _between(self.saturation),
+            _between(self.value),
+            _between((0, self.max_chroma)),
+        ])  # fmt: skip
+
+
+def _between(bounds: tuple[float, float]) -> NDArray[np.bool_]:
+    """Which grey levels lie in a range of [0, 1]."""
+    low, high = (round(255 * bound) for bound in bounds)
+    return (low <= _LEVELS) & (high >= _LEVELS)
 
 
 RULES: Mapping[str, tuple[InkRule, ...]] = MappingProxyType(
@@ -79,17 +81,36 @@ _EDGES: Mapping[str, InkRule] = MappingProxyType(
 )
 
 
-def ink_masks(rgb: RgbImage) -> dict[str, Mask]:
-    """Pixels of each ink colour.
+def _tables(rules: Sequence[InkRule]) -> Levels:
+    """(4, 256) uint8: bit k of an entry is set where the k-th rule admits that level."""
+    bits = (1 << np.arange(len(rules)))[:, None, None]
+    admitted = bits * np.stack([rule.admitted() for rule in rules])
+    return np.asarray(admitted.sum(axis=0), np.uint8)
+
+
+_RULES = [(name, rule) for name, rules in RULES.items() for rule in rules]
+_RULE_TABLES = _tables([rule for _, rule in _RULES])
+_COLOUR_BITS = {
+    name: sum(1 << k for k, (of, _) in enumerate(_RULES) if of == name) for name in RULES
+}
+_EDGE_TABLES = {name: _tables([rule]) for name, rule in _EDGES.items()}
+
+
+def ink_marks(rgb: RgbImage) -> Levels:
+    """Which pixels are ink, and of which colours.
 
     Args:
         rgb: (H, W, 3) uint8.
 
     Returns:
-        ``red``, ``green``, ``blue`` and ``black``, each (H, W) bool.
+        (H, W) uint8, to be asked with :func:`of_colour`; 0 where there is no ink.
     """
-    planes = _planes(rgb)
-    return {name: _any(rules, planes) for name, rules in RULES.items()}
+    return _matched(_RULE_TABLES, _planes(rgb))
+
+
+def of_colour(marks: Levels, name: str) -> Mask:
+    """Which marks are ink of the colour ``name`` of ``RULES``; bool, their shape."""
+    return np.asarray(marks & _COLOUR_BITS[name] != 0, dtype=np.bool_)
 
 
 def find_ink(rgb: RgbImage, radius_px: int) -> Mask:
@@ -103,26 +124,31 @@ def find_ink(rgb: RgbImage, radius_px: int) -> Mask:
         (H, W) bool.
     """
     planes = _planes(rgb)
+    marks = _matched(_RULE_TABLES, planes)
     found = np.zeros(rgb.shape[:2], bool)
-    for name, rules in RULES.items():
-        core = _any(rules, planes).astype(np.uint8)
+    for name in RULES:
+        core = of_colour(marks, name).view(np.uint8)
         stroke = cv2.morphologyEx(core, cv2.MORPH_OPEN, disc(radius_px))
         if stroke.any():
             near = cv2.dilate(stroke, disc(radius_px)).astype(bool)
             far = cv2.dilate(stroke, disc(6 * radius_px)).astype(bool)
-            found |= near | (far & _EDGES[name].matches(planes))
+            found |= near | (far & (_matched(_EDGE_TABLES[name], planes) != 0))
     return found
 
 
-def _any(rules: tuple[InkRule, ...], planes: NDArray[np.uint8]) -> Mask:
-    return np.asarray(np.logical_or.reduce([rule.matches(planes) for rule in rules]), dtype=bool)
+def _matched(tables: Levels, planes: Sequence[Levels]) -> Levels:
+    """(H, W) uint8: bit k of a pixel is set where all four planes are admitted by the k-th rule."""
+    hue, *others = (look_up(plane, table) for plane, table in zip(planes, tables, strict=True))
+    for other in others:
+        hue &= other
+    return hue
 
 
-def _planes(rgb: RgbImage) -> NDArray[np.uint8]:
-    """Hue, saturation, value and chroma; (H, W, 4) uint8."""
-    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV_FULL)
-    chroma = cv2.multiply(hsv[..., 1], hsv[..., 2], scale=1 / 255)
-    return np.asarray(cv2.merge([*cv2.split(hsv), chroma]), dtype=np.uint8)
+def _planes(rgb: RgbImage) -> list[Levels]:
+    """Hue, saturation, value and chroma; (H, W) uint8 each."""
+    hue, saturation, value = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV_FULL))
+    chroma = cv2.multiply(saturation, value, scale=1 / 255)
+    return [np.asarray(plane, np.uint8) for plane in (hue, saturation, value, chroma)]
 
 
 def disc(radius_px: int) -> RgbImage:

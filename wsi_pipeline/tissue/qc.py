@@ -10,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.tissue.coarse import UNKNOWN_MPP, CoarseTiles, check_tiles, coarse_tiles
-from wsi_pipeline.tissue.ink import RULES, disc, ink_masks
-from wsi_pipeline.types import Mask, RgbTiles
+from wsi_pipeline.tissue.coarse import (
+    UNKNOWN_MPP,
+    CoarseTiles,
+    as_picture,
+    check_tiles,
+    coarse_tiles,
+    handfuls,
+    shares,
+)
+from wsi_pipeline.tissue.ink import RULES, disc, ink_marks, of_colour
+from wsi_pipeline.types import RgbImage, RgbTiles
 
 BACKGROUND_LEVEL = 220
+BLACK = list(RULES).index("black")
 BLACK_RADIUS_UM = 8.0  # half the width that black must have: nuclei and keratin are dark but narrow
 
 
@@ -41,13 +50,24 @@ def focus(tiles: RgbTiles) -> NDArray[np.float32]:
     Source: Pech-Pacheco et al., ICPR 2000.
     """
     check_tiles(tiles)
-    scores = np.zeros(len(tiles), np.float32)
-    for index, tile in enumerate(tiles):
-        grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
-        edges = cv2.Laplacian(grey, cv2.CV_16S, ksize=1)
+    sharpness = Sharpness((tiles.shape[2], tiles.shape[1]))
+    return np.array([sharpness(tile) for tile in tiles], np.float32)
+
+
+class Sharpness:
+    """The variance of a tile's Laplacian, computed in memory that is used again."""
+
+    def __init__(self, side: tuple[int, int]) -> None:
+        """Get ready for tiles of this (width, height)."""
+        self._grey = np.empty(side[::-1], np.uint8)
+        self._edges = np.empty(side[::-1], np.int16)
+
+    def __call__(self, tile: RgbImage) -> float:
+        grey, edges = self._grey, self._edges
+        cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY, dst=grey)
+        cv2.Laplacian(grey, cv2.CV_16S, dst=edges, ksize=1)
         mean = cv2.sumElems(edges)[0] / edges.size
-        scores[index] = cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - mean**2
-    return scores
+        return cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - mean**2
 
 
 def background_fractions(tiles: RgbTiles, threshold: int = BACKGROUND_LEVEL) -> NDArray[np.float32]:
@@ -70,8 +90,14 @@ def background_fractions(tiles: RgbTiles, threshold: int = BACKGROUND_LEVEL) -> 
     if not 0 <= threshold <= 255:
         raise ConfigError(f"The background threshold must lie in 0 to 255; got {threshold}.")
     low, high = np.full(3, threshold, np.float64), np.full(3, 255, np.float64)
-    counts = [cv2.countNonZero(cv2.inRange(tile, low, high)) for tile in tiles]
-    return np.asarray(np.array(counts) / (tiles.shape[1] * tiles.shape[2]), dtype=np.float32)
+    if not len(tiles):
+        return np.zeros(0, np.float32)
+
+    def bright(few: RgbTiles) -> NDArray[np.uint8]:
+        mask = np.asarray(cv2.inRange(as_picture(few), low, high), np.uint8)
+        return mask.reshape(few.shape[:3])
+
+    return np.concatenate([shares(bright(few)) for few in handfuls(tiles)])
 
 
 def ink_fractions(
@@ -120,20 +146,19 @@ def coarse_pen_fractions(coarse: CoarseTiles) -> NDArray[np.float32]:
 
 def _ink_shares(coarse: CoarseTiles) -> NDArray[np.float32]:
     """(N, colours) float32, columns in the order of ``RULES``."""
-    count, height, width, _ = coarse.rgb.shape
-    if not count:
-        return np.zeros((0, len(RULES)), np.float32)
-    # As one tall picture, whose pixels are judged one by one: a call for each tile would cost more.
-    masks = ink_masks(coarse.rgb.reshape(count * height, width, 3))
-    masks = {name: mask.reshape(count, height, width) for name, mask in masks.items()}
     element = disc(coarse.radius_px(BLACK_RADIUS_UM))
-    for index in np.flatnonzero(masks["black"].any(axis=(1, 2))):
-        masks["black"][index] = _broad(masks["black"][index], element)
-    shares = [mask.mean(axis=(1, 2), dtype=np.float32) for mask in masks.values()]
-    return np.stack(shares, axis=1)
+    return np.concatenate([_shares_of_few(few.rgb, element) for few in coarse.handfuls()])
 
 
-def _broad(mask: Mask, element: NDArray[np.uint8]) -> Mask:
-    """Keep what the structuring element fits into."""
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, element)
-    return np.asarray(opened, dtype=np.bool_)
+def _shares_of_few(tiles: RgbTiles, element: NDArray[np.uint8]) -> NDArray[np.float32]:
+    found = np.zeros((len(tiles), len(RULES)), np.float32)
+    if not len(tiles):
+        return found
+    # As one picture, whose pixels are judged one by one: a call for each tile would cost more.
+    marks = ink_marks(as_picture(tiles)).reshape(tiles.shape[:3])
+    for index in np.flatnonzero(marks.any(axis=(1, 2))):
+        masks = np.stack([of_colour(marks[index], name).view(np.uint8) for name in RULES])
+        if masks[BLACK].any():
+            masks[BLACK] = cv2.morphologyEx(masks[BLACK], cv2.MORPH_OPEN, element)
+        found[index] = shares(masks)
+    return found
