@@ -29,7 +29,7 @@ from wsi_pipeline.types import RgbImage, RgbTiles
 
 BLOCK_PX: Final = 1024  # small enough for a cache
 BAND_BYTES: Final = 128 << 20  # finished tiles of one band
-GIVEN_OUT: Final = 64  # tiles given out at once, at most: few enough for a cache
+GIVEN_OUT: Final = 32  # tiles given out at once, at most: few enough for a cache
 WHITE: Final = 255
 
 Indices = NDArray[np.int64]
