@@ -6,11 +6,13 @@ ISBI 2009.
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StainFitError
 from wsi_pipeline.stain.plausible import judge_he
+from wsi_pipeline.stain.ranks import Vector, at_ranks, span
 from wsi_pipeline.stain.stains import (
     MIN_STAIN_ANGLE_DEG,
     OPTICAL_DENSITY,
@@ -19,8 +21,6 @@ from wsi_pipeline.stain.stains import (
     angle_deg,
     unit_rows,
 )
-
-Vector = NDArray[np.float64]
 
 FEW_PIXELS = "too_few_tissue_pixels"
 PARALLEL = "near_parallel_stains"
@@ -91,9 +91,10 @@ def judged_fit(matrix: Matrix, density: Matrix, diagnostics: dict[str, float]) -
         diagnostics: numbers measured so far, carried over.
     """
     columns = np.ascontiguousarray(density.T)  # (3, P): NumPy is at its best along rows
-    solved = np.linalg.solve(matrix @ matrix.T, matrix @ columns)
-    concentrations = np.asarray(solved, np.float64)  # (2, P)
-    residual = columns - matrix.T @ concentrations
+    unmix = np.linalg.solve(matrix @ matrix.T, matrix)  # (2, 3), small: not for each pixel
+    concentrations = np.asarray(unmix @ columns, np.float64)  # (2, P)
+    residual = matrix.T @ concentrations
+    residual -= columns
     verdict = judge_he(matrix, concentrations)
     unexplained = np.einsum("cp,cp->", residual, residual) / np.einsum("cp,cp->", columns, columns)
     numbers = {
@@ -120,44 +121,57 @@ def tissue_density(pixels: NDArray[np.uint8], beta: float) -> tuple[Matrix, floa
         raise StainFitError(
             f"Stain fitting needs (P, 3) uint8 pixels, not {pixels.shape} {pixels.dtype}."
         )
-    # All three channels are dense where the brightest is.
-    brightest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
     stained = (beta < OPTICAL_DENSITY) & (np.arange(256) > BLACK_LEVEL)
-    keep = stained[brightest]
-    fraction = float(keep.mean()) if len(pixels) else 0.0
-    return np.take(_DENSITY, np.compress(keep, pixels, axis=0)), fraction
+    if not len(pixels):
+        return np.empty((0, 3), np.float64), 0.0
+    planes = [np.asarray(plane, np.uint8) for plane in cv2.split(pixels.reshape(1, -1, 3))]
+    # All three channels are dense where the brightest is.
+    brightest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    keep = np.asarray(cv2.LUT(brightest, stained.view(np.uint8)))
+    places = np.flatnonzero(keep.view(np.bool_))
+    columns = np.empty((3, len(places)), np.float64)
+    if len(places):
+        for plane, column in zip(planes, columns, strict=True):
+            cv2.LUT(np.take(plane, places)[None], _DENSITY, dst=column[None])
+    return columns.T, len(places) / len(pixels)
 
 
 def _extreme_directions(density: Matrix, alpha: float) -> Matrix:
     """(2, 3) unit rows, H first: the angular extremes of the densities in their principal plane."""
     columns = np.ascontiguousarray(density.T)
-    centred = columns - columns.mean(axis=1, keepdims=True)
     # Not np.cov: a threaded BLAS sums in an order that depends on the machine's cores.
-    covariance = np.einsum("ip,jp->ij", centred, centred) / (len(density) - 1)
+    mean = columns.mean(axis=1, keepdims=True)
+    covariance = cv2.mulTransposed(columns, aTa=False, delta=mean, scale=1 / (len(density) - 1))
     _, vectors = np.linalg.eigh(covariance)
     plane = vectors[:, [2, 1]]
     # eigh leaves the sign open; densities are positive, so the plane's axes should be too.
     plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
     along, across = plane.T @ columns
-    low, high = _angle_percentiles(along, across, [alpha, 100.0 - alpha])
+    low, high = _angle_percentiles(along, across, alpha)
     pair = np.array([[np.cos(low), np.sin(low)], [np.cos(high), np.sin(high)]]) @ plane.T
     if pair[0, 0] < pair[1, 0]:
         pair = pair[::-1]
     return unit_rows(pair)
 
 
-def _angle_percentiles(along: Vector, across: Vector, asked: list[float]) -> Vector:
-    """Percentiles of the angles of vectors.
+def _angle_percentiles(along: Vector, across: Vector, alpha: float) -> tuple[float, float]:
+    """The ``alpha`` and ``100 - alpha`` percentiles of the angles of vectors.
 
     The tangent orders angles as they are ordered, and costs a tenth: only the few angles that the
     percentiles lie between are computed.
     """
     if not (along > 0).all():
-        return np.percentile(np.arctan2(across, along), asked)
+        low, high = np.percentile(np.arctan2(across, along), [alpha, 100.0 - alpha])
+        return float(low), float(high)
     tangents = across / along
-    places = np.array(asked) / 100 * (len(tangents) - 1)
-    below = np.floor(places).astype(np.int64)
-    above = np.minimum(below + 1, len(tangents) - 1)
-    tangents.partition([*below, *above])
-    first, second = np.arctan(tangents[below]), np.arctan(tangents[above])
-    return np.asarray(first + (places - below) * (second - first), np.float64)
+    below, above, share = span(len(tangents), alpha)
+    last = len(tangents) - 1
+    mirrored = [
+        last - below,
+        last - above,
+    ]  # ranks from the top, as below and above from the bottom
+    lowest = np.arctan(np.negative(at_ranks(-tangents, mirrored)))
+    highest = np.arctan(at_ranks(tangents, mirrored))
+    low = lowest[0] + share * (lowest[1] - lowest[0])
+    high = highest[0] + share * (highest[1] - highest[0])
+    return float(low), float(high)

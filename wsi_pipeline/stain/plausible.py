@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from wsi_pipeline.stain.ranks import upper_percentiles
 from wsi_pipeline.stain.stains import REFERENCE, Matrix, angle_deg
 
 NOT_HE = "not_he"
@@ -62,15 +61,15 @@ def judge_he(matrix: Matrix, concentrations: Matrix) -> Verdict:
     """
     haematoxylin, eosin = matrix
     green = max(float(eosin[1]), 1e-6)
-    high = np.percentile(concentrations, [90, 99], axis=1)
+    (_, h_p99), (e_p90, e_p99) = (upper_percentiles(row, [90, 99]) for row in concentrations)
     numbers = {
         "h_angle_deg": angle_deg(haematoxylin, REFERENCE.matrix[0]),
         "e_angle_deg": angle_deg(eosin, REFERENCE.matrix[1]),
         "e_red_to_green": float(eosin[0]) / green,
         "e_blue_to_green": float(eosin[2]) / green,
-        "e_red_density_p90": float(eosin[0] * high[0, 1]),
-        "h_concentration_p99": float(high[1, 0]),
-        "e_concentration_p99": float(high[1, 1]),
+        "e_red_density_p90": float(eosin[0]) * e_p90,
+        "h_concentration_p99": h_p99,
+        "e_concentration_p99": e_p99,
     }
     violet = (
         numbers["e_red_to_green"] > VIOLET_E_RED_TO_GREEN
@@ -82,6 +81,6 @@ def judge_he(matrix: Matrix, concentrations: Matrix) -> Verdict:
         or numbers["e_angle_deg"] > MAX_E_ANGLE_DEG
         or numbers["e_red_to_green"] > MAX_E_RED_TO_GREEN
         or numbers["e_blue_to_green"] > MAX_E_BLUE_TO_GREEN
-        or bool((high[1] <= 0).any())
+        or min(h_p99, e_p99) <= 0
     )
     return Verdict(flags=(NOT_HE,) if refused else (), diagnostics=numbers)
