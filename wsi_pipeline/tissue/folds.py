@@ -37,13 +37,12 @@ from numpy.typing import NDArray
 from wsi_pipeline.tissue.coarse import (
     TISSUE_DENSITY,
     CoarseTiles,
-    Levels,
     density_levels,
     light_levels,
     look_up,
     shares,
 )
-from wsi_pipeline.tissue.ink import disc
+from wsi_pipeline.tissue.ink import disc, opened
 from wsi_pipeline.types import Mask
 
 FOLD_DEVIATIONS: Final = 3.0
@@ -89,20 +88,13 @@ def fold_fractions(
     darkness = _Darkness(coarse, glass)
     element = disc(coarse.radius_px(LEAST_WIDTH_UM / 2))
     dark = (darkness(few) > threshold for few in coarse.handfuls(FEW_PX))
-    return np.concatenate([shares(_opened(few.view(np.uint8), element)) for few in dark])
+    return np.concatenate([shares(opened(few.view(np.uint8), element)) for few in dark])
 
 
 def _tissue(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> Mask:
     """(N, h, w) bool: what is denser than glass."""
     densities = map(look_up, coarse.planes, density_levels(glass))
     return np.asarray(np.mean(list(densities), axis=0) > TISSUE_DENSITY, np.bool_)
-
-
-def _opened(masks: Levels, element: Levels) -> Levels:
-    """Keep of (N, h, w) masks, in place, what the structuring element fits into."""
-    for index in np.flatnonzero(masks.any(axis=(1, 2))):
-        masks[index] = cv2.morphologyEx(masks[index], cv2.MORPH_OPEN, element)
-    return masks
 
 
 class _Darkness:

@@ -155,3 +155,10 @@ def disc(radius_px: int) -> RgbImage:
     """A round structuring element, (2r + 1, 2r + 1) uint8."""
     size = 2 * max(radius_px, 0) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), dtype=np.uint8)
+
+
+def opened(masks: Levels, element: Levels) -> Levels:
+    """Keep of (N, H, W) masks, in place, what the structuring element fits into."""
+    for index in np.flatnonzero(masks.any(axis=(1, 2))):
+        masks[index] = cv2.morphologyEx(masks[index], cv2.MORPH_OPEN, element)
+    return masks

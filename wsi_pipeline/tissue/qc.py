@@ -19,11 +19,10 @@ from wsi_pipeline.tissue.coarse import (
     handfuls,
     shares,
 )
-from wsi_pipeline.tissue.ink import RULES, disc, ink_marks, of_colour
+from wsi_pipeline.tissue.ink import RULES, disc, ink_marks, of_colour, opened
 from wsi_pipeline.types import RgbImage, RgbTiles
 
 BACKGROUND_LEVEL = 220
-BLACK = list(RULES).index("black")
 BLACK_RADIUS_UM = 8.0  # half the width that black must have: nuclei and keratin are dark but narrow
 
 
@@ -156,9 +155,8 @@ def _shares_of_few(tiles: RgbTiles, element: NDArray[np.uint8]) -> NDArray[np.fl
         return found
     # As one picture, whose pixels are judged one by one: a call for each tile would cost more.
     marks = ink_marks(as_picture(tiles)).reshape(tiles.shape[:3])
-    for index in np.flatnonzero(marks.any(axis=(1, 2))):
-        masks = np.stack([of_colour(marks[index], name).view(np.uint8) for name in RULES])
-        if masks[BLACK].any():
-            masks[BLACK] = cv2.morphologyEx(masks[BLACK], cv2.MORPH_OPEN, element)
-        found[index] = shares(masks)
+    for column, name in enumerate(RULES if marks.any() else ()):
+        masks = of_colour(marks, name).view(np.uint8)
+        if masks.any():
+            found[:, column] = shares(opened(masks, element) if name == "black" else masks)
     return found
