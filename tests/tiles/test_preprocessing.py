@@ -1,5 +1,7 @@
 """Noise filters, straightening and cropping: off unless asked, recorded, doing what they say."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,13 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tile import main
 from wsi_pipeline.tiles import CutSettings, TileStore, cut_slide, open_tiles
 from wsi_pipeline.tiles.denoise import denoise_tiles
+from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import tissue_tilt
+from wsi_pipeline.types import Region, RgbImage
 
 PLAIN = CutSettings(mpp_override=0.5, stain="none", max_background_fraction=1.0)
 
@@ -193,3 +198,23 @@ def test_filters_take_noise_away() -> None:
     grain = np.clip(clean + rng.normal(0, 12, clean.shape), 0, 255).astype(np.uint8)
     assert denoise_tiles(grain, "gaussian", 2).std() < grain.std() / 2
     assert denoise_tiles(grain, "none") is grain
+
+
+def test_threads_have_a_core_turned_once(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[tuple[int, ...]] = []
+    with open_slide(data_dir / "slides/CMU-1-Small-Region.svs") as slide:
+        read = slide.read
+
+        def slow_read(*asked: int) -> RgbImage:
+            reads.append(asked)
+            time.sleep(0.05)
+            return read(*asked)
+
+        monkeypatch.setattr(slide, "read", slow_read)
+        core = TurnedCore(slide, Region(x=600, y=700, width=500, height=500), 5.0)
+        with ThreadPoolExecutor(4) as pool:
+            parts = list(pool.map(lambda x: core.read(0, x, 800, 64, 64), range(620, 1020, 50)))
+        assert len(reads) == 1
+        assert all(
+            np.array_equal(parts[k], core.read(0, 620 + 50 * k, 800, 64, 64)) for k in (0, 7)
+        )

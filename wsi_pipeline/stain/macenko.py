@@ -166,10 +166,7 @@ def _angle_percentiles(along: Vector, across: Vector, alpha: float) -> tuple[flo
     tangents = across / along
     below, above, share = span(len(tangents), alpha)
     last = len(tangents) - 1
-    mirrored = [
-        last - below,
-        last - above,
-    ]  # ranks from the top, as below and above from the bottom
+    mirrored = [last - below, last - above]  # as far from the top as those are from the bottom
     lowest = np.arctan(np.negative(at_ranks(-tangents, mirrored)))
     highest = np.arctan(at_ranks(tangents, mirrored))
     low = lowest[0] + share * (lowest[1] - lowest[0])

@@ -5,6 +5,7 @@ the core's square and the circle inscribed in it are the same as before.
 """
 
 from dataclasses import replace
+from threading import Lock
 from typing import Any, Final
 
 import cv2
@@ -38,6 +39,7 @@ class TurnedCore(SlideReader):
         self._slide = slide
         self._area = _grown(region)
         self._levels: dict[int, tuple[RgbImage, int, int]] = {}
+        self._lock = Lock()
 
     def read_inside(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
         pixels, left, top = self._turned(level)
@@ -63,23 +65,27 @@ class TurnedCore(SlideReader):
 
     def _turned(self, level: int) -> tuple[RgbImage, int, int]:
         """Return a level's turned pixels and where their top-left corner lies on the level."""
-        if level not in self._levels:
-            downsample = self.info.level_downsamples[level]
-            x, y, width, height = (
-                round(value / downsample)
-                for value in (self._area.x, self._area.y, self._area.width, self._area.height)
-            )
-            pixels = self._slide.read(level, x, y, width, height)
-            matrix = self.matrix.copy()
-            # the same turn, from pixel centres of the picture read to pixel centres of itself
-            origin = (np.array([x, y]) + 0.5) * downsample
-            matrix[:, 2] = (self.matrix @ (*origin, 1) - origin) / downsample
-            turned = cv2.warpAffine(
-                pixels, matrix, (width, height), flags=cv2.INTER_CUBIC,
-                borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255),
-            )  # fmt: skip
-            self._levels[level] = np.asarray(turned, np.uint8), x, y
-        return self._levels[level]
+        with self._lock:  # threads that need the same level wait for the one that turns it
+            if level not in self._levels:
+                self._levels[level] = self._turn(level)
+            return self._levels[level]
+
+    def _turn(self, level: int) -> tuple[RgbImage, int, int]:
+        downsample = self.info.level_downsamples[level]
+        x, y, width, height = (
+            round(value / downsample)
+            for value in (self._area.x, self._area.y, self._area.width, self._area.height)
+        )
+        pixels = self._slide.read(level, x, y, width, height)
+        matrix = self.matrix.copy()
+        # the same turn, from pixel centres of the picture read to pixel centres of itself
+        origin = (np.array([x, y]) + 0.5) * downsample
+        matrix[:, 2] = (self.matrix @ (*origin, 1) - origin) / downsample
+        turned = cv2.warpAffine(
+            pixels, matrix, (width, height), flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255),
+        )  # fmt: skip
+        return np.asarray(turned, np.uint8), x, y
 
 
 def _grown(region: Region) -> Region:
