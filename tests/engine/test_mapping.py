@@ -58,6 +58,16 @@ def test_a_dead_worker_costs_its_slide_alone(tmp_path: Path) -> None:
     assert all(isinstance(fates[name], SlideDone) for name in "acdef")
 
 
+def test_a_worker_keeps_to_one_core_and_keeps_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    fate = run_all({"a": "environment"}, tmp_path, workers=1)["a"]
+    assert isinstance(fate, SlideDone)
+    assert {"OMP_NUM_THREADS=1", "OPENCV_FOR_THREADS_NUM=1"} <= set(fate.flags)
+    assert not any(flag.startswith("MALLOC_TRIM_THRESHOLD_") for flag in fate.flags)
+
+
 def test_a_slide_in_other_hands_is_waited_for(tmp_path: Path) -> None:
     """Another process holds the lock for a moment; the slide is done after it lets go."""
     lock = tmp_path / "locks" / "a"

@@ -24,6 +24,9 @@ def act(payload: tuple[str, str, str]) -> SlideDone | SlideSkipped:
             os.kill(os.getpid(), signal.SIGKILL)
         case "skip":
             return SlideSkipped(slide_id=slide_id, reason="no tissue")
+        case "environment":
+            environment = tuple(f"{name}={value}" for name, value in os.environ.items())
+            return SlideDone(slide_id=slide_id, counts={}, flags=environment)
         case "slow":
             time.sleep(1)
     return SlideDone(slide_id=slide_id, counts={"tiles kept": 3})
