@@ -24,6 +24,8 @@ OURS: Final = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
+    # Nobody looks at a sample of the stacks, which are walked a hundred times a second.
+    "distributed.worker.profile.enabled": False,
     # In the place of Dask's own. As many workers as cores are asked for: each keeps to one. And
     # without Dask's MALLOC_TRIM_THRESHOLD_, by which every array of pixels that is freed goes back
     # to the system: the next one's page faults are a quarter of a worker's time.
