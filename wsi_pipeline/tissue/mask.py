@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tissue.ink import disc, find_ink
 from wsi_pipeline.tissue.methods import TISSUE_METHODS, appearance
+from wsi_pipeline.tissue.pieces import Pieces
 from wsi_pipeline.types import Mask, RgbImage
 
 CLOSING_UM = 24.0
@@ -105,10 +106,8 @@ def _clean(mask: Mask, um_per_px: float, max_hole_um2: float) -> Mask:
 
 
 def _drop_small(mask: Mask, min_area_px: float) -> Mask:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_area_px
-    keep[0] = False
-    return np.asarray(keep[labels], dtype=bool)
+    pieces = Pieces(mask, connectivity=4)
+    return pieces.keep(pieces.areas >= min_area_px)
 
 
 def _check(

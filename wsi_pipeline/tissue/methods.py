@@ -12,6 +12,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
+from wsi_pipeline.tissue.pieces import Pieces
 from wsi_pipeline.types import Mask, RgbImage
 
 # An Otsu cut outside these bounds does not part tissue from glass: there is only one of the two.
@@ -23,6 +24,11 @@ FIXED_CUTS = {"saturation": 0.07, "density": 0.05}
 WEAK_RATIO = 0.5  # pale tissue reaches half the cuts, and touches tissue that reaches them
 SEED_SHARE = 0.1  # a piece in which fewer pixels reach the cuts is a bubble or a smear
 COLOUR_SHARE = 0.2  # stains absorb by colour; coverslip edges, dust and unscanned areas are grey
+
+# By grey level, for an overview of large glass has millions of pixels.
+_SHARES = (np.arange(256) / 255).astype(np.float32)
+_NEARLY_COLOURLESS = (np.arange(256) * 0.08).astype(np.uint8)  # the most that channels may differ
+_COLOURED = (COLOUR_SHARE * (255 - np.arange(256, dtype=np.float32))).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +74,11 @@ def appearance(rgb: RgbImage, ink: Mask) -> Appearance:
     smooth = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 1.0), dtype=np.uint8)
     levels = np.arange(256)[:, None] / np.maximum(glass, 1)
     balanced = cv2.LUT(smooth, np.round(np.minimum(levels, 1) * 255).astype(np.uint8)[None])
-    densities = -np.log10(np.clip(levels, 0.1, 1)).astype(np.float32) / 3
-    density = cv2.transform(cv2.LUT(smooth, densities[None]), np.ones((1, 3)))
-    hsv = np.asarray(cv2.cvtColor(balanced, cv2.COLOR_RGB2HSV_FULL))
+    densities = np.asarray(-np.log10(np.clip(levels, 0.1, 1)).astype(np.float32) / 3, np.float32)
+    saturation = cv2.extractChannel(cv2.cvtColor(balanced, cv2.COLOR_RGB2HSV_FULL), 1)
     return Appearance(
-        saturation=np.asarray(hsv[..., 1] / 255, dtype=np.float32),
-        density=np.asarray(density).astype(np.float32),
+        saturation=np.asarray(cv2.LUT(saturation, _SHARES), np.float32),
+        density=_sum_of_channels(smooth, densities),
         stain_like=_stain_like(np.asarray(balanced, dtype=np.uint8)),
         ink=ink,
         glass=glass,
@@ -95,17 +100,29 @@ def background_colour(rgb: RgbImage) -> tuple[NDArray[np.float64], bool]:
     """
     channels = cv2.split(rgb)
     highest, lowest = _extremes(channels)
-    nearly_colourless = (np.arange(256) * 0.08).astype(
-        np.uint8
-    )  # the most that channels may differ
-    glass = (lowest >= 150) & (highest - lowest <= nearly_colourless[highest])
+    most = np.asarray(cv2.LUT(highest, _NEARLY_COLOURLESS))
+    glass = (lowest >= 150) & (highest - lowest <= most)
     scanned = glass & (lowest < 254)
-    chosen = scanned if scanned.mean() >= 0.01 else glass
-    if chosen.mean() < 0.01:
+    chosen = scanned if _share(scanned) >= 0.01 else glass
+    if _share(chosen) < 0.01:
         return np.full(3, 255.0), False
     where = chosen.view(np.uint8)
     counts = [cv2.calcHist([channel], [0], where, [256], [0, 256]) for channel in channels]
     return np.array([np.argmax(c) for c in counts], dtype=np.float64), True
+
+
+def _share(mask: Mask) -> float:
+    return cv2.countNonZero(mask.view(np.uint8)) / mask.size
+
+
+def _sum_of_channels(rgb: RgbImage, table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum of what the (256, 3) table says of each channel, (H, W); a plane at a time."""
+    red, green, blue = (
+        cv2.LUT(plane, np.ascontiguousarray(column))
+        for plane, column in zip(cv2.split(rgb), table.T, strict=True)
+    )
+    cv2.add(red, green, dst=red)
+    return np.asarray(cv2.add(red, blue, dst=red), np.float32)
 
 
 def _extremes(channels: Sequence[MatLike]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -122,7 +139,7 @@ def otsu_threshold(values: NDArray[np.float32]) -> float:
     """
     if not values.size:
         return 0.0
-    levels = np.round(values * 255).astype(np.uint8)
+    levels = cv2.convertScaleAbs(values, alpha=255)
     cut, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return float(cut) / 255
 
@@ -173,16 +190,13 @@ TISSUE_METHODS: Mapping[str, TissueMethod] = MappingProxyType(
 def _stain_like(balanced: RgbImage) -> Mask:
     channels = cv2.split(balanced)
     highest, lowest = _extremes(channels)
-    coloured = (COLOUR_SHARE * (255 - np.arange(256, dtype=np.float32))).astype(np.uint8)
-    is_green = np.asarray(channels[1]) == highest
-    return np.asarray((highest - lowest > coloured[lowest]) & ~is_green, dtype=bool)
+    enough = np.asarray(cv2.LUT(lowest, _COLOURED))
+    not_green = np.asarray(channels[1]) != highest
+    return np.asarray((highest - lowest > enough) & not_green, dtype=bool)
 
 
 def _hysteresis(seeds: Mask, weak: Mask) -> Mask:
     """Pieces of ``weak`` of which at least ``SEED_SHARE`` are seeds."""
-    count, labels = cv2.connectedComponents(weak.astype(np.uint8), connectivity=8)
-    areas = np.bincount(labels.ravel(), minlength=count)
-    seeded = np.bincount(labels[seeds & weak], minlength=count)
-    keep = seeded >= np.maximum(SEED_SHARE * areas, 1)
-    keep[0] = False
-    return np.asarray(keep[labels], dtype=bool)
+    pieces = Pieces(weak, connectivity=8)
+    seeded = pieces.areas_of(seeds)
+    return pieces.keep(seeded >= np.maximum(SEED_SHARE * pieces.areas, 1))
