@@ -10,6 +10,7 @@ from wsi_pipeline.types import Mask, RgbImage
 OUTLINE = (16, 122, 87)
 KEPT = (36, 96, 214)
 FLAGGED = (226, 88, 20)
+WHITE = (255, 255, 255)
 
 
 def draw_overlay(
@@ -52,7 +53,7 @@ def draw_overlay(
 
 
 def _faded(rgb: RgbImage, mask: Mask) -> RgbImage:
-    pale = cv2.addWeighted(rgb, 0.6, np.full_like(rgb, 255), 0.4, 0)
+    pale = _mixed(rgb, WHITE, 0.4)
     return np.asarray(cv2.copyTo(rgb, mask.view(np.uint8), pale), np.uint8)
 
 
@@ -62,13 +63,22 @@ def _tiles(
     """Boxes with a light fill and a translucent edge; the edge is one pixel, drawn inside."""
     if not len(boxes):
         return rgb
-    filled, edges = rgb.copy(), np.zeros(rgb.shape[:2], np.uint8)
+    canvas, edges = rgb.copy(), np.zeros(rgb.shape[:2], np.uint8)
     for x0, y0, x1, y1 in np.round(boxes).astype(int):
         corner = (max(x1 - 1, x0), max(y1 - 1, y0))
-        cv2.rectangle(filled, (x0, y0), corner, colour, cv2.FILLED)
+        if fill:
+            cv2.rectangle(canvas, (x0, y0), corner, colour, cv2.FILLED)
         cv2.rectangle(edges, (x0, y0), corner, 1, 1)
-    canvas = cv2.addWeighted(filled, fill, rgb, 1 - fill, 0) if fill else rgb.copy()
+    if fill:
+        canvas = np.asarray(cv2.addWeighted(canvas, fill, rgb, 1 - fill, 0), np.uint8)
     side = float(np.median(boxes[:, 2] - boxes[:, 0]))
     strength = (0.75 if fill else 0.45) * min(max(side / 16, 0.4), 1)  # no blue wall of tiny tiles
-    inked = cv2.addWeighted(np.full_like(rgb, colour), strength, canvas, 1 - strength, 0)
+    inked = _mixed(canvas, colour, strength)
     return np.asarray(cv2.copyTo(inked, edges, canvas), np.uint8)
+
+
+def _mixed(rgb: RgbImage, colour: tuple[int, int, int], share: float) -> RgbImage:
+    """Mix a colour into every pixel: what a channel becomes depends on its level alone."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    table = cv2.addWeighted(np.full_like(levels, colour), share, levels, 1 - share, 0)
+    return np.asarray(cv2.LUT(rgb, table), np.uint8)
