@@ -114,15 +114,15 @@ def write_thumbnail(
     path: Path, plan: SlidePlan, coords: Coords, flagged: NDArray[np.bool_]
 ) -> None:
     """Write a JPEG of the area with tissue outline, kept and flagged tiles."""
-    picture = plan.picture
-    start = (coords - np.array(picture.origin)) / picture.downsample
-    side = plan.grid.tile_px_level0 / picture.downsample
-    boxes = np.concatenate([start, start + side], axis=1)
-    drawn = draw_overlay(picture.rgb, plan.tissue.mask, boxes, flagged)
-    scale = THUMBNAIL_PX / max(drawn.shape[:2])
+    picture = plan.picture.rgb
+    scale = min(1.0, THUMBNAIL_PX / max(picture.shape[:2]))
     if scale < 1:
-        size = (round(drawn.shape[1] * scale), round(drawn.shape[0] * scale))
-        drawn = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
+        size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    per_px = plan.picture.downsample / scale
+    start = (coords - np.array(plan.picture.origin)) / per_px
+    boxes = np.concatenate([start, start + plan.grid.tile_px_level0 / per_px], axis=1)
+    drawn = draw_overlay(picture, plan.tissue.mask, boxes, flagged)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     with atomic_file(path) as partial:
         cv2.imwrite(str(partial), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)
