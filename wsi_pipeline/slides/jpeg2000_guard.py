@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from wsi_pipeline.slides.tiff_header import TiffDirectory, read_directories
@@ -27,9 +28,10 @@ class Jpeg2000Guard:
             ValueError: One is no codestream of a tile's size.
         """
         table = self._tables[level]
-        for piece in covering(table, x, y, width, height):
-            if table.byte_counts[piece.number]:
-                head = os.pread(self._file, HEAD_BYTES, int(table.offsets[piece.number]))
+        for row, column in product(*covering(table, x, y, width, height)):
+            number = row.number * table.columns + column.number
+            if table.byte_counts[number]:
+                head = os.pread(self._file, HEAD_BYTES, int(table.offsets[number]))
                 expect_jpeg2000(head, (table.tile_width, table.tile_height))
 
     def close(self) -> None:

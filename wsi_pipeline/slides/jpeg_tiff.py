@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from logging import getLogger
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from wsi_pipeline.slides.reader import SlideReader, reason
 from wsi_pipeline.slides.tile_codec import VERSION, JpegTiles, decode_jpeg2000
 from wsi_pipeline.slides.tile_memory import TileMemory
 from wsi_pipeline.slides.tile_table import (
-    Piece,
+    Span,
     TileTable,
     UnsuitableError,
     covering,
@@ -26,7 +27,7 @@ from wsi_pipeline.slides.tile_table import (
 from wsi_pipeline.types import RgbImage
 
 VENDORS = ("aperio", "generic-tiff")  # others crop, stitch or overlap their TIFF tiles
-REMEMBERED_BYTES = 64 << 20  # of decoded tiles that a neighbouring read will want again
+REMEMBERED_BYTES = 96 << 20  # at most, of decoded tiles that a neighbouring read will want again
 
 log = getLogger(__name__)
 
@@ -66,7 +67,7 @@ class JpegTiffReader(SlideReader):
         self.info = replace(info, reader="jpeg-tiff", reader_version=version)
         self._file = os.open(path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
-        self._decoded = TileMemory(REMEMBERED_BYTES)
+        self._decoded = tuple(map(_memory, self._tables))
         self._complained = False
         try:
             self._probe()
@@ -89,12 +90,13 @@ class JpegTiffReader(SlideReader):
 
     def _fill(self, level: int, x: int, y: int, rgb: RgbImage) -> None:
         """Fill a rectangle that lies inside the level."""
-        pieces = covering(self._tables[level], x, y, rgb.shape[1], rgb.shape[0])
+        rows, columns = covering(self._tables[level], x, y, rgb.shape[1], rgb.shape[0])
         if self._pool is None:
-            for piece in pieces:
-                self._copy(level, piece, rgb)
+            for row in rows:
+                self._copy(level, row, columns, rgb)
         else:
-            list(self._pool.map(lambda piece: self._copy(level, piece, rgb), pieces))
+            places = product(rows, columns)
+            list(self._pool.map(lambda at: self._copy(level, at[0], at[1:], rgb), places))
 
     def read_associated(self, name: str) -> RgbImage:
         return self._openslide.associated_image(name)
@@ -105,50 +107,51 @@ class JpegTiffReader(SlideReader):
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        self._decoded.clear()
+        for memory in self._decoded:
+            memory.clear()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
         self._openslide.close()
 
-    def _copy(self, level: int, piece: Piece, rgb: RgbImage) -> None:
-        """Copy a piece of a native tile to its place in a rectangle."""
-        key = (level, piece.number)
-        tile = self._decoded.take(key)
-        if tile is None:
-            tile = self._take_new(key, piece)
-        if tile is None:
-            rgb[piece.of_read] = self._tile_by_openslide(level, piece)[piece.of_tile]
-            return
-        rgb[piece.of_read] = tile[piece.of_tile]
-        self._decoded.give_back(key, tile, piece.pixels)
+    def _copy(self, level: int, row: Span, columns: Sequence[Span], rgb: RgbImage) -> None:
+        """Copy what a rectangle has of a row of native tiles."""
+        memory = self._decoded[level]
+        before = row.number * self._tables[level].columns
+        for column in columns:
+            number = before + column.number
+            tile, known = memory.take(number)
+            if known or self._decoded_whole(level, number, tile):
+                copied, whole = row.pixels * column.pixels, row.visible * column.visible
+                rgb[row.of_read, column.of_read] = tile[row.of_tile, column.of_tile]
+                memory.give_back(number, tile, copied, whole)
+            else:
+                memory.give_back(number, tile, 0, 0)
+                tile = self._tile_by_openslide(level, number)
+                rgb[row.of_read, column.of_read] = tile[row.of_tile, column.of_tile]
 
-    def _take_new(self, key: tuple[int, int], piece: Piece) -> RgbImage | None:
-        """Decode a native tile and take it; None if it is missing or damaged."""
-        level, number = key
-        table = self._tables[level]
-        if table.byte_counts[number] == 0:
-            return None
-        tile = self._decoded.blank(table.tile_height, table.tile_width)
+    def _decoded_whole(self, level: int, number: int, out: RgbImage) -> bool:
+        """Decode a native tile into ``out``; False if it is missing or damaged."""
+        if not self._tables[level].byte_counts.item(number):
+            return False
         try:
-            self._decode(level, number, tile)
+            self._decode(level, number, out)
         except (ValueError, OSError) as error:
             self._complain(f"tile {number} of level {level}: {reason(error)}")
-            return None
-        self._decoded.keep(key, tile, piece.visible)
-        return tile
+            return False
+        return True
 
     def _decode(self, level: int, number: int, out: RgbImage) -> None:
         """Decode a native tile into ``out``, which has its size."""
         table = self._tables[level]
         begun = time.perf_counter()
-        stored = os.pread(self._file, int(table.byte_counts[number]), int(table.offsets[number]))
+        stored = os.pread(self._file, table.byte_counts.item(number), table.offsets.item(number))
         self.file_s += time.perf_counter() - begun
         self._decoders[level](stored, out)
 
-    def _tile_by_openslide(self, level: int, piece: Piece) -> RgbImage:
+    def _tile_by_openslide(self, level: int, number: int) -> RgbImage:
         table = self._tables[level]
-        x, y = table.corner(piece.number)
+        x, y = table.corner(number)
         return self._openslide.read(level, x, y, table.tile_width, table.tile_height)
 
     def _complain(self, text: str) -> None:
@@ -170,7 +173,7 @@ class JpegTiffReader(SlideReader):
                 min(table.tile_width, table.width - x),
                 min(table.tile_height, table.height - y),
             )
-            ours = self._decoded.blank(table.tile_height, table.tile_width)
+            ours = np.empty((table.tile_height, table.tile_width, 3), np.uint8)
             try:
                 self._decode(level, index, ours)
                 theirs = self._openslide.read(level, x, y, width, height)
@@ -207,3 +210,9 @@ def open_fastest(path: str | Path, threads: int = 1) -> SlideReader:
 
 def _decoder(table: TileTable) -> Callable[[bytes, RgbImage], None]:
     return decode_jpeg2000 if table.preamble is None else JpegTiles(table.preamble).decode
+
+
+def _memory(table: TileTable) -> TileMemory:
+    """Room for two rows of native tiles: rows of a grid meet on one, and its ends stay behind."""
+    most = REMEMBERED_BYTES // (table.tile_width * table.tile_height * 3)
+    return TileMemory(table.tile_width, table.tile_height, min(2 * table.columns, most))

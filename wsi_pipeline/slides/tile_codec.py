@@ -46,7 +46,7 @@ class JpegTiles:
         if not head.stored or not stored.startswith(head.stored):
             head = self._last = self._read_head(stored)
         _expect((out.shape[1], out.shape[0]), *head.size)
-        whole = head.whole + stored[len(head.stored) :]
+        whole = b"".join((head.whole, memoryview(stored)[len(head.stored) :]))
         simplejpeg.decode_jpeg(whole, "RGB", strict=True, buffer=out)
 
     def _read_head(self, stored: bytes) -> "_Head":

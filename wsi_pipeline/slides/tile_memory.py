@@ -9,8 +9,6 @@ import numpy as np
 
 from wsi_pipeline.types import RgbImage
 
-Key = tuple[int, int]  # level, number of the tile
-
 _VECTOR_BYTES: Final = 32  # of a register that libjpeg-turbo writes at once
 
 
@@ -18,11 +16,11 @@ _VECTOR_BYTES: Final = 32  # of a register that libjpeg-turbo writes at once
 class _Kept:
     pixels: RgbImage
     left: int  # pixels that nobody has asked for yet
-    users: int = 1
+    users: int = 0
 
 
 class TileMemory:
-    """Native tiles that are kept until all of their pixels have been copied once.
+    """Native tiles of a level, kept until all of their pixels have been copied once.
 
     A grid without overlap is done with a tile by then; so each is decoded once, and hardly more
     than the row on which two rows of the grid meet is kept. Tiles that are never asked for whole
@@ -32,95 +30,87 @@ class TileMemory:
     Several threads may use it: between ``take`` and ``give_back`` a tile does not change.
 
     Args:
-        room: Bytes of tiles kept, at most.
+        width, height: Of a tile.
+        room: Tiles kept, at most.
     """
 
-    def __init__(self, room: int) -> None:
-        self._lock = Lock()
-        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
-        self._free: dict[tuple[int, int], list[RgbImage]] = {}
+    def __init__(self, width: int, height: int, room: int) -> None:
+        self._shape = (height, width, 3)
         self._room = room
+        self._lock = Lock()
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._free: list[RgbImage] = []
 
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of the tiles that are kept."""
-        with self._lock:
-            return sum(kept.pixels.nbytes for kept in self._kept.values())
+    def __len__(self) -> int:
+        return len(self._kept)
 
-    def take(self, key: Key) -> RgbImage | None:
-        """Return a tile that is kept, to be given back; or None."""
-        with self._lock:
-            kept = self._kept.get(key)
-            if kept is None:
-                return None
-            kept.users += 1
-            self._kept.move_to_end(key)
-            return kept.pixels
+    def take(self, number: int) -> tuple[RgbImage, bool]:
+        """Take a tile, to be given back.
 
-    def blank(self, height: int, width: int) -> RgbImage:
-        """Return (height, width, 3) uint8 to decode a tile into."""
-        with self._lock:
-            free = self._free.get((height, width))
-            if free:
-                return free.pop()
-        return _unaligned(height, width)
-
-    def keep(self, key: Key, pixels: RgbImage, whole: int) -> None:
-        """Keep what was a blank, and take it.
-
-        Args:
-            key: Which tile it is.
-            pixels: (h, w, 3) uint8.
-            whole: How many of its pixels can be asked for; a tile may reach beyond the level.
+        Returns:
+            (height, width, 3) uint8, and whether it is that tile; else it is to be decoded into it.
         """
         with self._lock:
-            if key in self._kept:  # another thread has decoded the same
-                return
-            self._kept[key] = _Kept(pixels, whole)
-            self._room -= pixels.nbytes
+            kept = self._kept.get(number)
+            if kept is not None:
+                kept.users += 1
+                self._kept.move_to_end(number)
+                return kept.pixels, True
+            if self._free:
+                return self._free.pop(), False
+        return _unaligned(self._shape), False
 
-    def give_back(self, key: Key, pixels: RgbImage, copied: int) -> None:
-        """Give back a tile that was taken, of which so many pixels were copied."""
+    def give_back(self, number: int, pixels: RgbImage, copied: int, whole: int) -> None:
+        """Give back what was taken; it is kept if something of it is left to ask for.
+
+        Args:
+            number: Which tile it is.
+            pixels: As taken, and decoded.
+            copied: How many of its pixels were copied.
+            whole: How many can be asked for; a tile may reach beyond the level. 0 lets it go.
+        """
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or kept.pixels is not pixels:
-                self._let_go(pixels)
-                return
-            kept.users -= 1
+            kept = self._kept.get(number)
+            if kept is None:
+                if copied >= whole:
+                    self._free.append(pixels)
+                    return
+                kept = self._kept[number] = _Kept(pixels, whole)
+            elif kept.pixels is pixels:
+                kept.users -= 1
+            else:  # another thread has decoded the same
+                self._free.append(pixels)
             kept.left -= copied
             if kept.left <= 0 and not kept.users:
-                self._drop(key)
-            elif self._room < 0:
+                self._drop(number)
+            elif len(self._kept) > self._room:
                 self._make_room()
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._room += sum(kept.pixels.nbytes for kept in self._kept.values())
             self._kept.clear()
             self._free.clear()
 
     def _make_room(self) -> None:
-        for key in [key for key, kept in self._kept.items() if not kept.users]:
-            if self._room >= 0:
-                break
-            self._drop(key)
+        while len(self._kept) > self._room:
+            unused = (number for number, kept in self._kept.items() if not kept.users)
+            number = next(unused, None)
+            if number is None:
+                return
+            self._drop(number)
 
-    def _drop(self, key: Key) -> None:
-        pixels = self._kept.pop(key).pixels
-        self._room += pixels.nbytes
-        self._let_go(pixels)
-
-    def _let_go(self, pixels: RgbImage) -> None:
-        self._free.setdefault(pixels.shape[:2], []).append(pixels)
+    def _drop(self, number: int) -> None:
+        self._free.append(self._kept.pop(number).pixels)
 
 
-def _unaligned(height: int, width: int) -> RgbImage:
-    """Return new (height, width, 3) that begins between two multiples of 32 bytes.
+def _unaligned(shape: tuple[int, int, int]) -> RgbImage:
+    """Return a new uint8 array that begins between two multiples of 32 bytes.
 
     Where rows begin at such a multiple, libjpeg-turbo writes past the caches, and whoever copies
     the tile next waits for the memory: a quarter of the time of decoding it.
     """
-    memory = np.empty(height * width * 3 + _VECTOR_BYTES, np.uint8)
+    size = shape[0] * shape[1] * shape[2]
+    memory = np.empty(size + _VECTOR_BYTES, np.uint8)
     skipped = (_VECTOR_BYTES // 2 - memory.ctypes.data) % _VECTOR_BYTES
-    return memory[skipped : skipped + height * width * 3].reshape(height, width, 3)
+    return memory[skipped : skipped + size].reshape(shape)

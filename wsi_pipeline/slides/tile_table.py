@@ -1,6 +1,5 @@
 """Where a tiled TIFF keeps its JPEG or JPEG 2000 tiles."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,26 +56,16 @@ class TileTable:
         return column * self.tile_width, row * self.tile_height
 
 
-class Piece(NamedTuple):
-    """The part of one native tile that a read covers.
+class Span(NamedTuple):
+    """The part of one row, or column, of native tiles that a read covers.
 
     Attributes:
-        number: Of the tile.
-        of_tile: Rows and columns of the tile that are covered.
-        of_read: Rows and columns of the rectangle read that they fill.
+        number: Of the row or column.
+        of_tile: Pixels of the tiles that are covered.
+        of_read: Pixels of the rectangle read that they fill.
         pixels: How many those are.
-        visible: How many of the tile's pixels lie inside the level.
+        visible: How many of the tiles' pixels lie inside the level.
     """
-
-    number: int
-    of_tile: tuple[slice, slice]
-    of_read: tuple[slice, slice]
-    pixels: int
-    visible: int
-
-
-class _Span(NamedTuple):
-    """The part of one row, or column, of native tiles that a read covers; as in ``Piece``."""
 
     number: int
     of_tile: slice
@@ -166,29 +155,23 @@ def _level_table(
     )
 
 
-def covering(table: TileTable, x: int, y: int, width: int, height: int) -> Iterator[Piece]:
-    """The native tiles under a rectangle inside the level, row-major."""
-    across = _spans(x, width, table.tile_width, table.width)
-    for row in _spans(y, height, table.tile_height, table.height):
-        for column in across:
-            yield Piece(
-                row.number * table.columns + column.number,
-                (row.of_tile, column.of_tile),
-                (row.of_read, column.of_read),
-                row.pixels * column.pixels,
-                row.visible * column.visible,
-            )
+def covering(
+    table: TileTable, x: int, y: int, width: int, height: int
+) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """The rows and the columns of native tiles under a rectangle inside the level."""
+    rows = _spans(y, height, table.tile_height, table.height)
+    return rows, _spans(x, width, table.tile_width, table.width)
 
 
 @lru_cache(maxsize=4096)  # a grid of tiles asks for the same rows and columns again and again
-def _spans(first: int, length: int, side: int, extent: int) -> tuple[_Span, ...]:
+def _spans(first: int, length: int, side: int, extent: int) -> tuple[Span, ...]:
     """Cut ``length`` pixels from ``first`` where tiles of ``side`` meet; the level ends at last."""
     spans = []
     for number in range(first // side, (first + length - 1) // side + 1):
         start = number * side
         low, high = max(start, first), min(start + side, first + length)
         spans.append(
-            _Span(
+            Span(
                 number,
                 slice(low - start, high - start),
                 slice(low - first, high - first),
