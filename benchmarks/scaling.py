@@ -18,7 +18,7 @@ from wsi_pipeline.types import RgbImage
 
 SHARE = 0.7
 COUNTS = (1_000, 3_000, 10_000, 30_000, 100_000)
-SLIDES = 8  # for two workers, of which each has half
+SLIDES = 24  # for two workers, of which each has half; a night brings more
 SIDE = 24_576  # of those
 FLOOR = "floor: the bare steps on all cores"
 CORES = sorted(os.sched_getaffinity(0))
