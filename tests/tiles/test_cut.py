@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import MppError, NoTissueError, SlideReadError
 from wsi_pipeline.slides import open_slide
+from wsi_pipeline.slides.jpeg_tiff import JpegTiffReader
 from wsi_pipeline.stain import restore_stain
 from wsi_pipeline.tiles import CutSettings, TileStore, cut_slide, open_tiles, verify_tiles
-from wsi_pipeline.types import Region
+from wsi_pipeline.types import Region, RgbImage
 
 SETTINGS = CutSettings(mpp_override=0.5)
 
@@ -118,12 +119,13 @@ def test_zarr_and_hdf5_hold_the_same(mosaic: Path, tmp_path: Path) -> None:
     assert dict(second.attributes) | codecs[0] == dict(first.attributes)
 
 
-def test_few_tiles_held_or_many_read_twice_make_no_difference(
-    mosaic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [0, 5])
+def test_tiles_held_or_read_twice_make_no_difference(
+    most: int, mosaic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.SAMPLED_TILES", 6)
+    monkeypatch.setattr("wsi_pipeline.tiles.stream.SAMPLED_TILES", 8)
     cut_slide(mosaic, tmp_path / "held.zarr", SETTINGS)
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_TILES", 0)
+    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_BYTES", most * 3 * SETTINGS.tile_px**2)
     cut_slide(mosaic, tmp_path / "read.zarr", SETTINGS)
     held, read = open_tiles(tmp_path / "held.zarr"), open_tiles(tmp_path / "read.zarr")
     assert same(held, read)
@@ -131,6 +133,26 @@ def test_few_tiles_held_or_many_read_twice_make_no_difference(
     assert files
     for file in files:
         assert file.read_bytes() == (read.path / file.relative_to(held.path)).read_bytes()
+
+
+def test_a_tile_read_for_the_sample_is_not_read_again(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    read = JpegTiffReader.read_into
+
+    def count(reader: JpegTiffReader, level: int, x: int, y: int, out: RgbImage) -> None:
+        asked.append((x, y))
+        read(reader, level, x, y, out)
+
+    monkeypatch.setattr(JpegTiffReader, "read_into", count)
+    monkeypatch.setattr("wsi_pipeline.tiles.stream.SAMPLED_TILES", 40)
+    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_BYTES", 100 * 3 * 256**2)
+    slide = data_dir / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
+    result = cut_slide(slide, tmp_path / "s.zarr", SETTINGS)
+    wanted = result.counts["candidates"] - result.counts["rejected_tissue"]
+    assert wanted > 100
+    assert len(asked) == len(set(asked)) == wanted
 
 
 def test_another_seed_fits_on_other_pixels(mosaic: Path, tmp_path: Path) -> None:
@@ -242,8 +264,6 @@ def test_flagged_tiles_are_dropped_on_request_up_to_a_share(penned: Path, tmp_pa
 def test_a_slide_that_breaks_off_leaves_nothing(
     mosaic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_TILES", 0)
-
     def broken(*arguments: Any) -> Any:
         raise SlideReadError("mosaic.png: damaged")
 

@@ -12,10 +12,10 @@ of the caller and do its work on what they have read, which is then still in a c
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 import cv2
@@ -31,8 +31,10 @@ BLOCK_PX: Final = 1024  # small enough for a cache
 BAND_BYTES: Final = 128 << 20  # finished tiles of one band
 GIVEN_OUT: Final = 32  # tiles given out at once, at most: few enough for a cache
 WHITE: Final = 255
+NOTHING: Final[Mapping[int, RgbImage]] = MappingProxyType({})
 
 Indices = NDArray[np.int64]
+Held = Mapping[int, RgbImage]
 Made = TypeVar("Made")
 
 
@@ -66,6 +68,16 @@ class _Window:
     row_end: int
     column: int
     column_end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """What tiles are taken from: so many are read side by side, and some are held already."""
+
+    slide: PixelSource
+    grid: Grid
+    wide: int
+    held: Held
 
 
 def read_blocks(
@@ -104,6 +116,7 @@ def map_blocks(  # noqa: PLR0913  what to read, and how
     wanted: NDArray[Any],
     work: Callable[[Block, Workspace], Made],
     *,
+    held: Held = NOTHING,
     block_px: int | None = None,
     threads: int = 1,
     watch: Stopwatch | None = None,
@@ -116,16 +129,18 @@ def map_blocks(  # noqa: PLR0913  what to read, and how
     Args:
         slide, grid, wanted, block_px, threads, watch: As in :func:`read_blocks`.
         work: Called from several threads, each with a workspace of its own.
+        held: Tiles that were read before, by index; those are copied.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
     wide, bands = _bands(slide, grid, wanted, block_px)
+    reading = _Reading(slide=slide, grid=grid, wide=wide, held=held)
     clock = watch or Stopwatch()
     before = _file_s(slide)
 
     def read(band: Indices, space: Workspace) -> Block:
-        return _read_band(slide, grid, band, wide, space, clock)
+        return _read_band(reading, band, space, clock)
 
     def read_and_work(band: Indices, space: Workspace) -> Made:
         return work(read(band, space), space)
@@ -191,13 +206,18 @@ def _tiles_along(grid: Grid, block_px: int) -> int:
     return max(1, (block_px - grid.tile_px_level) // grid.stride_px_level + 1)
 
 
-def _read_band(
-    slide: PixelSource, grid: Grid, band: Indices, wide: int, space: Workspace, watch: Stopwatch
-) -> Block:
-    tiles = space.array("tiles", len(band), grid.tile_px, grid.tile_px, 3)
+def _read_band(reading: _Reading, band: Indices, space: Workspace, watch: Stopwatch) -> Block:
+    side = reading.grid.tile_px
+    tiles = space.array("tiles", len(band), side, side, 3)
     with watch.phase("decode"):
-        read = _read_singly if wide == 1 else partial(_read_windows, wide=wide)
-        resampling = read(slide, grid, band, space, tiles)
+        missing = []
+        for slot, index in enumerate(band.tolist()):
+            if index in reading.held:
+                tiles[slot] = reading.held[index]
+            else:
+                missing.append(slot)
+        read = _read_singly if reading.wide == 1 else _read_windows
+        resampling = read(reading, band[missing], space, [tiles[slot] for slot in missing])
     watch.move(resampling, "decode", "resample")
     return Block(indices=band, tiles=tiles)
 
@@ -208,10 +228,11 @@ def _file_s(slide: PixelSource) -> float:
 
 
 def _read_singly(
-    slide: PixelSource, grid: Grid, band: Indices, space: Workspace, tiles: RgbTiles
+    reading: _Reading, band: Indices, space: Workspace, tiles: Sequence[RgbImage]
 ) -> float:
     """Read one tile after the other; return the seconds spent on reducing them."""
-    side, seconds = grid.tile_px_level, 0.0
+    slide, grid, seconds = reading.slide, reading.grid, 0.0
+    side = grid.tile_px_level
     for (x, y), tile in zip(grid.corners(band).tolist(), tiles, strict=True):
         if side == grid.tile_px:
             _read_seen(slide, grid, x, y, tile)
@@ -225,12 +246,13 @@ def _read_singly(
 
 
 def _read_windows(
-    slide: PixelSource, grid: Grid, band: Indices, space: Workspace, tiles: RgbTiles, *, wide: int
+    reading: _Reading, band: Indices, space: Workspace, tiles: Sequence[RgbImage]
 ) -> float:
     """Read windows of many tiles; return the seconds spent on cutting and reducing them."""
-    side, stride, seconds = grid.tile_px_level, grid.stride_px_level, 0.0
+    slide, grid, seconds = reading.slide, reading.grid, 0.0
+    side, stride = grid.tile_px_level, grid.stride_px_level
     rows, columns = np.divmod(band, grid.columns)
-    for window in _windows(rows, columns, wide):
+    for window in _windows(rows, columns, reading.wide):
         height = (window.row_end - window.row - 1) * stride + side
         width = (window.column_end - window.column - 1) * stride + side
         pixels = space.array("window", height, width, 3)
@@ -238,7 +260,8 @@ def _read_windows(
         y = grid.area_level.y + window.row * stride
         _read_seen(slide, grid, x, y, pixels)
         begun = time.perf_counter()
-        for slot in np.flatnonzero((columns >= window.column) & (columns < window.column_end)):
+        inside = (columns >= window.column) & (columns < window.column_end)
+        for slot in np.flatnonzero(inside).tolist():
             left = (columns[slot] - window.column) * stride
             top = (rows[slot] - window.row) * stride
             _reduce(pixels[top : top + side, left : left + side], tiles[slot])

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import islice
 from typing import Final, TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, fit_stain
-from wsi_pipeline.tiles.blocks import Block, Indices, map_blocks, read_blocks
+from wsi_pipeline.tiles.blocks import NOTHING, Block, Held, Indices, map_blocks, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import FLAGS, FlagLimits, any_mark
@@ -38,7 +38,7 @@ Made = TypeVar("Made")
 
 SAMPLED_TILES: Final = 128
 SAMPLED_PIXELS: Final = 100_000
-HELD_TILES: Final = 256  # a slide with fewer wanted tiles is read once and held, not sampled first
+HELD_BYTES: Final = 64 << 20  # of tiles read for the sample, which are not read again
 
 GLASS_MARGIN: Final = 10  # grey levels by which dust, noise and vignetting darken empty glass
 
@@ -57,7 +57,7 @@ class SlideFit:
         blood_threshold: Ratio of blue to green density beyond which its red pixels are blood.
         drop: Flags whose tiles are left out; empty if the sample says that too many would be.
         flags: Of the slide.
-        held: All wanted tiles, where they are few; else None.
+        held: Tiles read for it, by index in the grid; where few are wanted, all of those.
     """
 
     stain: StainTransform
@@ -67,7 +67,7 @@ class SlideFit:
     blood_threshold: float
     drop: tuple[str, ...]
     flags: tuple[str, ...]
-    held: Sequence[Block] | None
+    held: Held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ def fit_slide(
     rng = np.random.default_rng(settings.seed)
     wanted = np.flatnonzero(plan.wanted)
     chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
-    few = len(wanted) <= HELD_TILES
-    needed = wanted if few else chosen
+    most = HELD_BYTES // (3 * plan.grid.tile_px**2)
+    needed = wanted if len(wanted) <= most else chosen
     sample = read_blocks(slide, plan.grid, needed, threads=threads, watch=tally.watch)
     blocks = list(_timed(sample, tally))
     with tally.watch.phase("fit"):
@@ -115,7 +115,7 @@ def fit_slide(
         background = _background(stain.apply(clean), plan, level, settings)
         full = tiles[background <= settings.max_background_fraction]
         fit = _look_at(full, plan, stain, settings)
-        fit = replace(fit, background_level=level, held=blocks if few else None)
+        fit = replace(fit, background_level=level, held=_by_index(blocks, most))
         return _keep_enough(full, plan, fit, settings)
 
 
@@ -138,7 +138,7 @@ def _look_at(
         blood_threshold=blood_threshold(coarse, plan.glass),
         drop=settings.drop,
         flags=(),
-        held=None,
+        held=NOTHING,
     )
 
 
@@ -193,10 +193,9 @@ def finish_tiles(
     def finish(block: Block, space: Workspace) -> tuple[Finished, Counter[str]]:
         return _finish(block, plan, fit, settings, tally.watch, space)
 
-    if fit.held is None:
-        done = map_blocks(slide, plan.grid, plan.wanted, finish, threads=threads, watch=tally.watch)
-    else:
-        done = map(partial(finish, space=Workspace()), fit.held)
+    done = map_blocks(
+        slide, plan.grid, plan.wanted, finish, held=fit.held, threads=threads, watch=tally.watch
+    )
     tally.counts["candidates"] += len(plan.grid)
     tally.counts["rejected_tissue"] += len(plan.grid) - int(plan.wanted.sum())
     for finished, fates in _timed(done, tally):
@@ -307,6 +306,16 @@ def _timed(blocks: Iterator[Made], tally: Tally) -> Iterator[Made]:
         if block is None:
             return
         yield block
+
+
+def _by_index(blocks: Iterable[Block], most: int) -> Held:
+    """Return the blocks' tiles by index, so many of them at most."""
+    tiles = (
+        (int(i), tile)
+        for block in blocks
+        for i, tile in zip(block.indices, block.tiles, strict=True)
+    )
+    return dict(islice(tiles, most))
 
 
 def _gather(blocks: Iterable[Block], chosen: Indices) -> tuple[Indices, RgbTiles]:
