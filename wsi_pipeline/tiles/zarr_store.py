@@ -30,7 +30,7 @@ from wsi_pipeline.types import Coords, RgbTiles
 
 SHARD: Final = 128  # tiles in a file
 PACKED_CHUNK: Final = 1 << 16  # bytes read for a tile, about
-PACKED_SHARD: Final = 1 << 26  # bytes in a file
+PACKED_SHARD: Final = 1 << 24  # bytes in a file, and twice in memory
 MOST_PER_PIXEL: Final = 4  # bytes: no JPEG is larger
 ZSTD_LEVEL: Final = 1  # scanned tissue hardly compresses; more effort buys nothing
 
@@ -89,8 +89,7 @@ class _ZarrBackend:
             arrays[OFFSET] = self._packer.offsets
         for name, values in arrays.items():
             self._group.create_array(name, data=values, chunks=values.shape, compressors=None)
-        self._group.attrs.update(dict(attributes))
-        self._group.attrs["complete"] = True
+        self._group.attrs.put({**attributes, "complete": True})  # in one go, not one by one
 
 
 class _Rows:
