@@ -177,7 +177,10 @@ def test_what_it_says_is_openslides_but_for_the_reader(pairs: dict[str, Pair]) -
     assert np.array_equal(label, pairs["CMU-1-Small-Region.svs"][1].associated_image("label"))
 
 
-def test_threads_inside_and_outside_change_nothing(written: dict[str, Path]) -> None:
+def test_threads_inside_and_outside_change_nothing(
+    written: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsi_pipeline.slides.jpeg_tiff.FEW", 4)
     corners = [(x, y) for y in range(-50, 700, 130) for x in range(-50, 950, 170)]
     with open_slide(written["ycbcr420"]) as one, open_slide(written["ycbcr420"], threads=3) as more:
         alone = [one.read(0, x, y, 300, 290) for x, y in corners]

@@ -110,7 +110,9 @@ class SlideTiles:
         parts: list[Coords] = []
         tally = Tally(watch=self.watch)
         asked = self._settings
-        opened = open_slide(self._path, self._reader, modality=asked.modality, icc=asked.icc)
+        opened = open_slide(
+            self._path, self._reader, self._threads, modality=asked.modality, icc=asked.icc
+        )
         with straighten(opened, asked) as slide:
             plan = plan_slide(slide, self._settings)
             fit = fit_slide(slide, plan, asked, tally, self._threads)

@@ -28,6 +28,7 @@ from wsi_pipeline.types import RgbImage
 
 VENDORS = ("aperio", "generic-tiff")  # others crop, stitch or overlap their TIFF tiles
 REMEMBERED_BYTES = 96 << 20  # at most, of decoded tiles that a neighbouring read will want again
+FEW = 32  # native tiles: a read of no more is done before threads would have been told of it
 
 log = getLogger(__name__)
 
@@ -42,7 +43,7 @@ class JpegTiffReader(SlideReader):
 
     Args:
         path: A tiled TIFF.
-        threads: Tiles decoded at a time within one ``read``.
+        threads: Tiles decoded at a time within one ``read``, if it is a large one.
 
     Raises:
         SlideOpenError: OpenSlide cannot open it.
@@ -91,7 +92,7 @@ class JpegTiffReader(SlideReader):
     def _fill(self, level: int, x: int, y: int, rgb: RgbImage) -> None:
         """Fill a rectangle that lies inside the level."""
         rows, columns = covering(self._tables[level], x, y, rgb.shape[1], rgb.shape[0])
-        if self._pool is None:
+        if self._pool is None or len(rows) * len(columns) <= FEW:
             for row in rows:
                 self._copy(level, row, columns, rgb)
         else:

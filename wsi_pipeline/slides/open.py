@@ -34,7 +34,7 @@ def open_slide(
             the native decoder for TIFFs with JPEG tiles, OpenSlide for everything else; TiffSlide
             for an OME-TIFF with a pyramid, and for a TIFF that OpenSlide refuses TiffSlide, then
             the flat-picture reader. Any other of ``READERS`` is taken as it is.
-        threads: Tiles the native decoder decodes at a time within one read.
+        threads: Tiles the native decoder decodes at a time within one read, if it is a large one.
         modality: ``ct`` reads a DICOM CT slice as a flat grey picture, which is refused else.
         icc: ``apply`` changes the levels' colours to sRGB by the slide's ICC profile, where it
             has one; ``info.properties`` says so.

@@ -73,7 +73,7 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     """
     tally = Tally(watch=watch or Stopwatch())
     with tally.watch.phase("open"):
-        opened = open_slide(path, reader, modality=settings.modality, icc=settings.icc)
+        opened = open_slide(path, reader, threads, modality=settings.modality, icc=settings.icc)
         slide = straighten(opened, settings)
     with slide:
         with tally.watch.phase("plan"):
