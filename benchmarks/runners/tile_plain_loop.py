@@ -21,7 +21,7 @@ def _normaliser(reference: Image.Image) -> Callable[[Image.Image], Image.Image]:
         standard = staintools.LuminosityStandardizer.standardize(np.asarray(tile))
         try:
             return Image.fromarray(normaliser.transform(standard))
-        except TissueMaskException:  # too little tissue to fit on
+        except (TissueMaskException, AssertionError):  # too little tissue to fit on, or no fit
             return tile
 
     return normalise
