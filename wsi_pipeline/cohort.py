@@ -178,7 +178,9 @@ def _read_csv(
     except FileNotFoundError:
         raise CohortError(f"{path}: there is no such table") from None
     except (UnicodeDecodeError, IsADirectoryError):
-        raise CohortError(f"{path}: not a CSV table in UTF-8") from None
+        raise CohortError(
+            f"{path}: not a CSV table in UTF-8; save it as one, or give the folder of the slides"
+        ) from None
     reader = csv.DictReader(io.StringIO(text))
     columns = [name.strip() for name in reader.fieldnames or []]
     missing = [name for name in required if name not in columns]

@@ -159,7 +159,7 @@ def read_decisions(path: Path) -> Decisions:
     except FileNotFoundError:
         return Decisions(path=path)
     except (UnicodeDecodeError, IsADirectoryError):
-        raise CohortError(f"{path}: not a CSV table in UTF-8") from None
+        raise CohortError(f"{path}: not a CSV table in UTF-8; save it as one") from None
     reader = csv.DictReader(io.StringIO(text))
     columns = [name.strip() for name in reader.fieldnames or []]
     if missing := [name for name in COLUMNS[:4] if name not in columns]:
