@@ -64,8 +64,8 @@ class Encoder:
     Tiles are always fed in batches of ``batch_size``, the last one filled up with blanks, and on a
     CPU each batch belongs to one thread, several batches running side by side: kernels differ in
     the last bit between batch sizes and thread counts. So a tile's feature depends neither on its
-    neighbours, nor on the number of cores, nor on where a run was interrupted. (Lanes are also
-    faster than threads within a kernel, which wait for each other at every layer.)
+    neighbours, nor on the number of cores, nor on where a run was interrupted. (Threads within a
+    kernel, which wait for each other at every layer, are no faster.)
 
     Attributes:
         name: As asked for, ``densenet121``.
