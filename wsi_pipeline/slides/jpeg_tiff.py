@@ -123,13 +123,13 @@ class JpegTiffReader(SlideReader):
             number = before + column.number
             tile, known = memory.take(number)
             if known or self._decoded_whole(level, number, tile):
+                pixels = tile
                 copied, whole = row.pixels * column.pixels, row.visible * column.visible
-                rgb[row.of_read, column.of_read] = tile[row.of_tile, column.of_tile]
-                memory.give_back(number, tile, copied, whole)
             else:
-                memory.give_back(number, tile, 0, 0)
-                tile = self._tile_by_openslide(level, number)
-                rgb[row.of_read, column.of_read] = tile[row.of_tile, column.of_tile]
+                pixels = self._tile_by_openslide(level, number)
+                copied = whole = 0
+            rgb[row.of_read, column.of_read] = pixels[row.of_tile, column.of_tile]
+            memory.give_back(number, tile, copied, whole)
 
     def _decoded_whole(self, level: int, number: int, out: RgbImage) -> bool:
         """Decode a native tile into ``out``; False if it is missing or damaged."""
