@@ -170,17 +170,22 @@ def write_cohort(path: Path, slides: Iterable[CohortSlide]) -> None:
     write_text(path, text.getvalue())
 
 
-def _read_csv(
-    path: Path, required: Sequence[str], optional: Sequence[str]
-) -> list[tuple[int, dict[str, str]]]:
+def open_table(path: Path, required: Sequence[str]) -> "csv.DictReader[str]":
+    """Open a CSV table, in which a BOM and blanks around column names are accepted.
+
+    Args:
+        path: The CSV file.
+        required: Columns it must have.
+
+    Raises:
+        CohortError: There is no such table, it is not UTF-8, or columns are missing.
+    """
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise CohortError(f"{path}: there is no such table") from None
     except (UnicodeDecodeError, IsADirectoryError):
-        raise CohortError(
-            f"{path}: not a CSV table in UTF-8; save it as one, or give the folder of the slides"
-        ) from None
+        raise CohortError(f"{path}: not a CSV table in UTF-8; save it as one") from None
     reader = csv.DictReader(io.StringIO(text))
     columns = [name.strip() for name in reader.fieldnames or []]
     missing = [name for name in required if name not in columns]
@@ -189,13 +194,21 @@ def _read_csv(
             f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; "
             f"found {', '.join(columns) or 'nothing'}"
         )
+    reader.fieldnames = columns
+    return reader
+
+
+def _read_csv(
+    path: Path, required: Sequence[str], optional: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
+    reader = open_table(path, required)
+    columns = reader.fieldnames or []
     unknown = [name for name in columns if optional and name not in (*required, *optional)]
     if unknown:
         raise CohortError(
             f"{path}: unknown column {', '.join(map(repr, unknown))}; "
             f"known are {', '.join((*required, *optional))}"
         )
-    reader.fieldnames = columns
     rows = []
     for row in reader:
         if None in row:

@@ -145,6 +145,13 @@ def test_missing_files_stop_the_run_before_it_starts(slides: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_slide_in_the_place_of_the_table_is_told_to_give_its_folder(tmp_path: Path) -> None:
+    slide = tmp_path / "a.SVS"
+    slide.write_bytes(b"II*\x00")
+    with pytest.raises(CohortError, match=r"a\.SVS: a slide, not a table; give the folder"):
+        list(run(TileConfig(cohort=slide, run=tmp_path / "run")))
+
+
 def test_killed_and_run_again_equals_a_run_in_peace(slides: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wsi_pipeline.tile", str(slides), "--mpp-override", "0.5"]
     killed, peaceful = tmp_path / "killed", tmp_path / "peaceful"

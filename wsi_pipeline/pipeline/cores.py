@@ -66,13 +66,15 @@ def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
     """
     if config.masks is not None and not config.masks.is_dir():
         raise ConfigError(f"--masks {config.masks}: there is no such folder")
-    if config.cohort.is_dir():
-        from wsi_pipeline.slides import find_slides
+    from wsi_pipeline.slides.find import SUFFIXES, find_slides
 
+    if config.cohort.is_dir():
         paths = find_slides(config.cohort)
         if not paths:
             raise CohortError(f"{config.cohort}: there is no slide in this folder")
         return config.cohort, cohort_of(paths, config.cohort)
+    if config.cohort.suffix.lower() in SUFFIXES:
+        raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
     rows = read_cohort(config.cohort)
     root = config.slides or config.cohort.parent
     lost = [row for row in rows if "://" not in row.path and not (root / row.path).exists()]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import write_text
+from wsi_pipeline.cohort import open_table
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
 from wsi_pipeline.tiles.contract import TileStore
@@ -154,22 +155,10 @@ def read_decisions(path: Path) -> Decisions:
     Raises:
         CohortError: With one line for each problem found.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
+    if not path.exists():
         return Decisions(path=path)
-    except (UnicodeDecodeError, IsADirectoryError):
-        raise CohortError(f"{path}: not a CSV table in UTF-8; save it as one") from None
-    reader = csv.DictReader(io.StringIO(text))
-    columns = [name.strip() for name in reader.fieldnames or []]
-    if missing := [name for name in COLUMNS[:4] if name not in columns]:
-        raise CohortError(
-            f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; found "
-            f"{', '.join(columns) or 'nothing'}"
-        )
-    reader.fieldnames = columns
     rows: list[Decision] = []
-    problems = list(_parse(reader, rows))
+    problems = list(_parse(open_table(path, COLUMNS[:4]), rows))
     if problems:
         raise CohortError("\n".join(f"{path}: {problem}" for problem in problems))
     return Decisions(rows=tuple(rows), path=path)
