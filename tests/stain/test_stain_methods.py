@@ -59,9 +59,9 @@ def test_pixels_that_cannot_be_fitted_leave_tiles_alone(method: str) -> None:
 
 
 def test_unknown_names_are_refused(tiles: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match="macenko, macenko-tile, none, reinhard, vahadane"):
+    with pytest.raises(ConfigError, match="did you mean 'macenko'"):
         fit_stain("makenko", sample_pixels(tiles))
-    with pytest.raises(StainFitError, match="unknown method"):
+    with pytest.raises(StainFitError, match="no stain method"):
         restore_stain({"method": "x", "flags": [], "source": None})
     with pytest.raises(StainFitError, match="source"):
         restore_stain({"method": "macenko", "flags": []})

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.cohort import read_cohort
@@ -29,7 +29,7 @@ class QcConfig(StageConfig):
     """Show flagged tiles on one page, and write the table that says which of them to drop."""
 
     run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
-    drop: list[Literal["pen", "blurred", "fold", "blood"]] = Field(
+    drop: list[str] = Field(
         default=["pen", "blurred"],
         description="Flags whose tiles the new table drops; others it keeps, for a person to "
         "look at. May be given several times.",
@@ -40,6 +40,13 @@ class QcConfig(StageConfig):
     max_tiles: int = Field(
         default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
     )
+
+    @field_validator("drop")
+    @classmethod
+    def _known_flags(cls, names: list[str]) -> list[str]:
+        from wsi_pipeline.tiles.flags import check_flags
+
+        return check_flags(names)
 
     @property
     def log_folder(self) -> Path | None:
@@ -108,14 +115,14 @@ def _stores(run: Path) -> dict[str, Path]:
 def _tell(
     config: QcConfig, slide_id: str, store: "TileStore", rows: "list[Decision]"
 ) -> SlideDone | Planned:
-    from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
+    from wsi_pipeline.tiles.flags import any_mark, store_marks
 
     marks = store_marks(store)
     own = [row for row in rows if row.slide_id == slide_id and row.choice == "drop"]
     dropped = len(store) if any(row.place is None for row in own) else len(own)
     counts = {
         "tiles": len(store),
-        "flagged": int(any_mark(marks, FLAGS).sum()),
+        "flagged": int(any_mark(marks).sum()),
         **{f"  {flag}": int(mask.sum()) for flag, mask in marks.items()},
         "dropped by the table": dropped,
     }

@@ -125,19 +125,15 @@ def _remove(store: Path) -> None:
 
 def funnel(counts: Mapping[str, int]) -> dict[str, int]:
     """Return a slide's counts as the closing table shows them, from tile places to tiles kept."""
+    from wsi_pipeline.tiles.flags import FLAGS
+
     texts = {
         "candidates": "tile places",
         "rejected_tissue": "  too little tissue",
         "rejected_background": "  too much background",
-        "rejected_pen": "  pen",
-        "rejected_blurred": "  blurred",
-        "rejected_fold": "  folded",
-        "rejected_blood": "  blood",
+        **{f"rejected_{name}": f"  {flag.fate}" for name, flag in FLAGS.items()},
         "kept": "tiles kept",
-        "flagged_pen": "  with pen",
-        "flagged_blurred": "  blurred, kept",
-        "flagged_fold": "  folded, kept",
-        "flagged_blood": "  blood, kept",
+        **{f"flagged_{name}": f"  {flag.fate}, kept" for name, flag in FLAGS.items()},
     }
     always = ("candidates", "kept")
     return {

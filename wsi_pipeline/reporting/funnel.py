@@ -8,15 +8,9 @@ from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.reporting.data import Failure, Funnel, FunnelStep
 from wsi_pipeline.reporting.outcomes import Outcome
 from wsi_pipeline.tiles import TileStore
+from wsi_pipeline.tiles.flags import FLAGS
 
 TILING: Final = "tile"  # the stage that makes or loses a slide's tiles
-REASONS: Final = {
-    "rejected_background": "too much background",
-    "rejected_pen": "pen",
-    "rejected_blurred": "blurred",
-    "rejected_fold": "folded",
-    "rejected_blood": "blood",
-}
 
 
 def all_failures(
@@ -69,7 +63,8 @@ def _tiles(stores: Iterable[TileStore]) -> tuple[FunnelStep, ...]:
     if not counts["candidates"]:
         return ()
     little = counts["rejected_tissue"]
-    lost = {text: counts[name] for name, text in REASONS.items()}
+    lost = {"too much background": counts["rejected_background"]}
+    lost |= {flag.fate: counts[f"rejected_{name}"] for name, flag in FLAGS.items()}
     return (
         FunnelStep(
             name="places in the grid",

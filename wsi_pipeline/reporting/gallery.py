@@ -21,16 +21,10 @@ from wsi_pipeline.reporting.page import data_uri
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
 from wsi_pipeline.tiles import TileStore
 from wsi_pipeline.tiles.decisions import COLUMNS, Decision, tile_reasons
-from wsi_pipeline.tiles.flags import FLAGS, MEASURES, Flag, store_marks
+from wsi_pipeline.tiles.flags import FLAGS, store_marks
 
 THUMBNAIL_PX: Final = 900
 TILE_PX: Final = 144
-WORDS: Final[Mapping[Flag, str]] = {
-    "pen": "Pen",
-    "blurred": "Out of focus",
-    "fold": "Folded",
-    "blood": "Blood",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +54,7 @@ class GalleryGroup:
         tiles: Those shown, worst first.
     """
 
-    flag: Flag
+    flag: str
     words: str
     count: int
     rows: tuple[int, ...]
@@ -152,7 +146,7 @@ def _groups(
         pictures = store.tiles[worst]
         yield GalleryGroup(
             flag=flag,
-            words=WORDS[flag],
+            words=FLAGS[flag].label,
             count=len(found),
             rows=tuple(own[place] for place in places if place in own),
             tiles=tuple(
@@ -170,10 +164,11 @@ def _groups(
         )
 
 
-def _worst_first(store: TileStore, flag: Flag, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+def _worst_first(store: TileStore, name: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the order of ``indices`` by how far they are beyond the limit."""
-    values = store.columns[MEASURES[flag]][indices]
-    return np.argsort(values if flag == "blurred" else -values, kind="stable")
+    flag = FLAGS[name]
+    values = store.columns[flag.column][indices]
+    return np.argsort(values if flag.below else -values, kind="stable")
 
 
 def _cells(row: Decision) -> list[str]:

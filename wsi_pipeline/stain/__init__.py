@@ -8,6 +8,7 @@ from wsi_pipeline.stain.macenko import StainFit, fit_macenko
 from wsi_pipeline.stain.methods import (
     STAIN_METHODS,
     StainMatrixTransform,
+    StainMethod,
     StainTransform,
     fit_stain,
     restore_stain,
@@ -21,6 +22,7 @@ __all__ = [
     "PixelSampler",
     "StainFit",
     "StainMatrixTransform",
+    "StainMethod",
     "StainTransform",
     "Stains",
     "density_map",

@@ -1,12 +1,14 @@
 """Stain normalisation by name, as ``--stain`` asks for it."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError, StainFitError
+from wsi_pipeline.registry import Registry
 from wsi_pipeline.stain.apply import normalise
 from wsi_pipeline.stain.macenko import (
     FEW_PIXELS,
@@ -123,10 +125,6 @@ def _fit_macenko_tile(pixels: Pixels) -> StainTransform:
     return TileByTileTransform(fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS))
 
 
-def _fit_none(_pixels: Pixels) -> StainTransform:
-    return Unchanged()
-
-
 def _fit_reinhard(pixels: Pixels) -> StainTransform:
     """Statistics of tissue; what is no H&E by its stain vectors keeps its colours."""
     flags = fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS).flags
@@ -147,46 +145,111 @@ def _fit_vahadane(pixels: Pixels) -> StainTransform:
             "Stain method 'vahadane' needs staintools, which is not installed: "
             "pip install 'wsi-pipeline[staintools]', or choose --stain macenko."
         ) from error
+    image = pixels[:, None].copy()  # staintools writes into its input
+    return _fit_matrix("vahadane", pixels, lambda: VahadaneStainExtractor.get_stain_matrix(image))
+
+
+def _fit_matrix(
+    method: str, pixels: Pixels, extract: Callable[[], NDArray[np.float64]]
+) -> StainTransform:
+    """Judge the (2, 3) stain matrix that ``extract`` finds, as our own fit is judged."""
     density, fraction = tissue_density(pixels, _BETA)
     numbers = {"tissue_pixels": float(len(density)), "tissue_pixel_fraction": fraction}
     if len(density) < _MIN_PIXELS:
         fit = StainFit(stains=None, flags=(FEW_PIXELS,), diagnostics=numbers)
-        return StainMatrixTransform("vahadane", fit)
-    image = pixels[:, None].copy()  # staintools writes into its input
-    matrix = unit_rows(VahadaneStainExtractor.get_stain_matrix(image))
-    return StainMatrixTransform("vahadane", judged_fit(matrix, density, numbers))
+        return StainMatrixTransform(method, fit)
+    return StainMatrixTransform(method, judged_fit(unit_rows(extract()), density, numbers))
 
 
-STAIN_METHODS: Mapping[str, Callable[[Pixels], StainTransform]] = {
-    "macenko": _fit_macenko,
-    "macenko-tile": _fit_macenko_tile,
-    "none": _fit_none,
-    "reinhard": _fit_reinhard,
-    "vahadane": _fit_vahadane,
-}
-"""Every method by name; each takes (P, 3) uint8 pixels sampled from a slide's tissue."""
+def _restore_matrix(attributes: Mapping[str, Any]) -> StainTransform:
+    fit, target = _restored_fit(attributes)
+    return StainMatrixTransform(attributes["method"], fit, target)
+
+
+def _restore_tile_by_tile(attributes: Mapping[str, Any]) -> StainTransform:
+    return TileByTileTransform(*_restored_fit(attributes))
+
+
+def _restored_fit(attributes: Mapping[str, Any]) -> tuple[StainFit, Stains]:
+    source = attributes["source"]
+    fit = StainFit(
+        stains=None if source is None else Stains.from_attributes(source),
+        flags=tuple(attributes["flags"]),
+        diagnostics=dict(attributes.get("diagnostics", {})),
+    )
+    return fit, Stains.from_attributes(attributes["target"])
+
+
+def _restore_reinhard(attributes: Mapping[str, Any]) -> StainTransform:
+    source = attributes["source"]
+    known = None if source is None else _statistics(source)
+    return ReinhardTransform(known, tuple(attributes["flags"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StainMethod:
+    """One method: how it is fitted on (P, 3) uint8 pixels of a slide's tissue, and restored."""
+
+    fit: Callable[[Pixels], StainTransform]
+    restore: Callable[[Mapping[str, Any]], StainTransform]
+
+
+def _own(name: str, function: object) -> StainMethod:
+    """Wrap a user's function of (P, 3) pixels.
+
+    It returns a stain matrix, (2, 3) with rows H and E in optical density, which is judged and
+    stored as ours are; or a :class:`StainTransform`, whose stored record ``function.restore``
+    takes back, if it has such a thing.
+
+    Raises:
+        ConfigError: It cannot be called.
+    """
+    if not callable(function):
+        raise ConfigError(f"Stain method {name!r} is no function of (P, 3) pixels.")
+
+    def fit(pixels: Pixels) -> StainTransform:
+        found = function(pixels.copy())
+        if not isinstance(found, np.ndarray | Sequence):
+            return cast("StainTransform", found)
+        matrix = np.asarray(found, np.float64)
+        if matrix.shape != (2, 3):
+            raise StainFitError(f"{name} gave a stain matrix {matrix.shape}, not (2, 3).")
+        return _fit_matrix(name, pixels, lambda: matrix)
+
+    return StainMethod(fit=fit, restore=getattr(function, "restore", _restore_matrix))
+
+
+STAIN_METHODS: Final = Registry(
+    "stain method",
+    {
+        "macenko": StainMethod(fit=_fit_macenko, restore=_restore_matrix),
+        "macenko-tile": StainMethod(fit=_fit_macenko_tile, restore=_restore_tile_by_tile),
+        "reinhard": StainMethod(fit=_fit_reinhard, restore=_restore_reinhard),
+        "vahadane": StainMethod(fit=_fit_vahadane, restore=_restore_matrix),
+        "none": StainMethod(fit=lambda _: Unchanged(), restore=lambda _: Unchanged()),
+    },
+    wrap=_own,
+)
+"""Every method by name; a user's own is named ``module:function``."""
 
 
 def fit_stain(method: str, pixels: Pixels) -> StainTransform:
     """Fit a method, chosen by name, on pixels sampled from one slide.
 
     Args:
-        method: a key of ``STAIN_METHODS``.
+        method: a key of ``STAIN_METHODS``, or ``module:function``.
         pixels: (P, 3) uint8 RGB.
 
     Raises:
         ConfigError: the method is unknown, or its library is not installed.
         StainFitError: ``pixels`` is not (P, 3) uint8.
     """
-    if method not in STAIN_METHODS:
-        raise ConfigError(
-            f"Unknown stain method {method!r}; choose one of {', '.join(STAIN_METHODS)}."
-        )
+    chosen = STAIN_METHODS.choose(method)
     if pixels.ndim != 2 or pixels.shape[1] != 3 or pixels.dtype != np.uint8:
         raise StainFitError(
             f"Stain fitting needs (P, 3) uint8 pixels, not {pixels.shape} {pixels.dtype}."
         )
-    return STAIN_METHODS[method](pixels)
+    return chosen.fit(pixels)
 
 
 def restore_stain(attributes: Mapping[str, Any]) -> StainTransform:
@@ -196,24 +259,11 @@ def restore_stain(attributes: Mapping[str, Any]) -> StainTransform:
         StainFitError: the record is incomplete or names an unknown method.
     """
     try:
-        method = attributes["method"]
-        flags = tuple(attributes["flags"])
-        if method == "none":
-            return Unchanged()
-        source = attributes["source"]
-        if method == "reinhard":
-            return ReinhardTransform(None if source is None else _statistics(source), flags)
-        if method in ("macenko", "macenko-tile", "vahadane"):
-            stains = None if source is None else Stains.from_attributes(source)
-            numbers = dict(attributes.get("diagnostics", {}))
-            fit = StainFit(stains=stains, flags=flags, diagnostics=numbers)
-            target = Stains.from_attributes(attributes["target"])
-            if method == "macenko-tile":
-                return TileByTileTransform(fit, target)
-            return StainMatrixTransform(method, fit, target)
+        return STAIN_METHODS.choose(attributes["method"]).restore(attributes)
     except (KeyError, TypeError) as error:
         raise StainFitError(f"A stored stain record lacks {error}.") from error
-    raise StainFitError(f"A stored stain record names the unknown method {method!r}.")
+    except ConfigError as error:
+        raise StainFitError(f"A stored stain record is of no use: {error}") from error
 
 
 def _statistics_attributes(statistics: LabStatistics) -> dict[str, list[float]]:

@@ -20,7 +20,7 @@ from wsi_pipeline.cohort import open_table
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
 from wsi_pipeline.tiles.contract import TileStore
-from wsi_pipeline.tiles.flags import FLAGS, MEASURES, Flag, any_mark, store_marks
+from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
 from wsi_pipeline.types import Coords
 
 Choice = Literal["keep", "drop"]
@@ -99,7 +99,7 @@ def dropped_digest(dropped: Collection[Place]) -> str | None:
 
 
 def propose(
-    slide_id: str, store: TileStore, drop: Sequence[Flag], max_dropped_fraction: float
+    slide_id: str, store: TileStore, drop: Sequence[str], max_dropped_fraction: float
 ) -> list[Decision]:
     """Return a row for the slide and one for each flagged tile, as a start for a person.
 
@@ -118,7 +118,7 @@ def propose(
         about.append(f"{share:.0%} of the tiles flagged, too many to drop")
         lost = np.zeros_like(lost)
     rows = [Decision(slide_id=slide_id, place=None, choice="keep", reason="; ".join(about))]
-    for index in np.flatnonzero(any_mark(marks, FLAGS)).tolist():
+    for index in np.flatnonzero(any_mark(marks)).tolist():
         x, y = store.coords[index].tolist()
         choice: Choice = "drop" if lost[index] else "keep"
         reason = "; ".join(tile_reasons(store, marks, index).values())
@@ -128,14 +128,14 @@ def propose(
 
 def tile_reasons(
     store: TileStore, marks: Mapping[str, NDArray[np.bool_]], index: int
-) -> dict[Flag, str]:
+) -> dict[str, str]:
     """Return why a tile is flagged: ``pen 0.32 over 0.1``, by flag."""
     limits = store.attributes["flag_limits"]
     return {
-        flag: f"{flag} {store.columns[MEASURES[flag]][index]:.3g} "
-        f"{'under' if flag == 'blurred' else 'over'} {limits[flag]:.3g}"
-        for flag in FLAGS
-        if marks[flag][index]
+        name: f"{name} {store.columns[flag.column][index]:.3g} "
+        f"{'under' if flag.below else 'over'} {limits[name]:.3g}"
+        for name, flag in FLAGS.items()
+        if marks[name][index]
     }
 
 

@@ -1,72 +1,240 @@
-"""What marks a tile as doubtful, and the limits beyond which it does."""
+"""What marks a tile as doubtful: one table, which the stages, pages and tables of fates read.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+To add a flag, write its rule and its entry in ``FLAGS``; ``--drop-flagged``, the closing table, the
+gallery and the report know it from there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.registry import Registry
 from wsi_pipeline.tiles.contract import TileStore
+from wsi_pipeline.tissue import (
+    CoarseTiles,
+    blood_fractions,
+    blood_threshold,
+    coarse_pen_fractions,
+    fold_fractions,
+    fold_threshold,
+)
 
-Flag = Literal["pen", "blurred", "fold", "blood"]
-FLAGS: Final[tuple[Flag, ...]] = ("pen", "blurred", "fold", "blood")
-MEASURES: Final[Mapping[Flag, str]] = {
-    "pen": "pen_fraction",
-    "blurred": "focus",
-    "fold": "fold_fraction",
-    "blood": "blood_fraction",
-}
+Values = NDArray[np.float32]
+Marks = Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlagLimits:
-    """A tile is flagged ``blurred`` below its limit, and with any other flag above its limit."""
+class Look:
+    """What rules see of N tiles, as they were scanned.
 
-    pen: float
-    blurred: float
-    fold: float
-    blood: float
+    Attributes:
+        focus: (N,) float32, see :func:`wsi_pipeline.tissue.focus`.
+        coarse: The tiles at about 2 µm/px.
+        glass: (3,) uint8, colour of the slide's empty glass.
+    """
 
-    def marks(self, columns: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.bool_]]:
-        """Return which tiles carry which flag.
+    focus: Values
+    coarse: CoarseTiles
+    glass: NDArray[np.uint8]
 
-        Args:
-            columns: Measure name to (N,) float32, as in a tile store; a flag whose measure is
-                absent marks nothing.
 
-        Returns:
-            (N,) bool for each of ``FLAGS``.
-        """
-        limits = asdict(self)
-        count = len(next(iter(columns.values()), ()))
-        marks = {}
-        for flag, measure in MEASURES.items():
-            if measure not in columns:
-                marks[flag] = np.zeros(count, np.bool_)
-            elif flag == "blurred":
-                marks[flag] = columns[measure] < limits[flag]
-            else:
-                marks[flag] = columns[measure] > limits[flag]
-        return {name: np.asarray(mask, np.bool_) for name, mask in marks.items()}
+class Knobs(Protocol):
+    """The settings that limits depend on."""
 
-    def to_attributes(self) -> dict[str, float]:
-        """Return the limits as they stand in a store's ``flag_limits``."""
-        return asdict(self)
+    @property
+    def max_pen_fraction(self) -> float: ...
+    @property
+    def min_relative_focus(self) -> float: ...
+    @property
+    def min_focus(self) -> float: ...
+    @property
+    def max_fold_fraction(self) -> float: ...
+    @property
+    def fold_deviations(self) -> float: ...
+    @property
+    def max_blood_fraction(self) -> float: ...
+
+
+Measure = Callable[[Look], Values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """A rule once it knows a slide: its measure, and the numbers a store keeps of it."""
+
+    measure: Measure
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileFlag:
+    """One flag.
+
+    Attributes:
+        label: Its name on pages.
+        fate: What the closing table calls a tile that it takes out.
+        colour: RGB of its tiles on overlays.
+        column: Its measure's name in a tile store.
+        below: It marks tiles whose measure lies below the limit, not above.
+        limit: Of the measure on a slide, by the settings and a look at sampled tiles.
+        rule: Learns from a look at sampled tiles how this slide is measured.
+    """
+
+    label: str
+    fate: str
+    colour: tuple[int, int, int]
+    column: str
+    below: bool = False
+    limit: Callable[[Knobs, Look], float]
+    rule: Callable[[Knobs, Look], Learnt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRules:
+    """Every flag's rule and limit as learnt on one slide."""
+
+    limits: Mapping[str, float]
+    rules: Mapping[str, Learnt]
+
+    def measure(self, look: Look) -> dict[str, Values]:
+        """Return each flag's column, (N,) float32."""
+        return {FLAGS[name].column: rule.measure(look) for name, rule in self.rules.items()}
+
+    def marks(self, columns: Mapping[str, Values]) -> dict[str, NDArray[np.bool_]]:
+        """Return which tiles carry which flag."""
+        return marks(columns, self.limits)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what was learnt, as it stands in a store."""
+        return {name: n for rule in self.rules.values() for name, n in rule.numbers.items()}
+
+
+def learn_rules(knobs: Knobs, sample: Look) -> SlideRules:
+    """Learn from sampled tiles what is sharp, folded, bloody … on their slide."""
+    return SlideRules(
+        limits={name: flag.limit(knobs, sample) for name, flag in FLAGS.items()},
+        rules={name: flag.rule(knobs, sample) for name, flag in FLAGS.items()},
+    )
+
+
+def marks(
+    columns: Mapping[str, Values], limits: Mapping[str, float]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which tiles carry which flag.
+
+    Args:
+        columns: Measure name to (N,) float32, as in a tile store.
+        limits: By flag; a flag without limit or measure, which the store's writer did not know,
+            marks nothing.
+
+    Returns:
+        (N,) bool for each of ``FLAGS``.
+    """
+    count = len(next(iter(columns.values()), ()))
+    found = {}
+    for name, flag in FLAGS.items():
+        if name not in limits or flag.column not in columns:
+            found[name] = np.zeros(count, np.bool_)
+        else:
+            values = columns[flag.column]
+            beyond = values < limits[name] if flag.below else values > limits[name]
+            found[name] = np.asarray(beyond, np.bool_)
+    return found
 
 
 def store_marks(store: TileStore) -> dict[str, NDArray[np.bool_]]:
     """Return which tiles of a store carry which flag; none where its limits are not recorded."""
-    limits: Mapping[str, Any] | None = store.attributes.get("flag_limits")
-    if limits is None:
-        return {flag: np.zeros(len(store), np.bool_) for flag in FLAGS}
-    known = FlagLimits(**{flag: float(limits[flag]) for flag in FLAGS})
-    return known.marks(store.columns)
+    limits: Mapping[str, Any] = store.attributes.get("flag_limits") or {}
+    if not limits:
+        return {name: np.zeros(len(store), np.bool_) for name in FLAGS}
+    return marks(store.columns, {name: float(limit) for name, limit in limits.items()})
 
 
-def any_mark(marks: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which tiles carry at least one of the flags ``names``."""
-    mask = np.zeros(len(next(iter(marks.values()))), np.bool_)
-    for name in names:
-        mask |= marks[name]
+def any_mark(found: Marks, names: Iterable[str] | None = None) -> NDArray[np.bool_]:
+    """Return which tiles carry at least one of the flags ``names``; None: any at all."""
+    mask = np.zeros(len(next(iter(found.values()))), np.bool_)
+    for name in found if names is None else names:
+        mask |= found[name]
     return mask
+
+
+def check_flags(names: Sequence[str]) -> list[str]:
+    """Return ``names`` if all are flags; for validators of settings.
+
+    Raises:
+        ConfigError: One is not; the sentence offers the nearest name.
+    """
+    return [FLAGS.check(name) for name in names]
+
+
+def _pen(_knobs: Knobs, _sample: Look) -> Learnt:
+    return Learnt(measure=lambda look: coarse_pen_fractions(look.coarse), numbers={})
+
+
+def _blurred(_knobs: Knobs, _sample: Look) -> Learnt:
+    return Learnt(measure=lambda look: look.focus, numbers={})
+
+
+def _focus_floor(knobs: Knobs, sample: Look) -> float:
+    usual = float(np.median(sample.focus)) if len(sample.focus) else 0.0
+    return max(knobs.min_focus, knobs.min_relative_focus * usual)
+
+
+def _fold(knobs: Knobs, sample: Look) -> Learnt:
+    threshold = fold_threshold(sample.coarse, sample.glass, knobs.fold_deviations)
+    return Learnt(
+        measure=lambda look: fold_fractions(look.coarse, look.glass, threshold),
+        numbers={"fold_threshold": threshold},
+    )
+
+
+def _blood(_knobs: Knobs, sample: Look) -> Learnt:
+    threshold = blood_threshold(sample.coarse, sample.glass)
+    return Learnt(
+        measure=lambda look: blood_fractions(look.coarse, look.glass, threshold),
+        numbers={"blood_threshold": threshold},
+    )
+
+
+FLAGS: Final = Registry(
+    "tile flag",
+    {
+        "pen": TileFlag(
+            label="Pen",
+            fate="pen",
+            colour=(226, 88, 20),
+            column="pen_fraction",
+            limit=lambda knobs, _: knobs.max_pen_fraction,
+            rule=_pen,
+        ),
+        "blurred": TileFlag(
+            label="Out of focus",
+            fate="blurred",
+            colour=(120, 94, 240),
+            column="focus",
+            below=True,
+            limit=_focus_floor,
+            rule=_blurred,
+        ),
+        "fold": TileFlag(
+            label="Folded",
+            fate="folded",
+            colour=(220, 38, 127),
+            column="fold_fraction",
+            limit=lambda knobs, _: knobs.max_fold_fraction,
+            rule=_fold,
+        ),
+        "blood": TileFlag(
+            label="Blood",
+            fate="blood",
+            colour=(166, 16, 30),
+            column="blood_fraction",
+            limit=lambda knobs, _: knobs.max_blood_fraction,
+            rule=_blood,
+        ),
+    },
+)
+"""Every flag by name, in the order in which a tile with several is counted."""

@@ -7,7 +7,6 @@ from wsi_pipeline.slides import Icc, Modality
 from wsi_pipeline.tiles.contract import Codec
 from wsi_pipeline.tiles.denoise import Denoise
 from wsi_pipeline.tiles.drawn import Drawn
-from wsi_pipeline.tiles.flags import Flag
 from wsi_pipeline.tiles.grid import Edge
 from wsi_pipeline.tissue.folds import FOLD_DEVIATIONS
 from wsi_pipeline.types import Region
@@ -80,7 +79,7 @@ class CutSettings:
     max_fold_fraction: float = 0.1
     fold_deviations: float = FOLD_DEVIATIONS
     max_blood_fraction: float = 0.5
-    drop: tuple[Flag, ...] = ()
+    drop: tuple[str, ...] = ()
     max_dropped_fraction: float = 0.5
     seed: int = 0
     denoise: Denoise = "none"

@@ -14,7 +14,7 @@ from wsi_pipeline.stain import StainTransform, fit_stain
 from wsi_pipeline.tiles.blocks import NOTHING, Block, Held, Indices, map_blocks, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
-from wsi_pipeline.tiles.flags import FLAGS, FlagLimits, any_mark
+from wsi_pipeline.tiles.flags import Look, SlideRules, any_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.settings import CutSettings
 from wsi_pipeline.tiles.tally import Tally
@@ -22,13 +22,6 @@ from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.tissue import (
     background_fractions,
-    blood_fractions,
-    blood_threshold,
-    coarse_pen_fractions,
-    coarse_tiles,
-    focus,
-    fold_fractions,
-    fold_threshold,
     glance,
     reduce_tiles,
 )
@@ -52,9 +45,7 @@ class SlideFit:
     Attributes:
         stain: Ready to be applied.
         background_level: Grey level that all channels of an empty pixel reach after normalisation.
-        limits: Beyond which a tile is flagged; ``blurred`` comes from the slide's own focus.
-        fold_threshold: Saturation − intensity beyond which this slide's tissue counts as folded.
-        blood_threshold: Ratio of blue to green density beyond which its red pixels are blood.
+        rules: What flags a tile of this slide.
         drop: Flags whose tiles are left out; empty if the sample says that too many would be.
         flags: Of the slide.
         held: Tiles read for it, by index in the grid; where few are wanted, all of those.
@@ -62,9 +53,7 @@ class SlideFit:
 
     stain: StainTransform
     background_level: int
-    limits: FlagLimits
-    fold_threshold: float
-    blood_threshold: float
+    rules: SlideRules
     drop: tuple[str, ...]
     flags: tuple[str, ...]
     held: Held
@@ -123,19 +112,10 @@ def _look_at(
     tiles: RgbTiles, plan: SlidePlan, stain: StainTransform, settings: CutSettings
 ) -> SlideFit:
     """Learn from the sampled tiles what is sharp, folded and bloody on this slide."""
-    coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
-    usual = float(np.median(focus(tiles))) if len(tiles) else 0.0
     return SlideFit(
         stain=stain,
         background_level=0,
-        limits=FlagLimits(
-            pen=settings.max_pen_fraction,
-            blurred=max(settings.min_focus, settings.min_relative_focus * usual),
-            fold=settings.max_fold_fraction,
-            blood=settings.max_blood_fraction,
-        ),
-        fold_threshold=fold_threshold(coarse, plan.glass, settings.fold_deviations),
-        blood_threshold=blood_threshold(coarse, plan.glass),
+        rules=learn_rules(settings, _look(tiles, np.arange(len(tiles)), plan)),
         drop=settings.drop,
         flags=(),
         held=NOTHING,
@@ -148,24 +128,17 @@ def _keep_enough(
     """Drop nothing if the sampled tiles say that it were too much."""
     if not len(tiles) or not fit.drop:
         return fit
-    measures = _measure(tiles, np.arange(len(tiles)), plan, fit)
-    lost = any_mark(fit.limits.marks(measures), fit.drop)
+    measures = fit.rules.measure(_look(tiles, np.arange(len(tiles)), plan))
+    lost = any_mark(fit.rules.marks(measures), fit.drop)
     if lost.mean() > settings.max_dropped_fraction:
         return replace(fit, drop=(), flags=(TOO_MUCH_FLAGGED,))
     return fit
 
 
-def _measure(
-    tiles: RgbTiles, places: Indices, plan: SlidePlan, fit: SlideFit
-) -> dict[str, NDArray[np.float32]]:
-    """Measure the tiles, as scanned, at (n,) places; (n,) each."""
+def _look(tiles: RgbTiles, places: Indices, plan: SlidePlan) -> Look:
+    """Look at the tiles, as scanned, at (n,) places."""
     sharpness, coarse = glance(tiles, places, plan.grid.effective_mpp)
-    return {
-        "focus": sharpness,
-        "pen_fraction": coarse_pen_fractions(coarse),
-        "fold_fraction": fold_fractions(coarse, plan.glass, fit.fold_threshold),
-        "blood_fraction": blood_fractions(coarse, plan.glass, fit.blood_threshold),
-    }
+    return Look(focus=sharpness, coarse=coarse, glass=plan.glass)
 
 
 def finish_tiles(
@@ -219,8 +192,8 @@ def _finish(
     with watch.phase("judge"):
         background = _background(tiles, plan, fit.background_level, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        columns = _measure(block.tiles, full, plan, fit)
-        marks = fit.limits.marks(columns)
+        columns = fit.rules.measure(_look(block.tiles, full, plan))
+        marks = fit.rules.marks(columns)
         kept, fates = _fates(marks, fit.drop)
     fates["rejected_background"] = len(background) - len(full)
     places = full[kept]
@@ -234,7 +207,7 @@ def _finish(
             **_class_column(plan, indices),
             **{name: values[kept] for name, values in columns.items()},
         },
-        flagged=any_mark(marks, FLAGS)[kept],
+        flagged=any_mark(marks)[kept],
     )
     return finished, fates
 
@@ -288,7 +261,7 @@ def _fates(
 ) -> tuple[NDArray[np.bool_], Counter[str]]:
     """Return which tiles are kept, and counts; a tile counts under the first flag that drops it."""
     counts: Counter[str] = Counter()
-    kept = np.ones(len(marks["pen"]), np.bool_)
+    kept = ~any_mark(marks, ())
     for name in drop:
         counts[f"rejected_{name}"] += int((kept & marks[name]).sum())
         kept &= ~marks[name]

@@ -65,11 +65,11 @@ def find_tissue(
     Raises:
         ConfigError: Unknown method, an impossible size, or not an RGB image.
     """
-    _check(rgb, um_per_px, method, min_area_um2, max_hole_um2)
+    _check(rgb, um_per_px, min_area_um2, max_hole_um2)
     scale = UNKNOWN_UM_PER_PX if um_per_px is None else um_per_px
     ink = find_ink(rgb, max(1, round(STROKE_UM / 2 / scale)))
     view = appearance(rgb, ink)
-    proposal = TISSUE_METHODS[method](view)
+    proposal = TISSUE_METHODS.choose(method)(view)
     mask = proposal.mask
     if method != "none":
         mask = _clean(mask & ~ink, scale, max_hole_um2) & ~ink
@@ -111,15 +111,12 @@ def _drop_small(mask: Mask, min_area_px: float) -> Mask:
 
 
 def _check(
-    rgb: RgbImage, um_per_px: float | None, method: str, min_area_um2: float, max_hole_um2: float
+    rgb: RgbImage, um_per_px: float | None, min_area_um2: float, max_hole_um2: float
 ) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
         raise ConfigError(
             f"Tissue is found on (H, W, 3) uint8 images; got {rgb.shape} {rgb.dtype}."
         )
-    if method not in TISSUE_METHODS:
-        known = ", ".join(TISSUE_METHODS)
-        raise ConfigError(f"Unknown tissue method {method!r}; choose one of {known}.")
     if um_per_px is not None and not (np.isfinite(um_per_px) and um_per_px > 0):
         raise ConfigError(f"um_per_px must be positive, or None when unknown; got {um_per_px}.")
     if min_area_um2 < 0 or max_hole_um2 < 0:

@@ -1,17 +1,20 @@
 """Ways of proposing tissue pixels on an overview, selectable by name.
 
 A method is a function of an `Appearance`; to add one, write it and name it in ``TISSUE_METHODS``.
+A user's own is named ``module:function``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Final
 
 import cv2
 import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.registry import Registry
 from wsi_pipeline.tissue.pieces import Pieces
 from wsi_pipeline.types import Mask, RgbImage
 
@@ -182,8 +185,34 @@ def _everything(view: Appearance) -> Proposal:
     return Proposal(mask=np.ones(view.density.shape, bool), thresholds={})
 
 
-TISSUE_METHODS: Mapping[str, TissueMethod] = MappingProxyType(
-    {"otsu": _otsu, "hsv": _hsv, "density": _density, "none": _everything}
+def _own(name: str, function: object) -> TissueMethod:
+    """Wrap a user's function of an `Appearance` that returns a `Proposal` or an (H, W) bool mask.
+
+    Raises:
+        ConfigError: It cannot be called, or returns something else.
+    """
+    if not callable(function):
+        raise ConfigError(f"Tissue method {name!r} is no function of an Appearance.")
+
+    def propose(view: Appearance) -> Proposal:
+        found = function(view)
+        if isinstance(found, Proposal):
+            return found
+        mask = np.asarray(found)
+        if mask.shape != view.density.shape or mask.dtype != np.bool_:
+            raise ConfigError(
+                f"Tissue method {name!r} must return a Proposal or an {view.density.shape} bool "
+                f"mask, not {mask.shape} {mask.dtype}."
+            )
+        return Proposal(mask=mask, thresholds={})
+
+    return propose
+
+
+TISSUE_METHODS: Final = Registry[TissueMethod](
+    "tissue method",
+    {"otsu": _otsu, "hsv": _hsv, "density": _density, "none": _everything},
+    wrap=_own,
 )
 
 
