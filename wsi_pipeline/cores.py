@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.tma import CoresConfig, run
+from wsi_pipeline.pipeline.cores import CoresConfig, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from wsi_pipeline.cli import parse
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline import STAGES, stage
 from wsi_pipeline.pipeline.compare import STUDY, CompareConfig, read_plan
+from wsi_pipeline.pipeline.cores import CoresConfig
 from wsi_pipeline.pipeline.demo import DemoConfig
 from wsi_pipeline.pipeline.study import RunConfig, read_study
-from wsi_pipeline.pipeline.tma import CoresConfig
 
 ROOT = Path(__file__).parents[2]
 STAGE_FILES = sorted((ROOT / "stages").glob("*.toml"))

@@ -1,140 +1,162 @@
-"""The cohort as it is cut: table or folder, files checked, TMA slides expanded into their cores."""
+"""One tissue microarray: where its cores are, for a person to check before anything is cut."""
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
-from wsi_pipeline.errors import CohortError, ConfigError, WsiError
-from wsi_pipeline.events import Event, Note, SlideFailed
+from pydantic import Field, field_validator
+from pydantic_settings import CliPositionalArg
+
+from wsi_pipeline.cohort import read_core_map
+from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.events import (
+    Event,
+    Note,
+    Planned,
+    SlideDone,
+    SlideFailed,
+    StageStarted,
+    Written,
+)
 
 if TYPE_CHECKING:
-    from wsi_pipeline.pipeline.tile_config import TileConfig
-    from wsi_pipeline.tiles.cores import PlacedCore
+    from wsi_pipeline.microarray import Microarray, PlacedCore
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResolvedCohort:
-    """What there is to cut.
+class CoresConfig(StageConfig):
+    """Find the cores of a tissue microarray, name them, and draw them for a person to check."""
 
-    Attributes:
-        root: Folder the slides' paths start from.
-        slides: Slides, and cores in the place of TMA slides.
-        events: What happened to TMA slides: failures, missing cores.
-    """
+    slide: Annotated[CliPositionalArg[str], HOW] = Field(
+        description="TMA slide, or a flat picture of it; a URL will do."
+    )
+    preview: Annotated[Path, HOW] = Field(description="Picture to write, .png or .jpg.")
+    map: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Core map (CSV row, column, core_id, patient_id, label); without one, places "
+        "are named after the grid.",
+    )
+    out: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="Table of the cores' places, to be corrected by hand; what is there is read, "
+        "not written over. Beside the preview if not given; the tile stage reads "
+        "<run>/cores/<slide_id>.csv.",
+    )
+    names: Literal["letters", "numbers"] = Field(
+        default="letters", description="Without a map: A1 or 1-1."
+    )
+    mpp_override: float | None = Field(
+        default=None, gt=0, description="The slide's resolution, µm/px, in place of the file's."
+    )
+    core_diameter_um: float | None = Field(
+        default=None, gt=0, description="The cores' diameter where it is known, µm."
+    )
+    reader: str = Field(default="auto", description="auto, openslide, tiffslide or image.")
 
-    root: Path
-    slides: list[CohortSlide]
-    events: list[Event]
+    @field_validator("preview")
+    @classmethod
+    def _is_picture(cls, path: Path) -> Path:
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ValueError("the preview is a picture; end its name in .png or .jpg")
+        return path
+
+    @property
+    def table(self) -> Path:
+        """Where the cores' places are written to, or read from."""
+        return self.out or self.preview.with_suffix(".csv")
 
 
-def resolve_cohort(config: "TileConfig") -> ResolvedCohort:
-    """Read the cohort and find the cores of its TMA slides.
-
-    Raises:
-        CohortError: The table is wrong, files it names are missing, or a core's id is taken.
-    """
-    root, rows = read_rows(config)
-    slides: list[CohortSlide] = []
-    events: list[Event] = []
-    for row in rows:
-        if row.tma_map is None:
-            slides.append(row)
-            continue
-        try:
-            cores = _cores(config, root, row)
-        except CohortError:
-            raise
-        except WsiError as error:
-            events.append(SlideFailed(slide_id=row.slide_id, error=str(error)))
-            continue
-        events += _missing(row, cores)
-        from wsi_pipeline.tiles.cores import as_slides
-
-        slides += as_slides(row, cores)
-    _check_ids(config.cohort, slides)
-    return ResolvedCohort(root=root, slides=slides, events=events)
-
-
-def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
-    """Return the folder paths start from, and the rows of the table or the slides of the folder.
+def run(config: CoresConfig) -> Iterator[Event]:
+    """Write the table of the cores and a picture; a table that is there is drawn, not replaced.
 
     Raises:
-        CohortError: As for :func:`resolve_cohort`.
-        ConfigError: The folder of masks is missing.
+        CohortError: The core map or the table of the cores is wrong.
+        ConfigError: A core diameter in µm for a slide of unknown resolution.
     """
-    if config.masks is not None and not config.masks.is_dir():
-        raise ConfigError(f"--masks {config.masks}: there is no such folder")
-    from wsi_pipeline.slides.find import SUFFIXES, find_slides
+    from wsi_pipeline.microarray import picture_cores, read_cores, write_cores, write_preview
 
-    if config.cohort.is_dir():
-        paths = find_slides(config.cohort)
-        if not paths:
-            raise CohortError(f"{config.cohort}: there is no slide in this folder")
-        return config.cohort, cohort_of(paths, config.cohort)
-    if config.cohort.suffix.lower() in SUFFIXES:
-        raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
-    rows = read_cohort(config.cohort)
-    root = config.slides or config.cohort.parent
-    lost = [row for row in rows if "://" not in row.path and not (root / row.path).exists()]
-    if lost:
-        raise CohortError(
-            "\n".join(f"{config.cohort}: {row.slide_id}: no file {root / row.path}" for row in lost)
-            + "\nfetch what is missing, take the rows out, or give the right --slides folder"
-        )
-    _check_drawn(config, root, rows)
-    return root, rows
-
-
-def _check_drawn(config: "TileConfig", root: Path, rows: list[CohortSlide]) -> None:
-    drawn = [(row, beside(config, root, row.annotations)) for row in rows if row.annotations]
-    lost = [f"{config.cohort}: {row.slide_id}: no file {path}" for row, path in drawn
-            if not path.is_file()]  # fmt: skip
-    if lost:
-        raise CohortError("\n".join(lost) + "\nfetch the annotations, or empty their fields")
-
-
-def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCore]":
-    """Read where the cores are, or find them and write it down."""
-    from wsi_pipeline.tiles.cores import read_cores, write_cores, write_preview
-    from wsi_pipeline.tiles.microarray import CoreSearch, place_cores
-
-    table = config.run / "cores" / f"{row.slide_id}.csv"
-    if table.exists():
-        return read_cores(table)
-    mapped = read_core_map(beside(config, root, str(row.tma_map)))
-    override = config.mpp_override if row.mpp is None else row.mpp
-    search = CoreSearch(reader=config.reader, mpp_override=override)
-    path = row.path if "://" in row.path else root / row.path
-    found = place_cores(path, mapped, search)
-    if not config.dry_run:
-        write_preview(table.with_suffix(".jpg"), found.picture)
-        write_cores(table, found.cores)
-    return found.cores
+    yield StageStarted(stage="cores", total=1)
+    started = time.monotonic()
+    slide_id = Path(config.slide).stem
+    corrected = config.table.exists() and not config.overwrite
+    try:
+        if corrected:
+            cores = read_cores(config.table)
+            picture = picture_cores(config.slide, cores, config.reader)
+            yield Note(text=f"{config.table} was there and is drawn as it stands; --overwrite "
+                            "finds the cores anew")  # fmt: skip
+        else:
+            found = _find(config)
+            cores, picture = found.cores, found.picture
+            yield Note(text=_summary(found))
+    except SlideError as error:
+        yield SlideFailed(slide_id=slide_id, error=str(error))
+        return
+    if config.dry_run:
+        yield from map(_row, cores)
+    else:
+        write_preview(config.preview, picture)
+        yield Written(path=str(config.preview), what="cores to check")
+        if not corrected:
+            write_cores(config.table, cores)
+            yield Written(path=str(config.table), what="cores' places, to be corrected")
+    seconds = time.monotonic() - started
+    yield SlideDone(slide_id=slide_id, counts=_counts(cores), seconds=seconds)
 
 
-def beside(config: "TileConfig", root: Path, name: str) -> Path:
-    """Return where a file lies that the table names: beside the slides or beside the table."""
-    beside_slides, beside_table = root / name, config.cohort.parent / name
-    if not beside_slides.exists() and beside_table.exists():
-        return beside_table
-    return beside_slides
+def _find(config: CoresConfig) -> "Microarray":
+    from wsi_pipeline.microarray import CoreSearch, place_cores
+
+    mapped = None if config.map is None else read_core_map(config.map)
+    search = CoreSearch(
+        reader=config.reader,
+        mpp_override=config.mpp_override,
+        core_diameter_um=config.core_diameter_um,
+        naming=config.names,
+    )
+    return place_cores(config.slide, mapped, search)
 
 
-def _missing(row: CohortSlide, cores: "list[PlacedCore]") -> Iterator[Event]:
-    lost = [core.mapped.core_id for core in cores if core.region is None]
-    if lost:
-        yield Note(
-            text=f"{row.slide_id}: {len(lost)} of {len(cores)} cores are not on the slide: "
-            f"{', '.join(lost)}; correct cores/{row.slide_id}.csv if they are"
-        )
+def _summary(found: "Microarray") -> str:
+    """Say in a line what was measured, and name the cores that the map does not know."""
+    array = found.array
+    diameter = array.diameter_px * found.downsample
+    size = f"{diameter:.0f} px" if found.mpp is None else f"{diameter * found.mpp:.0f} µm"
+    text = (
+        f"{array.rows} × {array.columns} places, cores of {size}, "
+        f"rows turned by {array.rotation_deg:.1f}°"
+    )
+    if found.unmapped:
+        text += f"; not in the core map: {', '.join(found.unmapped)}"
+    return text
 
 
-def _check_ids(table: Path, slides: list[CohortSlide]) -> None:
-    seen: set[str] = set()
-    for slide in slides:
-        folded = slide.slide_id.casefold()
-        if folded in seen:
-            raise CohortError(f"{table}: slide_id {slide.slide_id!r} is a core's and another's too")
-        seen.add(folded)
+def _counts(cores: "list[PlacedCore]") -> dict[str, int]:
+    present = [core for core in cores if core.region is not None]
+    counts = {
+        "places": len(cores),
+        "  cores": len(present),
+        "    controls": sum(core.control for core in present),
+        "  missing": len(cores) - len(present),
+    }
+    return {name: count for name, count in counts.items() if count or not name.startswith(" ")}
+
+
+def _row(core: "PlacedCore") -> Planned:
+    from wsi_pipeline.microarray import place_name
+
+    mapped, region = core.mapped, core.region
+    x, y, side = (None,) * 3 if region is None else (region.x, region.y, region.width)
+    return Planned(
+        row={
+            "place": place_name(mapped),
+            "core": mapped.core_id,
+            "patient": mapped.patient_id,
+            "label": mapped.label,
+            "control": "yes" if core.control else None,
+            "x": x,
+            "y": y,
+            "side": side,
+        }
+    )

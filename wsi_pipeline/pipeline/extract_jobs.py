@@ -13,8 +13,8 @@ from wsi_pipeline.config import digest, load_toml
 from wsi_pipeline.engine import is_done, lock_path
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
-from wsi_pipeline.pipeline.cores import resolve_cohort
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
+from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.timing import Stopwatch

@@ -33,7 +33,7 @@ def run(config: TileConfig) -> Iterator[Event]:
         CohortError: The table is wrong, or files it names are missing.
         ConfigError: A setting is impossible.
     """
-    from wsi_pipeline.pipeline.cores import resolve_cohort
+    from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 
     resolved = resolve_cohort(config)
     failed = sum(isinstance(event, SlideFailed) for event in resolved.events)

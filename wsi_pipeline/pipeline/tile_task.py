@@ -104,7 +104,7 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
 
 def _drawn(config: TileConfig, root: Path, slide: CohortSlide) -> "Drawn | None":
     """Return what people drew on the slide; None if they drew nothing."""
-    from wsi_pipeline.pipeline.cores import beside
+    from wsi_pipeline.pipeline.resolve_cohort import beside
     from wsi_pipeline.tiles.drawn import Drawn
 
     annotations = slide.annotations and beside(config, root, slide.annotations)

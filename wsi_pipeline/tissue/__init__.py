@@ -1,4 +1,4 @@
-"""Where the tissue is, how good a tile is, and the cores of a tissue microarray."""
+"""Where the tissue is, and how good a tile is."""
 
 from wsi_pipeline.tissue.annotations import (
     Annotation,
@@ -25,26 +25,12 @@ from wsi_pipeline.tissue.qc import (
     pen_fractions,
 )
 from wsi_pipeline.tissue.tilt import Tilt, tissue_tilt
-from wsi_pipeline.tissue.tma import (
-    Core,
-    Dearray,
-    JoinedCore,
-    core_name,
-    dearray,
-    join_core_map,
-    position,
-)
-from wsi_pipeline.tissue.tma_preview import CoreMark, draw_cores, draw_marks
 
 __all__ = [
     "BACKGROUND_LEVEL",
     "TISSUE_METHODS",
     "Annotation",
     "CoarseTiles",
-    "Core",
-    "CoreMark",
-    "Dearray",
-    "JoinedCore",
     "Tilt",
     "Tissue",
     "annotated_mask",
@@ -53,11 +39,7 @@ __all__ = [
     "blood_threshold",
     "coarse_pen_fractions",
     "coarse_tiles",
-    "core_name",
-    "dearray",
     "draw_annotation",
-    "draw_cores",
-    "draw_marks",
     "draw_overlay",
     "find_tissue",
     "focus",
@@ -65,9 +47,7 @@ __all__ = [
     "fold_threshold",
     "glance",
     "ink_fractions",
-    "join_core_map",
     "pen_fractions",
-    "position",
     "read_annotations",
     "reduce_tiles",
     "tile_labels",

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.tissue.tma_scale import Pitch
-from wsi_pipeline.tissue.tma_spots import Points, Spots
+from wsi_pipeline.microarray.scale import Pitch
+from wsi_pipeline.microarray.spots import Points, Spots
 
 NEIGHBOURS = 5
 REACHES = (1.6, 2.6, 3.6)  # steps between a spot and the nearest one that has a cell

@@ -7,10 +7,10 @@ import numpy as np
 
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError
-from wsi_pipeline.tissue.tma_grid import Lattice, fit_lattice
-from wsi_pipeline.tissue.tma_scale import diameter_of, pitch_of
-from wsi_pipeline.tissue.tma_spots import find_spots
-from wsi_pipeline.tissue.tma_view import view_of
+from wsi_pipeline.microarray.lattice import Lattice, fit_lattice
+from wsi_pipeline.microarray.scale import diameter_of, pitch_of
+from wsi_pipeline.microarray.spots import find_spots
+from wsi_pipeline.microarray.view import view_of
 from wsi_pipeline.types import Mask, RgbImage
 
 REACH = 1.5  # core diameters within which there is glass beside a core

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError
-from wsi_pipeline.tissue import Dearray, core_name, dearray, draw_cores, join_core_map
+from wsi_pipeline.microarray import Dearray, core_name, dearray, draw_cores, join_core_map
 from wsi_pipeline.types import RgbImage
 
 Places = dict[tuple[int, int], tuple[float, float]]

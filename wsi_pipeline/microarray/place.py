@@ -7,18 +7,17 @@ from typing import Final, Literal
 
 from wsi_pipeline.cohort import MappedCore, safe_id
 from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError, SlideError
-from wsi_pipeline.slides import LowImage, Slide, open_slide, read_low, resolve_mpp
-from wsi_pipeline.tiles.cores import PlacedCore, is_control, place_name
-from wsi_pipeline.tissue import (
+from wsi_pipeline.microarray.dearray import (
     Core,
-    CoreMark,
     Dearray,
     JoinedCore,
     core_name,
     dearray,
-    draw_marks,
     join_core_map,
 )
+from wsi_pipeline.microarray.preview import CoreMark, draw_marks
+from wsi_pipeline.microarray.table import PlacedCore, is_control, place_name
+from wsi_pipeline.slides import LowImage, Slide, open_slide, read_low, resolve_mpp
 from wsi_pipeline.types import Region, RgbImage
 
 OVERVIEW_PX: Final = 1600  # longest side, about
