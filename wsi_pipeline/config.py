@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.run_folder import RunFolder
 
 HOW: Final = "how"  # annotation of a field that does not change the result
 MOST_THREADS: Final = 8  # on one slide: its tiles are written by one, which more would wait for
@@ -60,9 +61,10 @@ class StageConfig(BaseModel):
         return min(MOST_THREADS, max(1, usable_cores() // max(1, self.workers)))
 
     @property
-    def log_folder(self) -> Path | None:
-        """Where the verb's log goes; stages with a run folder say ``<run>/logs``."""
-        return None
+    def run_folder(self) -> RunFolder | None:
+        """The run folder worked in, where the verb's log goes; None for a stage without ``run``."""
+        run = getattr(self, "run", None)
+        return RunFolder(run) if isinstance(run, Path) else None
 
     def for_scheduler(self) -> Self:
         """Return the config with absolute paths where a scheduler has the work done elsewhere."""

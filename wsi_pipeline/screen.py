@@ -98,18 +98,17 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
         for summary in summaries:
             log.write(time_line(summary))
     _close(console, summaries)
-    if config.profile and config.log_folder is not None:
-        path = _write_trace(verb, config.log_folder, summaries)
+    if config.profile and config.run_folder is not None:
+        path = config.run_folder.trace(verb)
+        _write_trace(path, summaries)
         console.print(f"trace: {escape(str(path))}", soft_wrap=True, highlight=False)
     return 1 if any(summary.failed for summary in summaries) else 0
 
 
-def _write_trace(verb: str, folder: Path, summaries: Sequence[Summary]) -> Path:
+def _write_trace(path: Path, summaries: Sequence[Summary]) -> None:
     """Write where the time went, to be opened in Perfetto."""
-    path = folder / f"{verb}-trace.json"
     spans = {name: own for summary in summaries for name, own in summary.spans.items()}
     write_json(path, trace_events(spans))
-    return path
 
 
 def _close(console: Console, summaries: Sequence[Summary]) -> None:
@@ -157,11 +156,11 @@ class _Log:
     """Plain, dated lines in the run folder's ``logs/``; nowhere if the stage has no run folder."""
 
     def __init__(self, verb: str, config: StageConfig) -> None:
-        folder = None if config.dry_run else config.log_folder
+        folder = None if config.dry_run else config.run_folder
         self._handler: logging.Handler = logging.NullHandler()
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._handler = logging.FileHandler(folder / f"{verb}.log", encoding="utf-8")
+            folder.logs.mkdir(parents=True, exist_ok=True)
+            self._handler = logging.FileHandler(folder.log(verb), encoding="utf-8")
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def __enter__(self) -> "_Log":

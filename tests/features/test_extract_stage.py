@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pytest
 
-from wsi_pipeline.engine import lock_path
 from wsi_pipeline.errors import ConfigError, EncoderError
 from wsi_pipeline.events import (
     Event,
@@ -27,6 +26,7 @@ from wsi_pipeline.events import (
 from wsi_pipeline.features import read_features, verify_features
 from wsi_pipeline.pipeline.extract import run, worker_device
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import create_tiles
 
 TAG = "test_resnet.random-seed0"
@@ -189,7 +189,7 @@ def test_slides_in_a_worker_process_give_the_same_bytes(folder: Path) -> None:
 
 
 def test_another_processs_slide_is_waited_for_and_not_done_twice(folder: Path) -> None:
-    lock = lock_path(folder, f"extract-{TAG}", "A")
+    lock = RunFolder(folder).lock(f"extract-{TAG}", "A")
     lock.parent.mkdir(parents=True)
     code = (
         "import sys, time, filelock\n"

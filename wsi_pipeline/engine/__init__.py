@@ -3,6 +3,6 @@
 from wsi_pipeline.engine.attempt import SlideTask
 from wsi_pipeline.engine.mapping import map_slides
 from wsi_pipeline.engine.provenance import provenance
-from wsi_pipeline.engine.resume import is_done, lock_path
+from wsi_pipeline.engine.resume import is_done
 
-__all__ = ["SlideTask", "is_done", "lock_path", "map_slides", "provenance"]
+__all__ = ["SlideTask", "is_done", "map_slides", "provenance"]

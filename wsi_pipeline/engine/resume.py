@@ -43,11 +43,6 @@ def is_done(
     )
 
 
-def lock_path(run: Path, stage: str, slide_id: str) -> Path:
-    """Return the lock file of one slide in one stage, ``<run>/.locks/<stage>/<slide_id>``."""
-    return run / ".locks" / stage / slide_id
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreCorruptError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.types import Coords
 
 STAMP_FEATURES: Final = "feats"
@@ -180,7 +181,7 @@ def _meta(path: Path, told: Mapping[str, Any], known: Known) -> FeatureMeta:
         mpp=mpp,
         mpp_level0=known.mpp_level0,
         level0_size=known.level0_size or (int(size[0] or 0), int(size[1] or 0)),
-        folder=f"features/{encoder}",
+        folder=RunFolder().features_of(encoder).as_posix(),
         provenance=known.provenance,
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import CutSettings, TileStore, open_tiles
 from wsi_pipeline.tiles.decisions import Place, check_places, kept_mask
 from wsi_pipeline.timing import Stopwatch
@@ -173,7 +174,7 @@ def describe_features(
         mpp=resolution("mpp_effective"),
         mpp_level0=resolution("mpp_native"),
         level0_size=(number("level0_width", int), number("level0_height", int)),
-        folder=f"features/{encoder_tag}",
+        folder=RunFolder().features_of(encoder_tag).as_posix(),
         provenance={
             **provenance,
             **placed,

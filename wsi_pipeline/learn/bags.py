@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.features import read_features
 from wsi_pipeline.learn.splits import SplitSlide
+from wsi_pipeline.run_folder import store_in
 from wsi_pipeline.types import Coords
 
 CACHE_BYTES: Final = 2 << 30
@@ -43,7 +44,7 @@ class FeatureFolder:
         self._digests: dict[str, str] = {}
 
     def path(self, slide_id: str) -> Path:
-        return self.folder / f"{slide_id}.h5"
+        return store_in(self.folder, slide_id)
 
     def missing(self) -> list[str]:
         """Return the ids of slides without a feature file."""

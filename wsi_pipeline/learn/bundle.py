@@ -26,6 +26,7 @@ from wsi_pipeline.learn.prepared import same_setting
 from wsi_pipeline.learn.scores import TILE_MEAN
 from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import Splits, write_splits
+from wsi_pipeline.run_folder import BundleFile
 
 SCHEMA_VERSION: Final = 1
 NOVELTY: Final = "novelty.bank"  # its name among the weights
@@ -116,9 +117,9 @@ def save_bundle(
     if bundle.novelty is not None:
         weights[NOVELTY] = torch.from_numpy(bundle.novelty.bank.astype(np.float16))
     with atomic_folder(folder) as partial:
-        save_file(weights, partial / "model.safetensors")
-        write_json(partial / "config.json", asdict(bundle.config))
-        write_splits(partial / "splits.csv", splits)
+        save_file(weights, partial / BundleFile.WEIGHTS)
+        write_json(partial / BundleFile.CONFIG, asdict(bundle.config))
+        write_splits(partial / BundleFile.SPLITS, splits)
         for name, content in reports.items():
             write = write_text if isinstance(content, str) else write_json
             write(partial / name, content)
@@ -132,7 +133,7 @@ def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
             those that ``config.json`` describes.
     """
     config = read_bundle_config(folder)
-    path = folder / "model.safetensors"
+    path = folder / BundleFile.WEIGHTS
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -178,7 +179,7 @@ def read_bundle_config(folder: Path) -> BundleConfig:
     Raises:
         LearnError: It is missing, is not ours, or is of another schema version.
     """
-    path = folder / "config.json"
+    path = folder / BundleFile.CONFIG
     try:
         values = json.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):

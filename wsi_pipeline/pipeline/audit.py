@@ -3,18 +3,17 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.train_config import SplitConfig, split_plan
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import Audit, Study
-
-FILE: Final = "audit.json"
 
 
 class AuditConfig(SplitConfig):
@@ -60,7 +59,7 @@ def run(config: AuditConfig) -> Iterator[Event]:
     """
     from wsi_pipeline.features import find_features
 
-    stores = find_features(config.run / "features", config.encoder)
+    stores = find_features(RunFolder(config.run).features, config.encoder)
     yield StageStarted(stage="audit", total=1, unit="audits")
     audited = audit_run(config, stores)
     yield from notes_of(audited)
@@ -91,7 +90,7 @@ def audit_run(config: SplitConfig, stores: Path) -> "Audited[Study]":
     )
     from wsi_pipeline.learn import prepare_study as prepare
 
-    cohort = read_cohort(config.run / "cohort.csv")
+    cohort = read_cohort(RunFolder(config.run).cohort)
     plan = split_plan(config)
     audit = audit_table(labelled(cohort), plan)
     if any(not finding.acceptable for finding in audit.blocking):
@@ -122,7 +121,7 @@ def write_audit(
     config: SplitConfig, audited: "Audited[Study]", encoder: str, accepted: str | None = None
 ) -> Path:
     """Write ``<run>/audit.json`` and return its path."""
-    path = config.run / FILE
+    path = RunFolder(config.run).audit
     write_json(path, audited.audit.to_json(accepted, **about(config, audited, encoder)))
     return path
 

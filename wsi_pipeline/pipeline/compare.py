@@ -20,6 +20,7 @@ from wsi_pipeline.config import HOW, StageConfig, describe, load_toml
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
 from wsi_pipeline.pipeline import stage
+from wsi_pipeline.run_folder import BundleFile, RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.reporting.comparison import EncoderResult
@@ -37,9 +38,9 @@ class CompareConfig(StageConfig):
     )
 
     @property
-    def log_folder(self) -> Path | None:
+    def run_folder(self) -> RunFolder | None:
         try:
-            return read_plan(self.plan).run / "logs"
+            return RunFolder(read_plan(self.plan).run)
         except ConfigError:
             return None
 
@@ -168,15 +169,14 @@ def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
         title=plan.title, results=results, required=plan.required, notes=tuple(notes),
         synthetic=plan.synthetic,
     )  # fmt: skip
-    folder = plan.run / "comparison"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.csv", to_csv(comparison))
-    write_text(folder / "table.md", to_markdown(comparison))
-    write_text(folder / "figure.svg", comparison_chart(comparison).data.decode())
-    write_text(folder / "index.html", comparison_page(comparison))
+    folder = RunFolder(plan.run).comparison
+    write_text(folder.table, to_csv(comparison))
+    write_text(folder.markdown, to_markdown(comparison))
+    write_text(folder.figure, comparison_chart(comparison).data.decode())
+    write_text(folder.page, comparison_page(comparison))
     for row in comparison.rows():
         yield Note(text="  ".join(f"{name} {value}" for name, value in row.items() if value))
-    yield Written(path=str(folder / "index.html"), what="comparison")
+    yield Written(path=str(folder.page), what="comparison")
 
 
 def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
@@ -185,7 +185,7 @@ def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
     from wsi_pipeline.reporting.comparison import EncoderResult
 
     folder = _folder(plan, encoder)
-    metrics = _read(folder / "metrics.json")
+    metrics = _read(folder / BundleFile.METRICS)
     weights = plan.weights_of(encoder)
     if not metrics:
         return EncoderResult(
@@ -193,8 +193,8 @@ def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
             error=error or "not trained yet",
         )  # fmt: skip
     tiles = [found for found in metrics["evaluations"] if found["level"] == "tile"]
-    about = _read(folder / "config.json")
-    speed = _read(folder / "speed.json")
+    about = _read(folder / BundleFile.CONFIG)
+    speed = _read(folder / BundleFile.SPEED)
     if not plan.finetunes:
         about, speed = _measured(encoder, weights)
     return EncoderResult(
@@ -228,14 +228,14 @@ def _measured(encoder: str, weights: str) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _notes(plan: Plan, encoder: str) -> list[str]:
-    found: list[str] = _read(_folder(plan, encoder) / "metrics.json").get("notes", [])
+    found: list[str] = _read(_folder(plan, encoder) / BundleFile.METRICS).get("notes", [])
     return found
 
 
 def _folder(plan: Plan, encoder: str) -> Path:
     if plan.finetunes:
-        return plan.run / "finetuned" / encoder
-    return plan.run / "models" / f"compared-{encoder}"
+        return RunFolder(plan.run).finetuned(encoder)
+    return RunFolder(plan.run).model(f"compared-{encoder}")
 
 
 def _read(path: Path) -> dict[str, Any]:

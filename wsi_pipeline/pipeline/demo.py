@@ -13,11 +13,12 @@ from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.config import HOW, StageConfig, digest
-from wsi_pipeline.engine import SlideTask, lock_path, map_slides
+from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.events import Event, Note, Planned, SlideDone, SlideSkipped, StageStarted, Written
 from wsi_pipeline.pipeline.study import RunConfig
 from wsi_pipeline.pipeline.study import run as run_study
+from wsi_pipeline.run_folder import RunFolder
 
 PACKAGED_ENCODER: Final = "tf_efficientnet_lite0"
 
@@ -70,8 +71,8 @@ class DemoConfig(StageConfig):
     )
 
     @property
-    def log_folder(self) -> Path | None:
-        return self.folder / "run" / "logs"
+    def run_folder(self) -> RunFolder:
+        return RunFolder(self.folder / "run")
 
 
 def run(config: DemoConfig) -> Iterator[Event]:
@@ -115,7 +116,7 @@ def generate(config: DemoConfig) -> Iterator[Event]:
     tasks = [
         SlideTask(
             slide_id=spec.slide_id,
-            lock=lock_path(config.folder, "generate", spec.slide_id),
+            lock=RunFolder(config.folder).lock("generate", spec.slide_id),
             payload=(spec, slides),
         )
         for spec in sorted(specs, key=lambda spec: -spec.width * spec.height)

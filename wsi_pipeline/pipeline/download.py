@@ -22,6 +22,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline import gdc
@@ -110,9 +111,9 @@ class DownloadConfig(StageConfig):
         return self
 
     @property
-    def log_folder(self) -> Path | None:
-        """Beside the slides; a check of a folder leaves no log in it."""
-        return self.out / "logs" if self.out and not self.verify else None
+    def run_folder(self) -> RunFolder | None:
+        """The slides' folder has the log; a check of it leaves none."""
+        return RunFolder(self.out) if self.out and not self.verify else None
 
 
 def run(config: DownloadConfig) -> Iterator[Event]:

@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.config import HOW, StageConfig
-from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides
+from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import (
     Event,
@@ -22,6 +22,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_folder import RunFolder, stores_in
 
 DONE: Final = "exported earlier"
 RECORDS: Final = ".exported"  # what each slide's files were made from, beside them
@@ -38,10 +39,6 @@ class ExportConfig(StageConfig):
     out: Annotated[Path | None, HOW] = Field(
         default=None, description="Where to; <run>/export/<layout> if not given."
     )
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +65,17 @@ def run(config: ExportConfig) -> Iterator[Event]:
     """
     from wsi_pipeline.features import find_features
 
-    stores = find_features(config.run / "features", config.encoder)
-    out = config.out or config.run / "export" / config.layout
+    stores = find_features(RunFolder(config.run).features, config.encoder)
+    out = config.out or RunFolder(config.run).exported(config.layout)
     tasks = [
         ExportTask(
-            slide_id=path.stem,
+            slide_id=slide_id,
             store=path,
             out=out,
             layout=config.layout,
             overwrite=config.overwrite,
         )
-        for path in sorted(stores.glob("[!.]*.h5"))
+        for slide_id, path in stores_in(stores).items()
     ]
     if not tasks:
         raise ConfigError(f"{stores}: no feature stores there; extract the slides first")
@@ -92,7 +89,9 @@ def run(config: ExportConfig) -> Iterator[Event]:
         [
             SlideTask(
                 slide_id=task.slide_id,
-                lock=lock_path(config.run, f"export-{task.layout}-{stores.name}", task.slide_id),
+                lock=RunFolder(config.run).lock(
+                    f"export-{task.layout}-{stores.name}", task.slide_id
+                ),
                 payload=task,
             )
             for task in tasks

@@ -36,6 +36,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     look,
     undecidable,
 )
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run(config: ExtractConfig) -> Iterator[Event]:
         yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)
     elif jobs:
         yield from _stream(config, jobs)
-    yield Written(path=str(config.run / "features" / tag), what="features")
+    yield Written(path=str(RunFolder(config.run).features_of(tag)), what="features")
 
 
 def extract_slide(payload: tuple[ExtractConfig, ExtractJob]) -> SlideDone | SlideSkipped:

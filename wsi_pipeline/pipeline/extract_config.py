@@ -58,7 +58,3 @@ class ExtractConfig(StageConfig):
         default=None,
         description="With --source slide: TOML file that says how to cut, as for the tile stage.",
     )
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"

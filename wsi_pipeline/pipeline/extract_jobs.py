@@ -10,13 +10,14 @@ from filelock import FileLock, Timeout
 
 from wsi_pipeline.cohort import read_cohort, write_cohort
 from wsi_pipeline.config import digest, load_toml
-from wsi_pipeline.engine import is_done, lock_path
+from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DONE: Final = "extracted earlier"
 DROPPED: Final = "dropped by decision"
-DECISIONS: Final = "qc/decisions.csv"
 NO_TILES: Final = "no tiles"
 
 
@@ -70,7 +70,7 @@ class ExtractJob:
 
     def lock_path(self, run: Path) -> Path:
         """Return the slide's lock file for this encoder."""
-        return lock_path(run, f"extract-{self.target.parent.name}", self.slide_id)
+        return RunFolder(run).lock(f"extract-{self.target.parent.name}", self.slide_id)
 
     def is_done(self, *, overwrite: bool) -> bool:
         """Say whether the feature store is there and made from the same.
@@ -164,7 +164,7 @@ def look(
 
     if origin is None:
         return SlideSkipped(slide_id=slide_id, reason=NO_TILES)
-    target = config.run / "features" / tag / f"{slide_id}.h5"
+    target = RunFolder(config.run).feature_store(tag, slide_id)
     dropped = decisions.dropped_tiles(slide_id)
     try:
         if decisions.drops_slide(slide_id):
@@ -200,9 +200,9 @@ def find_decisions(config: ExtractConfig) -> "Decisions":
     Raises:
         CohortError: The table is wrong.
     """
-    from wsi_pipeline.tiles.decisions import PATH, read_decisions
+    from wsi_pipeline.tiles.decisions import read_decisions
 
-    return read_decisions(config.run / PATH)
+    return read_decisions(RunFolder(config.run).decisions)
 
 
 def undecidable(decisions: "Decisions", slide_ids: Collection[str]) -> Iterator[Note]:
@@ -222,8 +222,8 @@ def _leave_out(config: ExtractConfig, slide_id: str, target: Path) -> SlideSkipp
     if target.exists():
         if not config.overwrite:
             raise StoreMismatchError(
-                f"{target}: was made before the slide was dropped in {config.run / DECISIONS}; "
-                "pass --overwrite to remove it"
+                f"{target}: was made before the slide was dropped in "
+                f"{RunFolder(config.run).decisions}; pass --overwrite to remove it"
             )
         if not config.dry_run:
             target.unlink(missing_ok=True)
@@ -248,10 +248,10 @@ def _inspect(
 
 
 def _from_tiles(run: Path) -> Iterator[tuple[str, Path | None]]:
-    from wsi_pipeline.tiles import SUFFIXES, find_store
+    from wsi_pipeline.tiles import find_store, stores_of
 
-    folder, table = run / "tiles", run / "cohort.csv"
-    present = sorted(path.stem for path in folder.glob("[!.]*") if path.suffix in SUFFIXES.values())
+    folder, table = RunFolder(run).tiles, RunFolder(run).cohort
+    present = list(stores_of(folder))
     if not present:
         raise ConfigError(
             f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first, or take "
@@ -276,7 +276,7 @@ def _from_slides(config: ExtractConfig) -> Iterator[tuple[str, CutTask | Event]]
     tile_config = TileConfig.from_mapping({**values, **given}, source)
     resolved = resolve_cohort(tile_config)
     if not config.dry_run:
-        write_cohort(config.run / "cohort.csv", resolved.slides)
+        write_cohort(RunFolder(config.run).cohort, resolved.slides)
     for event in resolved.events:
         yield getattr(event, "slide_id", ""), event
     for slide in resolved.slides:

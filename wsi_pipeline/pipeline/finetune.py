@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsi_pipeline.atomic import atomic_folder, try_lock, write_json, write_text
 from wsi_pipeline.config import digest
-from wsi_pipeline.engine import is_done, lock_path, provenance
+from wsi_pipeline.engine import is_done, provenance
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import EpochDone, Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.audit import findings_of, risks_of
 from wsi_pipeline.pipeline.finetune_config import FinetuneConfig, settings_of
 from wsi_pipeline.pipeline.finetune_study import audit_study, split_study
 from wsi_pipeline.pipeline.headline import headline
+from wsi_pipeline.run_folder import BundleFile, RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import FrozenModels, Scores, Splits
@@ -76,7 +77,7 @@ def run(config: FinetuneConfig) -> Iterator[Event]:
 
 def _run(config: FinetuneConfig, ranks: "Ranks") -> Iterator[Event]:
     found = split_study(config)
-    target = config.run / "finetuned" / (config.name or config.encoder)
+    target = RunFolder(config.run).finetuned(config.name or config.encoder)
     yield StageStarted(stage="finetune", total=1, unit="models")
     yield from (Note(text=text) for text in (found.study.notes if found.study else ()))
     if config.dry_run:
@@ -88,11 +89,11 @@ def _run(config: FinetuneConfig, ranks: "Ranks") -> Iterator[Event]:
     study = found.study
     if study is None:
         yield from findings_of(found.audit)
-        write_json(config.run / "audit.json", found.audit.to_json(**_about(config)))
+        write_json(RunFolder(config.run).audit, found.audit.to_json(**_about(config)))
         found.permitted(config.accept_risk)
         return
     identity = _identity(config, study)
-    with try_lock(lock_path(config.run, f"finetune-{ranks.rank}", target.name)) as mine:
+    with try_lock(RunFolder(config.run).lock(f"finetune-{ranks.rank}", target.name)) as mine:
         if not mine:
             raise LearnError(f"{target}: another process is training it; wait, or give --name")
         done = ranks.from_leader(
@@ -106,7 +107,7 @@ def _run(config: FinetuneConfig, ranks: "Ranks") -> Iterator[Event]:
             yield from findings_of(found.audit)
             report = found.audit.to_json(config.accept_risk, **_about(config, identity))
             if ranks.leads:
-                write_json(config.run / "audit.json", report)
+                write_json(RunFolder(config.run).audit, report)
             found.permitted(config.accept_risk)
             task = _Task(config=config, study=study, target=target, identity=identity,
                          audit=report, ranks=ranks)  # fmt: skip
@@ -120,7 +121,7 @@ def _finetune(task: _Task) -> Iterator[Event]:
 
     config, study, target = task.config, task.study, task.target
     if task.ranks.leads:
-        write_splits(config.run / "splits" / f"finetuned-{target.name}.csv", study.splits)
+        write_splits(RunFolder(config.run).splits(f"finetuned-{target.name}"), study.splits)
     tuning = _tuning(task)
     for row in tuning.progress.history:
         yield Note(text=f"{target.name}: epoch {row['epoch']:.0f} was finished earlier")
@@ -143,7 +144,7 @@ def _finetune(task: _Task) -> Iterator[Event]:
     yield from _headlines(outcome)
     if task.ranks.leads:
         _save(task, outcome)
-        _checkpoint(target).unlink(missing_ok=True)
+        _checkpoint(config, target).unlink(missing_ok=True)
 
 
 def _tuning(task: _Task) -> "FineTuning":
@@ -158,7 +159,7 @@ def _tuning(task: _Task) -> "FineTuning":
     place = Workplace(
         device=task.ranks.device(resolve_device(config.device)),
         ranks=task.ranks,
-        checkpoint=_checkpoint(task.target),
+        checkpoint=_checkpoint(config, task.target),
         identity=digest(task.identity),
     )
     parts = study.source(study.part("train")), study.source(study.part("val"))
@@ -217,14 +218,17 @@ def _save(task: _Task, outcome: _Outcome) -> None:
     study, built = outcome.study, outcome.tuning.built
     outcome.frozen.check()
     with atomic_folder(target) as partial:
-        for name, module in (("model", built.network), ("encoder", built.network.body)):
+        for file, module in (
+            (BundleFile.WEIGHTS, built.network),
+            (BundleFile.ENCODER, built.network.body),
+        ):
             state = {key: value.detach().cpu().contiguous() for key, value in
                      module.state_dict().items()}  # fmt: skip
-            save_file(state, partial / f"{name}.safetensors")
-        write_splits(partial / "splits.csv", outcome.slides)
-        write_json(partial / "audit.json", task.audit)
+            save_file(state, partial / file)
+        write_splits(partial / BundleFile.SPLITS, outcome.slides)
+        write_json(partial / BundleFile.AUDIT, task.audit)
         write_json(
-            partial / "config.json",
+            partial / BundleFile.CONFIG,
             {
                 "schema_version": SCHEMA_VERSION,
                 "name": target.name,
@@ -240,7 +244,7 @@ def _save(task: _Task, outcome: _Outcome) -> None:
             },
         )
         write_json(
-            partial / "metrics.json",
+            partial / BundleFile.METRICS,
             {
                 "classes": list(study.classes),
                 "primary": TILE_MEAN,
@@ -250,9 +254,9 @@ def _save(task: _Task, outcome: _Outcome) -> None:
             },
         )
         table = predictions_csv(outcome.slides, outcome.predictions, study.classes)
-        write_text(partial / "predictions.csv", table)
-        write_json(partial / "history.json", outcome.tuning.progress.history)
-        write_json(partial / "speed.json", {"tiles_per_second": outcome.tiles_per_second})
+        write_text(partial / BundleFile.PREDICTIONS, table)
+        write_json(partial / BundleFile.EPOCHS, outcome.tuning.progress.history)
+        write_json(partial / BundleFile.SPEED, {"tiles_per_second": outcome.tiles_per_second})
 
 
 def _identity(config: FinetuneConfig, study: "TileStudy") -> dict[str, Any]:
@@ -288,7 +292,7 @@ def _stored(target: Path) -> dict[str, Any] | None:
     Raises:
         LearnError: What is there is no fine-tuned model.
     """
-    path = target / "config.json"
+    path = target / BundleFile.CONFIG
     if not path.exists():
         return None
     try:
@@ -298,5 +302,5 @@ def _stored(target: Path) -> dict[str, Any] | None:
     return found
 
 
-def _checkpoint(target: Path) -> Path:
-    return target.parent / ".checkpoints" / f"{target.name}.pt"
+def _checkpoint(config: FinetuneConfig, target: Path) -> Path:
+    return RunFolder(config.run).checkpoint(target.name)

@@ -101,10 +101,6 @@ class FinetuneConfig(StageConfig):
     )
     device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
 
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
-
 
 def split_plan(config: FinetuneConfig) -> "SplitPlan":
     """Return how slides are split."""

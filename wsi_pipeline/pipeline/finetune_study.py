@@ -7,6 +7,7 @@ from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline.audit import Audited
 from wsi_pipeline.pipeline.finetune_config import FinetuneConfig, split_plan
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn.finetune.study import Material, TileStudy
@@ -50,7 +51,7 @@ def _material(config: FinetuneConfig) -> "Material":
     if config.images is None:
         if config.external_images or config.patient_pattern:
             raise ConfigError("--external-images and --patient-pattern go with --images")
-        cohort = read_cohort(config.run / "cohort.csv")
+        cohort = read_cohort(RunFolder(config.run).cohort)
         return from_stores(cohort, config.run, config.external)
     for folder in (config.images, config.external_images):
         if folder is not None and not folder.is_dir():

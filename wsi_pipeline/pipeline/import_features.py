@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort, write_cohort
 from wsi_pipeline.config import HOW, StageConfig
-from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides
+from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError
 from wsi_pipeline.events import (
     Event,
@@ -23,6 +23,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.features import ForeignBag
@@ -61,10 +62,6 @@ class ImportConfig(StageConfig):
     mpp: float | None = Field(
         default=None, gt=0, description="Resolution of the tiles, µm/px, where no file says it."
     )
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +107,20 @@ def run(config: ImportConfig) -> Iterator[Event]:
         yield from map(_planned, tasks)
         return
     if config.cohort is not None:
-        write_cohort(config.run / "cohort.csv", list(cohort.values()))
+        write_cohort(RunFolder(config.run).cohort, list(cohort.values()))
     yield from map_slides(
         import_slide,
         [
             SlideTask(
                 slide_id=task.slide_id,
-                lock=lock_path(config.run, "import", task.slide_id),
+                lock=RunFolder(config.run).lock("import", task.slide_id),
                 payload=task,
             )
             for task in tasks
         ],
         config,
     )
-    yield Written(path=str(config.run / "features"), what="features")
+    yield Written(path=str(RunFolder(config.run).features), what="features")
 
 
 def import_slide(task: ImportTask) -> SlideDone | SlideSkipped:
@@ -137,7 +134,7 @@ def import_slide(task: ImportTask) -> SlideDone | SlideSkipped:
 
     started = time.monotonic()
     bag, made_from = _read(task)
-    target = task.config.run / bag.meta.folder / f"{task.slide_id}.h5"
+    target = RunFolder(task.config.run).feature_store(bag.meta.encoder, task.slide_id)
     stored = read_attributes(target).get("made_from", {}) if target.exists() else None
     if is_done(target, stored, made_from, overwrite=task.config.overwrite):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE)
@@ -218,7 +215,7 @@ def _files(source: Path) -> dict[str, Path]:
 
 
 def _cohort(config: ImportConfig) -> dict[str, CohortSlide]:
-    table = config.cohort or config.run / "cohort.csv"
+    table = config.cohort or RunFolder(config.run).cohort
     if config.cohort is None and not table.exists():
         return {}
     return {slide.slide_id: slide for slide in read_cohort(table)}

@@ -14,7 +14,7 @@ from pydantic_settings import CliPositionalArg
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.config import HOW, StageConfig, digest
-from wsi_pipeline.engine import SlideTask, lock_path, map_slides
+from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import (
     Event,
@@ -28,6 +28,7 @@ from wsi_pipeline.events import (
 from wsi_pipeline.pipeline import stage
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
+from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import BundleConfig, SlidePrediction
@@ -67,10 +68,6 @@ class PredictConfig(StageConfig):
     geojson: bool = Field(default=True, description="Write each slide's tiles for QuPath.")
     device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
 
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
-
 
 def run(config: PredictConfig) -> Iterator[Event]:
     """Write ``predictions/<model>/`` and ``heatmaps/<model>-*/``.
@@ -101,7 +98,7 @@ def run(config: PredictConfig) -> Iterator[Event]:
         [
             SlideTask(
                 slide_id=task.slide_id,
-                lock=lock_path(config.run, f"predict-{model.name}", task.slide_id),
+                lock=RunFolder(config.run).lock(f"predict-{model.name}", task.slide_id),
                 payload=task,
             )
             for task in present
@@ -122,13 +119,13 @@ def find_bundle(config: PredictConfig) -> Path:
     Raises:
         ConfigError: There is none, or several and nothing says which.
     """
-    models = config.run / "models"
+    models = RunFolder(config.run).models
     if config.model is not None:
         for path in (config.model, models / config.model):
-            if (path / "config.json").exists():
+            if (path / BundleFile.CONFIG).exists():
                 return path
         raise ConfigError(f"--model {config.model}: no model there; train one first")
-    found = sorted(path.parent for path in models.glob("[!.]*/config.json"))
+    found = RunFolder(config.run).bundles()
     if config.encoder is not None:
         found = [path for path in found if _is_of(path, config.encoder)]
     if len(found) != 1:
@@ -151,7 +148,7 @@ def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
         ConfigError: The run folder has a model trained in it, so it has slides of its own; or the
             model does not know how its slides were tiled.
     """
-    if any((config.run / "models").glob("[!.]*/config.json")):
+    if RunFolder(config.run).bundles():
         raise ConfigError(
             f"{config.run}: models were trained here; predict new slides into a run folder of "
             "their own"
@@ -212,17 +209,17 @@ def encoder_of(tag: str) -> tuple[str, str]:
 
 
 def _tasks(config: PredictConfig, folder: Path, model: "BundleConfig") -> Iterator[PredictTask]:
-    features = config.run / "features" / model.encoder
-    table = config.run / "cohort.csv"
+    features = RunFolder(config.run).features_of(model.encoder)
+    table = RunFolder(config.run).cohort
     if table.exists():
         ids = [slide.slide_id for slide in read_cohort(table)]
     else:
-        ids = sorted(path.stem for path in features.glob("[!.]*.h5"))
+        ids = list(stores_in(features))
     for slide_id in ids:
         yield PredictTask(
             slide_id=slide_id,
             run=config.run,
-            features=features / f"{slide_id}.h5",
+            features=store_in(features, slide_id),
             bundle=folder,
             name=model.name,
             weights=model.digests["weights"],
@@ -241,21 +238,22 @@ def _summarise(
     from wsi_pipeline.learn import read_prediction, read_splits
 
     found = {task.slide_id: read_prediction(task.target) for task in tasks}
-    table = config.run / "cohort.csv"
+    table = RunFolder(config.run).cohort
     cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
-    splits = {slide.slide_id: slide.split for slide in read_splits(folder / "splits.csv")}
-    target = config.run / "predictions" / model.name
-    write_text(target / "slides.csv", slides_csv(found, cohort, splits, model))
-    write_text(target / "patients.csv", patients_csv(found, cohort, model))
+    splits = {slide.slide_id: slide.split for slide in read_splits(folder / BundleFile.SPLITS)}
+    target = RunFolder(config.run).predicted_slides(model.name)
+    write_text(target, slides_csv(found, cohort, splits, model))
+    patients = RunFolder(config.run).predicted_patients(model.name)
+    write_text(patients, patients_csv(found, cohort, model))
     yield from _warn(found, model)
     known = sum(splits.get(slide_id) in ("train", "val") for slide_id in found)
     if known:
         yield Note(
             text=f"{known} of {len(found)} slides were trained on; the split column says which"
         )
-    yield Written(path=str(target), what="predictions")
+    yield Written(path=str(target.parent), what="predictions")
     if config.heatmaps:
-        yield Written(path=str(config.run / "heatmaps"), what="heatmaps")
+        yield Written(path=str(RunFolder(config.run).heatmaps), what="heatmaps")
 
 
 def _warn(found: Mapping[str, "SlidePrediction"], model: "BundleConfig") -> Iterator[Note]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.features import FeatureBag
@@ -64,7 +65,7 @@ def place(
     from wsi_pipeline.tiles import find_store, open_tiles
     from wsi_pipeline.types import Region
 
-    path = find_store(run / "tiles", slide_id)
+    path = find_store(RunFolder(run).tiles, slide_id)
     store = None if path is None else open_tiles(path)
     if store is not None and not np.array_equal(store.coords, found.coords):
         store = None

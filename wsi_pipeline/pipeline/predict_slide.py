@@ -11,6 +11,7 @@ from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import LearnError, StoreCorruptError
 from wsi_pipeline.events import SlideDone, SlideSkipped
 from wsi_pipeline.pipeline.predict_draw import FORMATS, draw, export, place
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.features import FeatureBag
@@ -37,7 +38,7 @@ class PredictTask:
 
     @property
     def target(self) -> Path:
-        return self.run / "predictions" / self.name / f"{self.slide_id}.h5"
+        return RunFolder(self.run).prediction(self.name, self.slide_id)
 
 
 def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
@@ -73,7 +74,7 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     prediction = score(bundle, bag, made_from)
     placed = place(task.run, task.slide_id, bag, prediction)
     if task.heatmaps:
-        draw(task.run / "heatmaps", task.name, placed, bundle.config.primary)
+        draw(RunFolder(task.run).heatmaps, task.name, placed, bundle.config.primary)
     if task.geojson:
         export(task.target.with_suffix(".geojson"), placed)
     write_prediction(task.target, prediction)

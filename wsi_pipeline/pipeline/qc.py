@@ -19,6 +19,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.tiles import TileStore
@@ -48,10 +49,6 @@ class QcConfig(StageConfig):
 
         return check_flags(names)
 
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
-
 
 def run(config: QcConfig) -> Iterator[Event]:
     """Write ``<run>/qc/decisions.csv``, unless a person has it already, and ``index.html``.
@@ -62,10 +59,10 @@ def run(config: QcConfig) -> Iterator[Event]:
     """
     from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
     from wsi_pipeline.tiles import open_tiles
-    from wsi_pipeline.tiles.decisions import PATH, propose, read_decisions, write_decisions
+    from wsi_pipeline.tiles.decisions import propose, read_decisions, write_decisions
 
     paths = _stores(config.run)
-    table, page = config.run / PATH, config.run / PATH.parent / "index.html"
+    table, page = RunFolder(config.run).decisions, RunFolder(config.run).decisions_page
     yield StageStarted(stage="qc", total=len(paths))
     fresh = config.overwrite or not table.exists()
     present = read_decisions(table) if not fresh else None
@@ -99,10 +96,10 @@ def _stores(run: Path) -> dict[str, Path]:
     Raises:
         ConfigError: There is none.
     """
-    from wsi_pipeline.tiles import SUFFIXES, find_store
+    from wsi_pipeline.tiles import find_store, stores_of
 
-    folder, table = run / "tiles", run / "cohort.csv"
-    present = sorted(path.stem for path in folder.glob("[!.]*") if path.suffix in SUFFIXES.values())
+    folder, table = RunFolder(run).tiles, RunFolder(run).cohort
+    present = list(stores_of(folder))
     if not present:
         raise ConfigError(
             f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first"

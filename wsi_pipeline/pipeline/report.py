@@ -10,6 +10,7 @@ from pydantic_settings import CliPositionalArg
 from wsi_pipeline.config import HOW, StageConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.run_folder import RunFolder
 
 
 class ReportConfig(StageConfig):
@@ -32,10 +33,6 @@ class ReportConfig(StageConfig):
     )
     max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
 
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
-
 
 def run(config: ReportConfig) -> Iterator[Event]:
     """Read ``run`` and write the page; what the run folder lacks, the page leaves out.
@@ -49,7 +46,7 @@ def run(config: ReportConfig) -> Iterator[Event]:
 
     if not config.run.is_dir():
         raise ConfigError(f"{config.run}: there is no such run folder")
-    target = config.out or config.run / "report" / "index.html"
+    target = config.out or RunFolder(config.run).report
     yield StageStarted(stage="report", total=1, unit="page")
     if config.dry_run:
         yield Planned(row={"page": str(target)})

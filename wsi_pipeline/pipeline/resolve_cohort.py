@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
 from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
+from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.microarray import PlacedCore
@@ -105,7 +106,7 @@ def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCo
         write_preview,
     )
 
-    table = config.run / "cores" / f"{row.slide_id}.csv"
+    table = RunFolder(config.run).cores_table(row.slide_id)
     if table.exists():
         return read_cores(table)
     mapped = read_core_map(beside(config, root, str(row.tma_map)))

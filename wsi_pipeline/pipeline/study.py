@@ -16,6 +16,7 @@ from wsi_pipeline.config import HOW, StageConfig, load_toml
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
 from wsi_pipeline.pipeline import STAGES, Stage, stage
+from wsi_pipeline.run_folder import RunFolder
 
 SHARED = "study"
 
@@ -29,13 +30,13 @@ class RunConfig(StageConfig):
     )
 
     @property
-    def log_folder(self) -> Path | None:
-        """The run folder's, where the stages' own logs go too."""
+    def run_folder(self) -> RunFolder | None:
+        """The first stage's that has one."""
         try:
             plan = read_study(self.study)
         except ConfigError:
             return None
-        return next((config.log_folder for _, config in plan if config.log_folder), None)
+        return next((config.run_folder for _, config in plan if config.run_folder), None)
 
 
 def read_study(path: Path) -> list[tuple[Stage, StageConfig]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wsi_pipeline.cohort import write_cohort
-from wsi_pipeline.engine import SlideTask, is_done, lock_path, map_slides, provenance
+from wsi_pipeline.engine import SlideTask, is_done, map_slides, provenance
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.events import (
     Event,
@@ -19,6 +19,7 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import Stopwatch
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
@@ -45,21 +46,21 @@ def run(config: TileConfig) -> Iterator[Event]:
 
         yield from preflight(tasks)
         return
-    write_cohort(config.run / "cohort.csv", resolved.slides)
+    write_cohort(RunFolder(config.run).cohort, resolved.slides)
     yield from map_slides(
         cut_one,
         [
             SlideTask(
                 slide_id=task.slide_id,
-                lock=lock_path(config.run, "tile", task.slide_id),
+                lock=RunFolder(config.run).lock("tile", task.slide_id),
                 payload=task,
             )
             for task in tasks
         ],
         config,
     )
-    yield Written(path=str(config.run / "tiles"), what="tiles")
-    yield Written(path=str(config.run / "thumbnails"), what="thumbnails to check")
+    yield Written(path=str(RunFolder(config.run).tiles), what="tiles")
+    yield Written(path=str(RunFolder(config.run).thumbnails), what="thumbnails to check")
 
 
 def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
@@ -74,8 +75,8 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
 
     started = time.monotonic()
     asked = {**task.asked, "slide_digest": slide_digest(task.path)}
-    present = find_store(task.run / "tiles", task.slide_id)
-    store = task.run / "tiles" / f"{task.slide_id}{SUFFIXES[task.store]}"
+    present = find_store(RunFolder(task.run).tiles, task.slide_id)
+    store = RunFolder(task.run).tiles / f"{task.slide_id}{SUFFIXES[task.store]}"
     if present is not None and is_done(
         present, _stored(present, asked, task), asked, overwrite=task.overwrite
     ):
@@ -83,7 +84,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
     try:
         result = cut_slide(
             task.path, store, task.settings, reader=task.reader,
-            thumbnail=task.run / "thumbnails" / f"{task.slide_id}.jpg",
+            thumbnail=RunFolder(task.run).thumbnail(task.slide_id),
             provenance={**asked, "versions": provenance(PACKAGES)},
             watch=Stopwatch(keep_spans=task.profile),
             threads=task.threads,

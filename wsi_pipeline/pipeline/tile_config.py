@@ -128,7 +128,3 @@ class TileConfig(StageConfig):
     )
     reader: str = Field(default="auto", description="auto, openslide, tiffslide or image.")
     seed: int = Field(default=0, ge=0, description="Of the pixels the stain is fitted on.")
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"

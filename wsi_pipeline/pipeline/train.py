@@ -7,7 +7,7 @@ calibrate on validation, freeze, judge on the test patients, and only then open 
 from collections.abc import Iterator
 
 from wsi_pipeline.atomic import try_lock
-from wsi_pipeline.engine import is_done, lock_path
+from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.audit import about, audit_run, notes_of, write_audit
@@ -21,6 +21,7 @@ from wsi_pipeline.pipeline.train_model import (
     save_model,
     stored_identity,
 )
+from wsi_pipeline.run_folder import RunFolder
 
 
 def run(config: TrainConfig) -> Iterator[Event]:
@@ -36,8 +37,8 @@ def run(config: TrainConfig) -> Iterator[Event]:
     from wsi_pipeline.features import find_features
 
     check_names(config.aggregator)
-    stores = find_features(config.run / "features", config.encoder)
-    target = config.run / "models" / (config.name or stores.name)
+    stores = find_features(RunFolder(config.run).features, config.encoder)
+    target = RunFolder(config.run).model(config.name or stores.name)
     audited = audit_run(config, stores)
     models = (1 + len(config.aggregator)) * max(config.folds, 1)
     yield StageStarted(stage="train", total=models, unit="models")
@@ -53,7 +54,7 @@ def run(config: TrainConfig) -> Iterator[Event]:
         target=target,
         audit=audited.audit.to_json(config.accept_risk, **about(config, audited, stores.name)),
     )
-    with try_lock(lock_path(config.run, "train", target.name)) as mine:
+    with try_lock(RunFolder(config.run).lock("train", target.name)) as mine:
         if not mine:
             raise LearnError(f"{target}: another process is training it; wait, or give --name")
         asked = identity_of(config, job.study)
@@ -70,7 +71,7 @@ def _train(job: Job) -> Iterator[Event]:
     """Train and judge on one split; the external cohort is opened after the freeze."""
     from wsi_pipeline.learn import write_splits
 
-    write_splits(job.config.run / "splits" / f"{job.target.name}.csv", job.study.splits)
+    write_splits(RunFolder(job.config.run).splits(job.target.name), job.study.splits)
     outcome = yield from fit_model(job)
     yield from judge_external(job, outcome)
     yield from outcome.headlines(job.config.aggregator[0])

@@ -45,10 +45,6 @@ class SplitConfig(StageConfig):
         default=1, ge=1, description="The audit asks for so many tested patients of each class."
     )
 
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
-
     @field_validator("folds")
     @classmethod
     def _no_single_fold(cls, folds: int) -> int:

@@ -29,6 +29,7 @@ from wsi_pipeline.pipeline.train_model import (
     save_model,
     stored_identity,
 )
+from wsi_pipeline.run_folder import BundleFile, RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import Bundle, FeatureFolder, Scores, Splits
@@ -55,7 +56,7 @@ def train_folds(job: Job) -> Iterator[Event]:
     jobs = [_fold_job(job, index) for index in range(len(job.study.folds))]
     for fold in jobs:
         write_splits(
-            job.config.run / "splits" / job.target.name / f"{fold.target.name}.csv",
+            RunFolder(job.config.run).splits(job.target.name, fold.target.name),
             fold.study.splits,
         )
     for fold in jobs:
@@ -88,7 +89,7 @@ def _train_fold(job: Job) -> Iterator[Event]:
 def _read(job: Job) -> _Fold:
     from wsi_pipeline.learn import load_bundle
 
-    metrics = json.loads((job.target / "metrics.json").read_text("utf-8"))
+    metrics = json.loads((job.target / BundleFile.METRICS).read_text("utf-8"))
     tested = [found for found in metrics["evaluations"] if found["split"] == "test"]
     return _Fold(job=job, bundle=load_bundle(job.target), evaluations=tested)
 
@@ -177,13 +178,13 @@ def _save(job: Job, folds: Sequence[_Fold], judged: Judged, digests: dict[str, A
     }
     target, result = job.target, config.digests["result"]
     table = predictions_csv(judged.slides, judged.predictions, job.study.classes, result)
-    write_json(target / "audit.json", job.audit)
-    write_splits(target / "folds.csv", job.study.splits)
-    write_splits(target / "splits.csv", judged.slides)
-    write_text(target / "predictions.csv", table)
-    write_text(target / "history.csv", _history(folds))
-    write_json(target / "metrics.json", metrics)
-    write_json(target / "config.json", asdict(config))
+    write_json(target / BundleFile.AUDIT, job.audit)
+    write_splits(target / BundleFile.FOLDS, job.study.splits)
+    write_splits(target / BundleFile.SPLITS, judged.slides)
+    write_text(target / BundleFile.PREDICTIONS, table)
+    write_text(target / BundleFile.HISTORY, _history(folds))
+    write_json(target / BundleFile.METRICS, metrics)
+    write_json(target / BundleFile.CONFIG, asdict(config))
 
 
 def _history(folds: Sequence[_Fold]) -> str:
@@ -191,7 +192,7 @@ def _history(folds: Sequence[_Fold]) -> str:
     text = io.StringIO()
     writer = None
     for fold in folds:
-        rows = csv.DictReader(io.StringIO(_text(fold.job.target / "history.csv")))
+        rows = csv.DictReader(io.StringIO(_text(fold.job.target / BundleFile.HISTORY)))
         writer = writer or csv.DictWriter(text, rows.fieldnames or [], lineterminator="\n")
         if not text.tell():
             writer.writeheader()

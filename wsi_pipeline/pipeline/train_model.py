@@ -11,6 +11,7 @@ from wsi_pipeline.events import EpochDone, Event, Note
 from wsi_pipeline.pipeline.audit import risks_of
 from wsi_pipeline.pipeline.headline import headline
 from wsi_pipeline.pipeline.train_config import TrainConfig, recipe_of
+from wsi_pipeline.run_folder import BundleFile, RunFolder
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import (
@@ -151,12 +152,12 @@ def save_model(job: Job, outcome: Outcome) -> None:
     )
     identity = config.digests["result"]
     reports: dict[str, Any] = {
-        "audit.json": job.audit,
-        "metrics.json": metrics_of(job, config, outcome) | {"temperatures": temperatures},
-        "predictions.csv": predictions_csv(
+        BundleFile.AUDIT: job.audit,
+        BundleFile.METRICS: metrics_of(job, config, outcome) | {"temperatures": temperatures},
+        BundleFile.PREDICTIONS: predictions_csv(
             outcome.slides, outcome.predictions, study.classes, identity
         ),
-        "history.csv": trained.history_csv(identity),
+        BundleFile.HISTORY: trained.history_csv(identity),
     }
     save_bundle(job.target, bundle, outcome.frozen, tuple(outcome.slides), reports)
 
@@ -249,7 +250,7 @@ def stored_identity(target: Path) -> dict[str, Any] | None:
     """Return the identity of the model that is there, if one is."""
     from wsi_pipeline.learn import read_bundle_config
 
-    if not (target / "config.json").exists():
+    if not (target / BundleFile.CONFIG).exists():
         return None
     found: dict[str, Any] = read_bundle_config(target).digests.get("identity", {})
     return found
@@ -270,7 +271,7 @@ def _tiling(run: Path, study: "Study") -> dict[str, Any]:
     """Return the tile stage's settings, empty where the tiles are not at hand."""
     from wsi_pipeline.tiles import find_store, open_tiles
 
-    store = find_store(run / "tiles", study.splits[0].slide_id)
+    store = find_store(RunFolder(run).tiles, study.splits[0].slide_id)
     found: dict[str, Any] = {} if store is None else open_tiles(store).attributes.get("config", {})
     return found
 

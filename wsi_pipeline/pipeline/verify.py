@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 from wsi_pipeline.atomic import PARTIAL
 from wsi_pipeline.cohort import CohortSlide, read_cohort
 from wsi_pipeline.config import HOW, StageConfig
-from wsi_pipeline.engine import SlideTask, lock_path, map_slides
+from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError
 from wsi_pipeline.events import (
     Event,
@@ -21,6 +21,7 @@ from wsi_pipeline.events import (
     StageStarted,
 )
 from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
+from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 
 ROOMS: Final = ("tiles", "features", "models", "predictions")
 
@@ -37,10 +38,6 @@ class VerifyConfig(StageConfig):
     pixels: bool = Field(
         default=True, description="Decode every tile; without it, read all but the pixels."
     )
-
-    @property
-    def log_folder(self) -> Path | None:
-        return self.run / "logs"
 
 
 def run(config: VerifyConfig) -> Iterator[Event]:
@@ -64,7 +61,7 @@ def run(config: VerifyConfig) -> Iterator[Event]:
         [
             SlideTask(
                 slide_id=task.slide_id,
-                lock=lock_path(config.run, "verify", task.slide_id),
+                lock=RunFolder(config.run).lock("verify", task.slide_id),
                 payload=task,
             )
             for task in tasks
@@ -77,11 +74,11 @@ def run(config: VerifyConfig) -> Iterator[Event]:
 
 
 def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
-    from wsi_pipeline.tiles.decisions import PATH, read_decisions
+    from wsi_pipeline.tiles.decisions import read_decisions
 
-    table = config.run / "cohort.csv"
+    table = RunFolder(config.run).cohort
     cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
-    decisions = read_decisions(config.run / PATH)
+    decisions = read_decisions(RunFolder(config.run).decisions)
     for slide_id in dict.fromkeys((*cohort, *_present(config.run))):
         yield VerifyTask(
             slide_id=slide_id,
@@ -94,10 +91,12 @@ def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
 
 def _present(run: Path) -> list[str]:
     """Return the ids of slides that something is there of, also without a row in the table."""
-    stores = [*(run / "tiles").glob("[!.]*.zarr"), *(run / "tiles").glob("[!.]*.h5")]
-    stores += [*(run / "features").glob("[!.]*/[!.]*.h5")]
-    stores += [*(run / "predictions").glob("[!.]*/[!.]*.h5")]
-    return sorted({path.stem for path in stores})
+    from wsi_pipeline.tiles import stores_of
+
+    folder = RunFolder(run)
+    rooms = [*folder.features.glob("[!.]*"), *folder.predictions.glob("[!.]*")]
+    found = [stores_of(folder.tiles), *map(stores_in, rooms)]
+    return sorted({slide_id for stores in found for slide_id in stores})
 
 
 def _slide(config: VerifyConfig, row: CohortSlide | None) -> str | None:
@@ -108,8 +107,8 @@ def _slide(config: VerifyConfig, row: CohortSlide | None) -> str | None:
 
 def _models(run: Path) -> list[Path]:
     """Return the folders with weights of their own; cross-validation has them in its folds."""
-    found = [path.parent for path in (run / "models").glob("[!.]*/**/config.json")]
-    return sorted(path for path in found if not (path / "folds.csv").exists())
+    found = [path.parent for path in RunFolder(run).models.glob(f"[!.]*/**/{BundleFile.CONFIG}")]
+    return sorted(path for path in found if not (path / BundleFile.FOLDS).exists())
 
 
 def _name(model: Path) -> str:
@@ -126,8 +125,8 @@ def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
         yield SlideFailed(slide_id=_name(path), error=str(error))
         return
     bags: dict[str, str] = config.digests.get("bags", {})
-    stores = run / "features" / config.encoder
-    changed = [name for name, digest in bags.items() if _differs(stores / f"{name}.h5", digest)]
+    stores = RunFolder(run).features_of(config.encoder)
+    changed = [name for name, digest in bags.items() if _differs(store_in(stores, name), digest)]
     if changed:
         named = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
         text = f"{path}: was trained on other features of {named}; train again with --overwrite"

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_pipeline.errors import StoreError, WsiError
 from wsi_pipeline.events import SlideDone, SlideSkipped
+from wsi_pipeline.run_folder import STORE, BundleFile, RunFolder
 from wsi_pipeline.types import Floats
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def verify_slide(task: VerifyTask) -> SlideDone | SlideSkipped:
     from wsi_pipeline.tiles import find_store, verify_tiles
 
     started = time.monotonic()
-    tiles = find_store(task.run / "tiles", task.slide_id)
-    features = sorted((task.run / "features").glob(f"[!.]*/{task.slide_id}.h5"))
-    predictions = sorted((task.run / "predictions").glob(f"[!.]*/{task.slide_id}.h5"))
+    tiles = find_store(RunFolder(task.run).tiles, task.slide_id)
+    features = sorted(RunFolder(task.run).features.glob(f"[!.]*/{task.slide_id}{STORE}"))
+    predictions = sorted(RunFolder(task.run).predictions.glob(f"[!.]*/{task.slide_id}{STORE}"))
     if tiles is None and not features and not predictions:
         return SlideSkipped(slide_id=task.slide_id, reason="nothing there")
     problems: list[str] = []
@@ -117,12 +118,13 @@ def _prediction(path: Path, task: VerifyTask) -> Iterator[str]:
     again = "predict again with --overwrite"
     try:
         found = read_prediction(path)
-        bundle = task.run / "models" / path.parent.name
-        if (bundle / "config.json").exists():
+        bundle = RunFolder(task.run).model(path.parent.name)
+        if (bundle / BundleFile.CONFIG).exists():
             weights = read_bundle_config(bundle).digests.get("weights")
             if found.made_from.get("weights") != weights:
                 yield f"{path}: is of an earlier model {path.parent.name}; {again}"
-            store = task.run / "features" / read_bundle_config(bundle).encoder / path.name
+            encoder = read_bundle_config(bundle).encoder
+            store = RunFolder(task.run).feature_store(encoder, task.slide_id)
             if store.exists():
                 digest = features_digest(read_features(store).features)
                 if found.made_from.get("features") != digest:

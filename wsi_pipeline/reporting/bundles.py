@@ -21,13 +21,14 @@ from wsi_pipeline.reporting.data import (
     Scores,
     TrainingCurve,
 )
+from wsi_pipeline.run_folder import BundleFile, RunFolder
 
 Row = Mapping[str, str]
 
 
 def bundle_folders(run: Path) -> list[Path]:
     """Return the folders of the bundles below ``<run>/models``, by name."""
-    return sorted(path.parent for path in (run / "models").glob("[!.]*/config.json"))
+    return RunFolder(run).bundles()
 
 
 def read_models(run: Path) -> tuple[ModelReport, ...]:
@@ -46,9 +47,9 @@ def read_model(folder: Path) -> ModelReport:
         LearnError: A file or a key is missing.
     """
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-        rows = _rows(folder / "predictions.csv")
+        config = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
+        metrics = json.loads((folder / BundleFile.METRICS).read_text("utf-8"))
+        rows = _rows(folder / BundleFile.PREDICTIONS)
         classes = tuple(config["classes"])
         return ModelReport(
             name=config["name"],
@@ -56,7 +57,7 @@ def read_model(folder: Path) -> ModelReport:
             primary=config["primary"],
             classes=classes,
             evaluations=tuple(_evaluation(e, classes, rows) for e in metrics["evaluations"]),
-            curves=_curves(_rows(folder / "history.csv")),
+            curves=_curves(_rows(folder / BundleFile.HISTORY)),
             notes=tuple(metrics.get("notes", ())),
             random_weights=".random" in config["encoder"],
             differences=tuple(_differences(metrics.get("differences") or ())),
@@ -68,25 +69,25 @@ def read_model(folder: Path) -> ModelReport:
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
     """Return what the bundle's primary model says of each slide, by ``slide_id``."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
     return {
         row["slide_id"]: Prediction(
             model=row["model"],
             probabilities={name: float(row[f"p_{name}"]) for name in config["classes"]},
         )
-        for row in _rows(folder / "predictions.csv")
+        for row in _rows(folder / BundleFile.PREDICTIONS)
         if row["model"] == config["primary"]
     }
 
 
 def read_splits_of(folder: Path) -> dict[str, str]:
     """Return the split of each slide of a bundle, by ``slide_id``."""
-    return {row["slide_id"]: row["split"] for row in _rows(folder / "splits.csv")}
+    return {row["slide_id"]: row["split"] for row in _rows(folder / BundleFile.SPLITS)}
 
 
 def model_facts(folder: Path) -> Facts:
     """Settings, versions and digests of a bundle as stored in its ``config.json``."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
     shown = {name: value for name, value in config.items() if name != "digests"}
     digests = config.get("digests", {})
     shown["digests"] = {name: value for name, value in digests.items() if isinstance(value, str)}

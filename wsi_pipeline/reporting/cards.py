@@ -11,6 +11,7 @@ from wsi_pipeline.reporting.bundles import bundle_folders, read_predictions, rea
 from wsi_pipeline.reporting.data import Prediction, SlideCard
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
 
 THUMBNAIL_PX: Final = 640
@@ -37,7 +38,7 @@ def slide_cards(
 
 def _card(run: Path, slide_id: str, store: TileStore, row: CohortSlide | None) -> SlideCard:
     about = store.attributes
-    overlay = read_rgb(run / "thumbnails" / f"{slide_id}.jpg")
+    overlay = read_rgb(RunFolder(run).thumbnail(slide_id))
     alt = f"Slide {slide_id}: tissue outline and {len(store)} tiles kept"
     return SlideCard(
         slide_id=slide_id,
@@ -49,5 +50,5 @@ def _card(run: Path, slide_id: str, store: TileStore, row: CohortSlide | None) -
         mpp=about.get("mpp_effective"),
         flags=tuple(about.get("flags", ())),
         overlay=None if overlay is None else jpeg(overlay, alt, THUMBNAIL_PX),
-        heatmaps=read_heatmaps(run / "heatmaps", slide_id),
+        heatmaps=read_heatmaps(RunFolder(run).heatmaps, slide_id),
     )

@@ -14,7 +14,8 @@ from wsi_pipeline.reporting.data import Facts, Failure, ReportData
 from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
 from wsi_pipeline.reporting.outcomes import read_outcomes
-from wsi_pipeline.tiles import TileStore, open_tiles
+from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
 
 SYNTHETIC: Final = "synthetic"  # how the generated cohort names itself and its scanners
 RANDOM: Final = ".random"  # in the tag of an encoder that was never trained
@@ -53,10 +54,10 @@ def collect(
         CohortError: ``cohort.csv`` is unusable.
         LearnError: A model bundle is not whole.
     """
-    table = run / "cohort.csv"
+    table = RunFolder(run).cohort
     cohort = read_cohort(table) if table.exists() else []
-    stores, damaged = _open_stores(run / "tiles", cohort)
-    outcomes = read_outcomes(run / "logs")
+    stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
+    outcomes = read_outcomes(RunFolder(run).logs)
     models = read_models(run)
     failures = all_failures(cohort, stores, damaged, outcomes)
     examples = spread_slides(stores, cohort, limits.example_slides)
@@ -64,7 +65,7 @@ def collect(
         title=title or _title(run, cohort),
         created=created,
         synthetic=any(_is_synthetic(slide) for slide in cohort),
-        random_weights=any(RANDOM in path.name for path in (run / "features").glob("*")),
+        random_weights=any(RANDOM in path.name for path in RunFolder(run).features.glob("*")),
         notes=_cut(len(stores), limits.slides),
         funnel=read_funnel(cohort, stores, failures),
         slides=slide_cards(run, cohort, stores, limits.slides),
@@ -80,8 +81,7 @@ def _open_stores(
     folder: Path, cohort: Sequence[CohortSlide]
 ) -> tuple[dict[str, TileStore], list[Failure]]:
     """Open every store, in the cohort's order; those that do not open are failures."""
-    suffixes = (".zarr", ".h5")
-    paths = {p.stem: p for p in sorted(folder.glob("[!.]*")) if p.suffix in suffixes}
+    paths = stores_of(folder)
     order = [slide.slide_id for slide in cohort if slide.slide_id in paths] or list(paths)
     stores, damaged = {}, []
     for slide_id in order:
@@ -112,7 +112,7 @@ def _stain_method(stores: Any) -> str | None:
 
 def _facts(run: Path, stores: Mapping[str, TileStore]) -> Iterator[Facts]:
     """Settings as given, what all tile stores agree on, each model's own record, digests."""
-    for path in sorted((run / "config").glob("*.toml")):
+    for path in sorted(RunFolder(run).settings.glob("*.toml")):
         yield Facts(title=f"{path.stem} settings", rows=flat_rows(load_toml(path)))
     records = [dict(flat_rows(store.attributes)) for store in stores.values()]
     if records:

@@ -19,6 +19,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.reporting.data import Picture
 from wsi_pipeline.reporting.page import data_uri
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
 from wsi_pipeline.tiles.decisions import COLUMNS, Decision, tile_reasons
 from wsi_pipeline.tiles.flags import FLAGS, store_marks
@@ -87,7 +88,7 @@ def gallery_slide(
         most: Tiles shown for one flag, at most.
     """
     own = {row.place: number for number, row in enumerate(rows) if row.slide_id == slide_id}
-    overlay = read_rgb(run / "thumbnails" / f"{slide_id}.jpg")
+    overlay = read_rgb(RunFolder(run).thumbnail(slide_id))
     alt = f"Slide {slide_id}: tissue outline, tiles kept, and flagged ones filled"
     counts = store.attributes.get("counts", {})
     return GallerySlide(

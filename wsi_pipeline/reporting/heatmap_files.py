@@ -13,6 +13,7 @@ from wsi_pipeline.errors import StoreError
 from wsi_pipeline.reporting.data import Heatmap
 from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
 from wsi_pipeline.types import RgbImage
 
@@ -98,7 +99,7 @@ def _overview(store: TileStore) -> tuple[RgbImage, float, tuple[int, int]]:
     """The thumbnail, which shows the slide's bounds; a mosaic for a core or where there is none."""
     area = store.attributes.get("bounds_level0")
     whole = area is not None and store.attributes.get("region_level0") is None
-    beside = store.path.parent.parent / "thumbnails" / f"{store.path.stem}.jpg"
+    beside = RunFolder.of_tiles(store.path).thumbnail(store.path.stem)
     rgb = read_rgb(beside) if whole else None
     if rgb is None or area is None:
         return mosaic(store)

@@ -9,6 +9,7 @@ import numpy as np
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.synthetic.seeds import generator
 
 LABELS: Final = ("cca", "hcc", "normal")
@@ -132,7 +133,7 @@ def write_tables(specs: list[SlideSpec], out_dir: Path) -> Path:
                 for core in spec.cores
             ]
             write_text(out_dir / spec.tma_map, "\n".join(rows) + "\n")
-    table = out_dir / "cohort.csv"
+    table = out_dir / RunFolder().cohort.name
     write_cohort(
         table,
         [

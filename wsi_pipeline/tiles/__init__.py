@@ -12,6 +12,7 @@ from wsi_pipeline.tiles.store import (
     create_tiles,
     find_store,
     open_tiles,
+    stores_of,
 )
 from wsi_pipeline.tiles.verify import verify_tiles
 
@@ -32,5 +33,6 @@ __all__ = [
     "plan_grid",
     "plan_slide",
     "read_blocks",
+    "stores_of",
     "verify_tiles",
 ]

@@ -19,6 +19,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import open_table
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
 from wsi_pipeline.types import Coords
@@ -27,7 +28,7 @@ Choice = Literal["keep", "drop"]
 Place = tuple[int, int]  # level-0 (x, y) of a tile
 
 COLUMNS: Final = ("slide_id", "x", "y", "decision", "reason")
-PATH: Final = Path("qc") / "decisions.csv"  # in the run folder
+PATH: Final = RunFolder().decisions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,6 +194,12 @@ def find_store(folder: Path, slide_id: str) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
+def stores_of(folder: Path) -> dict[str, Path]:
+    """Return the stores in ``folder`` by slide, those that are being written left out."""
+    paths = (path for path in sorted(folder.glob("[!.]*")) if path.suffix in SUFFIXES.values())
+    return {path.stem: path for path in paths}
+
+
 def _format(path: Path) -> str:
     for name, suffix in SUFFIXES.items():
         if path.suffix == suffix:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.features import read_attributes
+from wsi_pipeline.run_folder import RunFolder, store_in
 from wsi_pipeline.tiles import find_store, open_tiles
 
 Numbers = tuple[float, ...]
@@ -46,7 +47,7 @@ def gather(run: Path, stores: Path, internal: Iterable[str]) -> dict[str, SlideE
     found = {}
     for slide_id in internal:
         tiles, focus = _tile_attributes(run, slide_id)
-        attributes = tiles or _feature_attributes(stores / f"{slide_id}.h5")
+        attributes = tiles or _feature_attributes(store_in(stores, slide_id))
         found[slide_id] = SlideEvidence(
             identity=_identity(attributes),
             thumbnail=_thumbnail(run, slide_id),
@@ -67,7 +68,7 @@ def identify(run: Path, external: Iterable[str]) -> dict[str, SlideEvidence]:
 
 
 def _tile_attributes(run: Path, slide_id: str) -> tuple[dict[str, Any], dict[str, Numbers]]:
-    path = find_store(run / "tiles", slide_id)
+    path = find_store(RunFolder(run).tiles, slide_id)
     if path is None:
         return {}, {}
     store = open_tiles(path)
@@ -93,7 +94,7 @@ def _identity(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _thumbnail(run: Path, slide_id: str) -> Path | None:
-    path = run / "thumbnails" / f"{slide_id}.jpg"
+    path = RunFolder(run).thumbnail(slide_id)
     return path if path.exists() else None
 
 

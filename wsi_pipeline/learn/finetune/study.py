@@ -36,6 +36,7 @@ from wsi_pipeline.learn.splits import (
     labelled,
 )
 from wsi_pipeline.learn.study import SplitPlan, draw_splits
+from wsi_pipeline.run_folder import RunFolder
 
 EXTERNAL: Final = "external"
 
@@ -170,14 +171,14 @@ def split_tiles(material: Material, plan: SplitPlan) -> TileStudy:
 
 def from_stores(cohort: Iterable[CohortSlide], run: Path, external: str | None) -> Material:
     """Return the slides of a run folder, whose tiles are in ``tiles/``."""
-    folder = run / "tiles"
+    folder = RunFolder(run).tiles
     return Material(
         cohort=tuple(cohort),
         external=external,
         source=lambda slides: StoreSource(folder, slides),
         usable=lambda slides: with_tiles(folder, slides),
         evidence=lambda inside, outside: (
-            gather(run, run / "features", inside) | identify(run, outside)
+            gather(run, RunFolder(run).features, inside) | identify(run, outside)
         ),
     )
 
