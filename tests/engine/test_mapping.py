@@ -49,6 +49,14 @@ def test_a_slide_that_raises_costs_itself(tmp_path: Path, workers: int) -> None:
     assert isinstance(fates["e"], SlideDone)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_wrong_request_is_no_slides_failure(tmp_path: Path, workers: int) -> None:
+    """It ends the work at once: the slides after it are not begun."""
+    with pytest.raises(ConfigError, match="no such thing"):
+        run_all({"a": "ok", "b": "misuse", **dict.fromkeys("cdefg", "slow")}, tmp_path, workers)
+    assert not (tmp_path / "g").exists()
+
+
 def test_a_dead_worker_costs_its_slide_alone(tmp_path: Path) -> None:
     plan = {"a": "slow", "b": "die", "c": "ok", "d": "die once", "e": "slow", "f": "ok"}
     fates = run_all(plan, tmp_path, workers=2)

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.events import SlideDone, SlideSkipped
 
 
@@ -16,6 +16,8 @@ def act(payload: tuple[str, str, str]) -> SlideDone | SlideSkipped:
     match what:
         case "raise":
             raise SlideOpenError(f"{slide_id}.svs: not a slide")
+        case "misuse":
+            raise ConfigError("there is no such thing")
         case "bug":
             raise ZeroDivisionError("nobody foresaw this")
         case "die":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wsi_pipeline.atomic import try_lock
-from wsi_pipeline.errors import WsiError
+from wsi_pipeline.errors import UsageError, WsiError
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, SlideStarted
 
 Work = Callable[[Any], SlideDone | SlideSkipped]
@@ -47,13 +47,19 @@ class Executor(Protocol):
 
 
 def attempt(work: Work, task: SlideTask) -> Fate:
-    """Do one slide under its lock and turn whatever happens into plain data."""
+    """Do one slide under its lock and turn whatever happens into plain data.
+
+    Raises:
+        UsageError: The request is wrong, not the slide: every other would fail for the same reason.
+    """
     started = time.monotonic()
     try:
         with try_lock(task.lock) as held:
             if not held:
                 return Busy(slide_id=task.slide_id)
             return work(task.payload)
+    except UsageError:
+        raise
     except WsiError as error:
         return SlideFailed(slide_id=task.slide_id, error=str(error))
     except Exception as error:  # noqa: BLE001 - a bug in one slide must not end the night's batch

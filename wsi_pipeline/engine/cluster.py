@@ -10,7 +10,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from wsi_pipeline import __version__
 from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Work, attempt
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, UsageError
 from wsi_pipeline.events import SlideFailed, SlideStarted
 
 OURS: Final = {
@@ -138,6 +138,8 @@ def _fate(future: Future, task: SlideTask) -> Fate:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return Died(slide_id=task.slide_id)
+    if isinstance(error, UsageError):
+        raise error
     if error is not None:  # the result did not come back: not unpicklable work, a broken worker
         return SlideFailed(slide_id=task.slide_id, error=f"its worker failed: {error}")
     fate: Fate = future.result()

@@ -1,8 +1,8 @@
 """Map one function over slides and report each slide's fate as events.
 
-A slide that raises costs itself. A slide another process holds is tried again at the end. A slide
-whose worker process dies is tried once more, alone, so that a neighbour's crash cannot take it
-along; if it dies again it is reported.
+A slide that raises costs itself; only a ``UsageError``, which is no slide's fault, ends it all. A
+slide another process holds is tried again at the end. A slide whose worker process dies is tried
+once more, alone, so that a neighbour's crash cannot take it along; if it dies again it is reported.
 """
 
 import time
@@ -38,6 +38,9 @@ def map_slides(
             ``WsiError`` when the slide cannot be done.
         tasks: One a slide.
         config: Says where: ``workers`` processes, or a running ``scheduler``, or here.
+
+    Raises:
+        UsageError: ``work`` says that the request is wrong.
     """
     with _executor(config) as executor:
         waiting = list(tasks)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from wsi_pipeline.engine import SlideTask, map_slides, provenance
-from wsi_pipeline.errors import NoTissueError, WsiError
+from wsi_pipeline.errors import NoTissueError, UsageError, WsiError
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -173,6 +173,8 @@ def _finish(claim: Claim, encoder: "Encoder", step: "Encoded", watch: Stopwatch)
         assert claim.source is not None
         with watch.phase("write"):
             _write(claim.config, job, encoder, claim.source, step)
+    except UsageError:
+        raise
     except WsiError as problem:
         return SlideFailed(slide_id=job.slide_id, error=str(problem))
     except Exception as problem:  # noqa: BLE001  a bug in one slide must not end the night's batch
