@@ -19,12 +19,12 @@ from wsi_pipeline.features import load_encoder
 from wsi_pipeline.features.encoder import Encoder
 from wsi_pipeline.features.sources import SlideTiles, StoreTiles
 from wsi_pipeline.features.stream import Encoded, encode_slides
-from wsi_pipeline.tiles import CutSettings, cut_slide, open_tiles
+from wsi_pipeline.tiles import TileSettings, cut_slide, open_tiles
 from wsi_pipeline.types import RgbTiles
 
 SIDE: Final = 13_312  # enough tiles for the slide's own start to be felt as it is in practice
 BARE: Final = "bare forward, a thread a core"
-SETTINGS: Final = CutSettings(stain="macenko", max_background_fraction=1.0)
+SETTINGS: Final = TileSettings(stain="macenko", max_background_fraction=1.0)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.stain import REFERENCE, Stains, fit_macenko, fit_stain, normalise, sample_pixels
 from wsi_pipeline.stain.torch import torch_normalise
-from wsi_pipeline.tiles import CutSettings
+from wsi_pipeline.tiles import TileSettings
 from wsi_pipeline.tiles.blocks import read_blocks
 from wsi_pipeline.tiles.plan import survey_slide
 from wsi_pipeline.types import RgbTiles
@@ -54,7 +54,7 @@ def main() -> None:
 
 def _tiles(pixels: Path | None) -> RgbTiles:
     """Return (TILES, 256, 256, 3) tissue tiles as the tile stage reads them."""
-    settings = CutSettings(stain="none")
+    settings = TileSettings(stain="none")
     with tempfile.TemporaryDirectory() as name:
         scan = Scan(side=8192, tissue=0.9)
         with open_slide(write_scan(Path(name) / "scan.svs", scan, read_patch(pixels))) as slide:

@@ -23,7 +23,7 @@ from benchmarks.measure import (
 )
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.features import load_encoder
-from wsi_pipeline.tiles import CutSettings, cut_slide, open_tiles
+from wsi_pipeline.tiles import TileSettings, cut_slide, open_tiles
 from wsi_pipeline.tiles.store import create_tiles
 
 BATCH: Final = 32
@@ -45,7 +45,7 @@ def main() -> None:
         folder = Path(name)
         scan = Scan(side=16_384, tissue=0.8)
         slide = write_scan(folder / "scan.svs", scan, read_patch(given.pixels))
-        settings = CutSettings(stain="macenko", codec="none", max_background_fraction=1.0)
+        settings = TileSettings(stain="macenko", codec="none", max_background_fraction=1.0)
         cut_slide(slide, folder / "whole.zarr", settings)
         stores = {f"{suffix[1:]} {codec}": folder / f"{codec}{suffix}" for suffix, codec in KINDS}
         tables = [

@@ -1,20 +1,32 @@
-"""Configurations: typed, frozen, the same from flags and from TOML.
+"""Settings: typed, frozen, the same from flags, from TOML and in the rooms that use them.
 
-A stage's config says *what* is asked (it decides the result and is stored with every artifact) and
-*how* it is carried out (folders, workers, device: never part of an artifact's identity). The latter
-fields are marked with :data:`HOW`.
+A knob is a field of one model, with its default, bounds and sentence; a room's own stand in the
+room (``tiles.settings``), and a stage's config inherits them. A config says *what* is asked (it
+decides the result and is stored with every artifact) and *how* it is carried out (folders, workers,
+device: never part of an artifact's identity). The latter fields are marked with :data:`HOW`.
 """
 
 import hashlib
 import json
 import os
+import re
 import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.registry import Registry, import_named, unknown
 from wsi_pipeline.run_folder import RunFolder
 
 HOW: Final = "how"  # annotation of a field that does not change the result
@@ -28,10 +40,60 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-class StageConfig(BaseModel):
-    """What every stage can be told. Unknown keys are refused."""
+@dataclass(frozen=True)
+class Chosen:
+    """Annotation of a field that names entries of a registry, which is imported when it is asked.
+
+    Attributes:
+        table: Where the registry is, ``module:NAME``.
+    """
+
+    table: str
+
+    def registry(self) -> Registry[Any]:
+        """Import the registry."""
+        found = import_named("registry", self.table)
+        if not isinstance(found, Registry):
+            found = Registry("such name", dict.fromkeys(cast("Iterable[str]", found)))
+        return found
+
+
+class Settings(BaseModel):
+    """Knobs of one topic; its ``title`` heads them in ``--help``. Unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*")
+    @classmethod
+    def _is_known(cls, value: Any, info: ValidationInfo) -> Any:
+        """Ask the registry of a :class:`Chosen` field; the default is known."""
+        field = cls.model_fields[str(info.field_name)]
+        if value != field.default:
+            for chosen in (mark for mark in field.metadata if isinstance(mark, Chosen)):
+                for name in (value,) if isinstance(value, str) else value or ():
+                    chosen.registry().check(name)
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Return the resolved settings that decide the result, as JSON-ready data."""
+        how = {name for name, info in type(self).model_fields.items() if HOW in info.metadata}
+        return self.model_dump(mode="json", exclude=how)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], source: str) -> Self:
+        """Validate ``values``.
+
+        Raises:
+            ConfigError: One sentence a problem, naming ``source`` and the key.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(describe(error, source)) from None
+
+
+class StageConfig(Settings):
+    """What every stage can be told."""
 
     workers: Annotated[int, HOW] = Field(
         default=0, ge=0, description="Worker processes; 0 works in this process."
@@ -77,23 +139,6 @@ class StageConfig(BaseModel):
         }
         return self.model_copy(update=paths)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the resolved settings that decide the result, as JSON-ready data."""
-        how = {name for name, info in type(self).model_fields.items() if HOW in info.metadata}
-        return self.model_dump(mode="json", exclude=how)
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any], source: str) -> Self:
-        """Validate ``values``.
-
-        Raises:
-            ConfigError: One sentence a problem, naming ``source`` and the key.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(describe(error, source)) from None
-
 
 def load_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
@@ -112,18 +157,23 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 def describe(error: ValidationError, source: str) -> str:
     """Say in one line per problem what is wrong with which key."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "settings"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: unknown setting {key!r}; see --help for those that exist")
-        elif problem["type"] == "missing":
-            lines.append(f"{source}: {key!r} is required")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-            lines.append(f"{source}: {key!r}: {message}{found}")
-    return "\n".join(lines)
+    problems = error.errors(include_url=False)
+    return "\n".join(_sentence(dict(problem), source) for problem in problems)
+
+
+def _sentence(problem: dict[str, Any], source: str) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    found, message = problem["input"], problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown setting {key!r}; see --help for those that exist"
+    if problem["type"] == "missing":
+        return f"{source}: {key!r} is required"
+    if problem["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        message = unknown("choice", str(found), choices)
+    elif problem["type"] != "value_error" and not isinstance(found, dict):
+        message += f" (found {found!r})"
+    return f"{source}: {key!r}: {message}" if key else f"{source}: {message}"
 
 
 def digest(values: Any) -> str:

@@ -10,7 +10,7 @@ from benchmarks.environments import PEERS, prepare
 from benchmarks.measure import Table, interleave, to_markdown, write_tables
 from benchmarks.slides import MPP, PATCH_PX, TILE_PX, Scan, write_scan
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles import CutSettings
+from wsi_pipeline.tiles import TileSettings
 from wsi_pipeline.tiles.plan import survey_slide
 
 
@@ -49,7 +49,7 @@ def test_levels_show_the_same_and_half_of_it_is_tissue(scan: Path) -> None:
         reduced = slide.read(1, 512, 512, 256, 256).astype(float)
         averaged = whole.reshape(256, 4, 256, 4, 3).mean((1, 3))
         assert np.abs(averaged - reduced).mean() < 6
-        plan = survey_slide(slide, CutSettings())
+        plan = survey_slide(slide, TileSettings())
     assert 0.4 < plan.wanted.mean() < 0.6
 
 

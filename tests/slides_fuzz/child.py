@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wsi_pipeline.errors import MppError, WsiError
 from wsi_pipeline.slides import open_slide, slide_digest
-from wsi_pipeline.tiles import CutSettings, plan_grid, read_blocks
+from wsi_pipeline.tiles import TileSettings, plan_grid, read_blocks
 from wsi_pipeline.tiles.plan import survey_slide
 
 MEMORY_BYTES = 6 << 30  # of address space: the machine's protection, not the judgement
@@ -29,9 +29,9 @@ def use(path: Path) -> str:
         with open_slide(path) as slide:
             plan_grid(slide.info, None)
             try:
-                plan = survey_slide(slide, CutSettings())
+                plan = survey_slide(slide, TileSettings())
             except MppError:
-                plan = survey_slide(slide, CutSettings(mpp_override=0.5))
+                plan = survey_slide(slide, TileSettings(mpp_override=0.5))
             for _ in read_blocks(slide, plan.grid, plan.wanted[:200].nonzero()[0]):
                 pass
             for level, (width, height) in enumerate(slide.info.level_dimensions[:8]):

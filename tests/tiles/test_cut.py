@@ -1,6 +1,5 @@
 """One slide cut: on real slides, and on a mosaic of real liver tiles with known places."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,17 @@ from wsi_pipeline.errors import MppError, NoTissueError, SlideReadError
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.slides.jpeg_tiff import JpegTiffReader
 from wsi_pipeline.stain import restore_stain
-from wsi_pipeline.tiles import CutSettings, TileStore, cut_slide, open_tiles, verify_tiles
+from wsi_pipeline.tiles import (
+    SlideRequest,
+    TileSettings,
+    TileStore,
+    cut_slide,
+    open_tiles,
+    verify_tiles,
+)
 from wsi_pipeline.types import Region, RgbImage
 
-SETTINGS = CutSettings(mpp_override=0.5)
+SETTINGS = TileSettings(mpp_override=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +67,13 @@ def plainly(path: Path, store: TileStore) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("CMU-1-Small-Region.svs", CutSettings()),
-        ("CMU-1-Small-Region.svs", CutSettings(mpp=1.3, tile_px=256, edge="pad")),
-        ("PDAC-tru-cut_HE3.svs", CutSettings()),
+        ("CMU-1-Small-Region.svs", TileSettings()),
+        ("CMU-1-Small-Region.svs", TileSettings(mpp=1.3, tile_px=256, edge="pad")),
+        ("PDAC-tru-cut_HE3.svs", TileSettings()),
     ],
 )
 def test_a_real_slide_gives_the_tiles_of_the_plainest_way(
-    data_dir: Path, tmp_path: Path, name: str, settings: CutSettings
+    data_dir: Path, tmp_path: Path, name: str, settings: TileSettings
 ) -> None:
     slide, path = data_dir / "slides" / name, tmp_path / "slide.zarr"
     result = cut_slide(slide, path, settings, thumbnail=tmp_path / "slide.jpg")
@@ -88,7 +94,7 @@ def test_svs_and_dicom_of_one_scan_give_the_same_grid(data_dir: Path, tmp_path: 
     stores = []
     for name in ("CMU-1-Small-Region.svs", "CMU-1-Small-Region.dicom"):
         path = (tmp_path / name).with_suffix(f".{name[-3:]}.zarr")
-        cut_slide(data_dir / "slides" / name, path, CutSettings())
+        cut_slide(data_dir / "slides" / name, path, TileSettings())
         stores.append(open_tiles(path))
     svs, dicom = stores
     for name in ("mpp_effective", "columns", "rows", "tile_px_level0", "level0_width"):
@@ -97,7 +103,7 @@ def test_svs_and_dicom_of_one_scan_give_the_same_grid(data_dir: Path, tmp_path: 
 
 
 def test_the_mosaic_gives_its_tiles(mosaic: Path, tmp_path: Path) -> None:
-    result = cut_slide(mosaic, tmp_path / "s.zarr", replace(SETTINGS, stain="none"))
+    result = cut_slide(mosaic, tmp_path / "s.zarr", SETTINGS.model_copy(update={"stain": "none"}))
     store = open_tiles(tmp_path / "s.zarr")
     expected = [[512 + 256 * x, 512 + 256 * y] for y in range(4) for x in range(5)]
     kept = [place for place in expected if place in store.coords.tolist()]
@@ -157,7 +163,7 @@ def test_a_tile_read_for_the_sample_is_not_read_again(
 
 def test_another_seed_fits_on_other_pixels(mosaic: Path, tmp_path: Path) -> None:
     cut_slide(mosaic, tmp_path / "a.zarr", SETTINGS)
-    cut_slide(mosaic, tmp_path / "b.zarr", replace(SETTINGS, seed=1))
+    cut_slide(mosaic, tmp_path / "b.zarr", SETTINGS.model_copy(update={"seed": 1}))
     first, second = (
         np.array(open_tiles(tmp_path / name).attributes["stain"]["source"]["matrix"])
         for name in ("a.zarr", "b.zarr")
@@ -168,8 +174,8 @@ def test_another_seed_fits_on_other_pixels(mosaic: Path, tmp_path: Path) -> None
 
 def test_a_core_is_cut_from_its_corner_and_within_its_circle(mosaic: Path, tmp_path: Path) -> None:
     core = Region(x=600, y=550, width=1024, height=1024)
-    settings = replace(SETTINGS, region=core, circular=True, max_background_fraction=1.0)
-    cut_slide(mosaic, tmp_path / "core.zarr", settings)
+    settings = SETTINGS.model_copy(update={"max_background_fraction": 1.0})
+    cut_slide(mosaic, tmp_path / "core.zarr", settings, SlideRequest(region=core))
     store = open_tiles(tmp_path / "core.zarr")
     places = {(600 + 256 * x, 550 + 256 * y) for x in range(4) for y in range(4)}
     corners = {(600, 550), (1368, 550), (600, 1318), (1368, 1318)}
@@ -179,8 +185,8 @@ def test_a_core_is_cut_from_its_corner_and_within_its_circle(mosaic: Path, tmp_p
 
 def test_a_missing_resolution_is_refused_and_can_be_accepted(mosaic: Path, tmp_path: Path) -> None:
     with pytest.raises(MppError, match="mpp"):
-        cut_slide(mosaic, tmp_path / "s.zarr", CutSettings())
-    result = cut_slide(mosaic, tmp_path / "s.zarr", CutSettings(allow_unknown_mpp=True))
+        cut_slide(mosaic, tmp_path / "s.zarr", TileSettings())
+    result = cut_slide(mosaic, tmp_path / "s.zarr", TileSettings(unknown_mpp=True))
     store = open_tiles(tmp_path / "s.zarr")
     assert "mpp_unknown" in result.flags
     assert store.attributes["mpp_effective"] is None
@@ -188,10 +194,12 @@ def test_a_missing_resolution_is_refused_and_can_be_accepted(mosaic: Path, tmp_p
 
 
 def test_a_coarser_slide_is_refused_and_can_be_accepted(mosaic: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, mpp=0.25)
+    settings = SETTINGS.model_copy(update={"mpp": 0.25})
     with pytest.raises(MppError, match="coarser"):
         cut_slide(mosaic, tmp_path / "s.zarr", settings)
-    result = cut_slide(mosaic, tmp_path / "s.zarr", replace(settings, allow_coarser=True))
+    result = cut_slide(
+        mosaic, tmp_path / "s.zarr", settings.model_copy(update={"allow_coarser": True})
+    )
     assert "coarser_than_target" in result.flags
     assert open_tiles(tmp_path / "s.zarr").attributes["mpp_effective"] == 0.5
 
@@ -215,7 +223,7 @@ def test_a_slide_smaller_than_a_tile_says_so(tmp_path: Path) -> None:
 
 
 def test_rules_that_reject_everything_are_named(mosaic: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, background_level=0)
+    settings = SETTINGS.model_copy(update={"background_level": 0})
     with pytest.raises(NoTissueError, match="20 for background"):
         cut_slide(mosaic, tmp_path / "s.zarr", settings)
     assert list(tmp_path.iterdir()) == []
@@ -234,7 +242,9 @@ def penned(mosaic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # without a tissue mask, which would leave the pen out by itself
-MARKED = replace(SETTINGS, tissue_method="none", stain="none", max_background_fraction=0.5)
+MARKED = SETTINGS.model_copy(
+    update={"tissue_method": "none", "stain": "none", "max_background_fraction": 0.5}
+)
 
 
 def test_pen_and_blur_are_flagged_and_kept(penned: Path, tmp_path: Path) -> None:
@@ -251,12 +261,14 @@ def test_pen_and_blur_are_flagged_and_kept(penned: Path, tmp_path: Path) -> None
 
 
 def test_flagged_tiles_are_dropped_on_request_up_to_a_share(penned: Path, tmp_path: Path) -> None:
-    dropping = replace(MARKED, drop=("pen",), max_dropped_fraction=0.9)
+    dropping = MARKED.model_copy(update={"drop_flagged": ("pen",), "max_dropped_fraction": 0.9})
     result = cut_slide(penned, tmp_path / "s.zarr", dropping)
     store = open_tiles(tmp_path / "s.zarr")
     assert result.counts["rejected_pen"] == 8
     assert not np.isin(store.coords[:, 0], [512, 768]).any()
-    capped = cut_slide(penned, tmp_path / "c.zarr", replace(dropping, max_dropped_fraction=0.01))
+    capped = cut_slide(
+        penned, tmp_path / "c.zarr", dropping.model_copy(update={"max_dropped_fraction": 0.01})
+    )
     assert "too_much_flagged_to_drop" in capped.flags
     assert capped.counts["flagged_pen"] == 8
 
@@ -276,9 +288,9 @@ def test_a_slide_that_breaks_off_leaves_nothing(
 def test_a_slide_that_is_not_he_is_flagged_and_left_as_it_is(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, region=Region(x=3000, y=1000, width=4000, height=4000))
+    request = SlideRequest(region=Region(x=3000, y=1000, width=4000, height=4000))
     slide = data_dir / "slides" / "liver_glycogen_PAS.tif"
-    result = cut_slide(slide, tmp_path / "pas.zarr", settings)
+    result = cut_slide(slide, tmp_path / "pas.zarr", SETTINGS, request)
     assert "stain_not_he" in result.flags
     store = open_tiles(tmp_path / "pas.zarr")
     x, y = store.coords[0].tolist()

@@ -15,8 +15,7 @@ from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles import CutSettings, open_tiles, plan_slide, verify_tiles
-from wsi_pipeline.tiles.drawn import Drawn
+from wsi_pipeline.tiles import SlideRequest, TileSettings, open_tiles, plan_slide, verify_tiles
 from wsi_pipeline.tissue.annotations import EXCLUDE
 from wsi_pipeline.types import Region
 
@@ -124,7 +123,7 @@ def test_a_class_must_cover_enough(folder: Path) -> None:
 
 
 def test_classes_to_exclude_are_told(folder: Path) -> None:
-    assert TileConfig(cohort=folder, run=folder).exclude_annotations == list(EXCLUDE)
+    assert TileConfig(cohort=folder, run=folder).exclude_annotations == EXCLUDE
     list(run(config(folder, exclude_annotations=["stroma"])))
     assert set(classes(folder).values()) == {"Tumor", "Ignore*"}
 
@@ -186,12 +185,12 @@ def test_coordinates_of_slides_scanned_in_part(
 ) -> None:
     """QuPath counts from the scanned bounds, ASAP and OpenSlide from the slide's corner."""
     save_asap(folder / "a.xml")
-    drawn = Drawn(annotations=folder / f"a.{suffix}", origin=origin)
+    request = SlideRequest(annotations=folder / f"a.{suffix}")
     with open_slide(folder / "a.png") as slide:
         bounds = Region(x=SIDE, y=2 * SIDE, width=11 * SIDE, height=8 * SIDE)
         slide.info = replace(slide.info, bounds=bounds)
-        settings = CutSettings(mpp=8, mpp_override=8, tile_px=SIDE, drawn=drawn)
-        plan = plan_slide(slide, settings)
+        asked = {"mpp": 8, "mpp_override": 8, "tile_px": SIDE, "annotation_origin": origin}
+        plan = plan_slide(slide, TileSettings(**asked), request)
     assert plan.classes is not None
     tumour = plan.grid.coords(
         np.flatnonzero(plan.classes.index == plan.classes.names.index("Tumor"))

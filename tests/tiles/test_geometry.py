@@ -18,7 +18,7 @@ from wsi_pipeline.errors import MppError, NoTissueError
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.slides import Slide, SlideInfo, open_slide, resolve_mpp
-from wsi_pipeline.tiles import CutSettings, Grid, cut_slide, open_tiles, plan_grid, read_blocks
+from wsi_pipeline.tiles import Grid, TileSettings, cut_slide, open_tiles, plan_grid, read_blocks
 from wsi_pipeline.tiles.plan import plan_slide
 from wsi_pipeline.types import Region, RgbImage
 
@@ -178,9 +178,9 @@ def test_tiles_outside_the_scanned_part_are_not_wanted(data_dir: Path) -> None:
     """MIRAX: the grid is the slide's, and tissue is looked for within the bounds alone."""
     bounds = Region(x=500, y=700, width=1100, height=1300)
     with open_slide(data_dir / "slides/CMU-1-Small-Region.svs") as slide:
-        whole = plan_slide(slide, CutSettings())
+        whole = plan_slide(slide, TileSettings())
         slide.info = replace(slide.info, bounds=bounds)  # type: ignore[misc]
-        part = plan_slide(slide, CutSettings())
+        part = plan_slide(slide, TileSettings())
     assert part.picture.origin == pytest.approx((500, 700), abs=8)
     np.testing.assert_array_equal(part.grid.coords(), whole.grid.coords())
     centres = part.grid.coords() + part.grid.tile_px_level0 / 2
@@ -228,7 +228,7 @@ def test_a_slide_smaller_than_one_tile(tmp_path: Path) -> None:
     tifffile.imwrite(path, tissue, photometric="rgb", rowsperstrip=7)
     asked = {"mpp_override": 0.5, "tissue_method": "none", "stain": "none"}
     with pytest.raises(NoTissueError, match="less than one tile of 256"):
-        cut_slide(path, tmp_path / "a.zarr", CutSettings(**asked))
+        cut_slide(path, tmp_path / "a.zarr", TileSettings(**asked))
     with open_slide(path) as slide:
         grid = plan_grid(slide.info, 0.5, edge="pad")
         (block,) = read_blocks(slide, grid, np.array([0]))

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,16 +13,16 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tile import main
-from wsi_pipeline.tiles import CutSettings, TileStore, cut_slide, open_tiles
+from wsi_pipeline.tiles import TileSettings, TileStore, cut_slide, open_tiles
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import tissue_tilt
 from wsi_pipeline.types import Region, RgbImage
 
-PLAIN = CutSettings(mpp_override=0.5, stain="none", max_background_fraction=1.0)
+PLAIN = TileSettings(mpp_override=0.5, stain="none", max_background_fraction=1.0)
 
 
-def cut(image: Path, folder: Path, asked: CutSettings) -> TileStore:
+def cut(image: Path, folder: Path, asked: TileSettings) -> TileStore:
     store = folder / "s.zarr"
     cut_slide(image, store, asked, thumbnail=folder / "s.jpg")
     return open_tiles(store)
@@ -72,7 +71,7 @@ def test_nothing_is_done_unless_asked(strip: Path, tmp_path: Path) -> None:
 
 
 def test_a_flat_image_is_straightened_and_says_how(strip: Path, tmp_path: Path) -> None:
-    store = cut(strip, tmp_path, replace(PLAIN, straighten=True))
+    store = cut(strip, tmp_path, PLAIN.model_copy(update={"straighten": True}))
     about = store.attributes
     assert about["straightened"]["angle_deg"] == pytest.approx(-20, abs=1)
     assert abs(about["tissue"]["tilt"]["angle_deg"]) < 1
@@ -94,10 +93,10 @@ def test_a_flat_image_is_straightened_and_says_how(strip: Path, tmp_path: Path) 
 
 def test_a_pyramid_is_not_turned_and_says_so(data_dir: Path, tmp_path: Path) -> None:
     path = data_dir / "slides" / "CMU-1-Small-Region.svs"
-    asked = CutSettings(straighten=True, stain="none")
+    asked = TileSettings(straighten=True, stain="none")
     result = cut_slide(path, tmp_path / "s.zarr", asked)
     assert "not_straightened" in result.flags
-    plain = cut_slide(path, tmp_path / "p.zarr", replace(asked, straighten=False))
+    plain = cut_slide(path, tmp_path / "p.zarr", asked.model_copy(update={"straighten": False}))
     assert "not_straightened" not in plain.flags
     first, second = open_tiles(tmp_path / "s.zarr"), open_tiles(tmp_path / "p.zarr")
     assert np.array_equal(first.tiles[:], second.tiles[:])
@@ -160,7 +159,7 @@ def test_cores_are_turned_by_their_microarrays_tilt(microarray: Path, tmp_path: 
 
 
 def test_the_grid_is_anchored_at_the_tissue(strip: Path, tmp_path: Path) -> None:
-    asked = replace(PLAIN, crop_to_tissue=True, min_tissue_fraction=0.0)
+    asked = PLAIN.model_copy(update={"crop_to_tissue": True, "min_tissue_fraction": 0.0})
     store = cut(strip, tmp_path, asked)
     area = store.attributes["cropped_level0"]
     grey = cv2.imread(str(strip), cv2.IMREAD_GRAYSCALE)
@@ -179,7 +178,7 @@ def test_noise_is_filtered_in_the_stored_tiles_alone(
     strip: Path, tmp_path: Path, method: str, radius: int
 ) -> None:
     plain = cut(strip, tmp_path / "plain", PLAIN)
-    asked = replace(PLAIN, denoise=method, denoise_radius_px=radius)  # type: ignore[arg-type]
+    asked = PLAIN.model_copy(update={"denoise": method, "denoise_radius_px": radius})
     filtered = cut(strip, tmp_path / "filtered", asked)
     assert filtered.attributes["denoise"] == {"method": method, "radius_px": radius}
     expected = denoise_tiles(plain.tiles[:], method, radius)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles import CutSettings
+from wsi_pipeline.tiles import TileSettings
 from wsi_pipeline.tiles.blocks import read_blocks
 from wsi_pipeline.tiles.plan import plan_slide
 from wsi_pipeline.tissue import (
@@ -38,7 +38,7 @@ class Real:
 
 
 def tiles_of(path: Path, count: int = 100, least_tissue: float = 0.8) -> Real:
-    settings = CutSettings(mpp_override=0.5, min_tissue_fraction=least_tissue)
+    settings = TileSettings(mpp_override=0.5, min_tissue_fraction=least_tissue)
     with open_slide(path) as slide:
         plan = plan_slide(slide, settings)
         wanted = np.flatnonzero(plan.wanted)

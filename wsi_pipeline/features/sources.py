@@ -13,7 +13,7 @@ from wsi_pipeline.config import digest
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import CutSettings, TileStore, open_tiles
+from wsi_pipeline.tiles import WHOLE_SLIDE, SlideRequest, TileSettings, TileStore, open_tiles
 from wsi_pipeline.tiles.decisions import Place, check_places, kept_mask
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords, RgbTiles
@@ -78,8 +78,8 @@ class SlideTiles:
         self,
         slide_id: str,
         path: str | Path,
-        settings: CutSettings,
-        reader: str = "auto",
+        settings: TileSettings,
+        request: SlideRequest = WHOLE_SLIDE,
         dropped: Collection[Place] = (),
         *,
         threads: int = 1,
@@ -90,7 +90,7 @@ class SlideTiles:
         self.watch = Stopwatch()
         self._path = path
         self._settings = settings
-        self._reader = reader
+        self._request = request
         self._dropped = dropped
         self._threads = threads
 
@@ -112,10 +112,10 @@ class SlideTiles:
         tally = Tally(watch=self.watch)
         asked = self._settings
         opened = open_slide(
-            self._path, self._reader, self._threads, modality=asked.modality, icc=asked.icc
+            self._path, asked.reader, self._threads, modality=asked.modality, icc=asked.icc
         )
-        with straighten(opened, asked) as slide:
-            plan = plan_slide(slide, self._settings)
+        with straighten(opened, asked, self._request) as slide:
+            plan = plan_slide(slide, asked, self._request)
             fit = fit_slide(slide, plan, asked, tally, self._threads)
             for finished in finish_tiles(slide, plan, fit, asked, tally, self._threads):
                 parts.append(finished.coords)

@@ -62,7 +62,7 @@ class ExtractJob:
             source = StoreTiles(self.slide_id, cut, self.dropped)
         else:
             source = SlideTiles(
-                self.slide_id, cut.path, cut.settings, cut.reader, self.dropped,
+                self.slide_id, cut.path, cut.settings, cut.request, self.dropped,
                 threads=config.threads_each,
             )  # fmt: skip
         source.watch = Stopwatch(keep_spans=config.profile)

@@ -65,12 +65,12 @@ def check(task: "CutTask") -> Checked:
 
     row: Row = {**EMPTY, "slide": task.slide_id}
     try:
-        modality = task.settings.modality
-        automatic = task.reader == "auto" and modality == "slide"
+        asked = task.settings
+        automatic = asked.reader == "auto" and asked.modality == "slide"
         with (
             open_for_metadata(task.path)
             if automatic
-            else open_slide(task.path, task.reader, modality=modality)
+            else open_slide(task.path, asked.reader, modality=asked.modality)
         ) as slide:
             row |= _about(slide, task, automatic=automatic)
             row |= _resolution(slide, task)
@@ -101,9 +101,9 @@ def _resolution(slide: "Slide", task: "CutTask") -> Row:
     from wsi_pipeline.slides import resolve_mpp
 
     try:
-        resolved = resolve_mpp(slide.info, task.settings.mpp_override)
+        resolved = resolve_mpp(slide.info, task.request.mpp_given(task.settings))
     except MppError:
-        if task.settings.allow_unknown_mpp and slide.info.mpp is None:
+        if task.settings.takes_unknown_mpp and slide.info.mpp is None:
             return {"from": "unknown"}
         raise
     return {"µm/px": resolved.mpp, "from": resolved.source}
@@ -114,11 +114,11 @@ def _amount(slide: "Slide", task: "CutTask") -> Row:
     from wsi_pipeline.tiles import plan_grid
 
     asked, info = task.settings, slide.info
-    known = asked.mpp_override is not None or info.mpp is not None
-    mpp = resolve_mpp(info, asked.mpp_override).mpp if known else None
+    given = task.request.mpp_given(asked)
+    mpp = None if given is None and info.mpp is None else resolve_mpp(info, given).mpp
     grid = plan_grid(
         info, mpp, asked.mpp, tile_px=asked.tile_px, overlap_px=asked.overlap_px,
-        edge=asked.edge, region=asked.region, allow_coarser=asked.allow_coarser,
+        edge=asked.edge, region=task.request.region, allow_coarser=asked.allow_coarser,
     )  # fmt: skip
     wanted = _wanted(slide, grid, task, mpp)
     tiles = len(grid) if wanted is None else wanted

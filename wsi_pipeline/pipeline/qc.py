@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.cohort import read_cohort
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import HOW, Chosen, StageConfig
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.events import (
     Event,
@@ -30,8 +30,8 @@ class QcConfig(StageConfig):
     """Show flagged tiles on one page, and write the table that says which of them to drop."""
 
     run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
-    drop: list[str] = Field(
-        default=["pen", "blurred"],
+    drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+        default=("pen", "blurred"),
         description="Flags whose tiles the new table drops; others it keeps, for a person to "
         "look at. May be given several times.",
     )
@@ -41,13 +41,6 @@ class QcConfig(StageConfig):
     max_tiles: int = Field(
         default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
     )
-
-    @field_validator("drop")
-    @classmethod
-    def _known_flags(cls, names: list[str]) -> list[str]:
-        from wsi_pipeline.tiles.flags import check_flags
-
-        return check_flags(names)
 
 
 def run(config: QcConfig) -> Iterator[Event]:

@@ -74,20 +74,21 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
     from wsi_pipeline.tiles import SUFFIXES, cut_slide, find_store
 
     started = time.monotonic()
+    config = task.settings
     asked = {**task.asked, "slide_digest": slide_digest(task.path)}
-    present = find_store(RunFolder(task.run).tiles, task.slide_id)
-    store = RunFolder(task.run).tiles / f"{task.slide_id}{SUFFIXES[task.store]}"
+    present = find_store(RunFolder(config.run).tiles, task.slide_id)
+    store = RunFolder(config.run).tiles / f"{task.slide_id}{SUFFIXES[config.store]}"
     if present is not None and is_done(
-        present, _stored(present, asked, task), asked, overwrite=task.overwrite
+        present, _stored(present, asked, config), asked, overwrite=config.overwrite
     ):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
     try:
         result = cut_slide(
-            task.path, store, task.settings, reader=task.reader,
-            thumbnail=RunFolder(task.run).thumbnail(task.slide_id),
+            task.path, store, config, task.request,
+            thumbnail=RunFolder(config.run).thumbnail(task.slide_id),
             provenance={**asked, "versions": provenance(PACKAGES)},
-            watch=Stopwatch(keep_spans=task.profile),
-            threads=task.threads,
+            watch=Stopwatch(keep_spans=config.profile),
+            threads=config.threads_each,
         )  # fmt: skip
     except NoTissueError as error:
         return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE, detail=str(error))
@@ -103,14 +104,14 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
     )
 
 
-def _stored(path: Path, asked: Mapping[str, Any], task: CutTask) -> dict[str, Any] | None:
+def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[str, Any] | None:
     """Return what the store was made from; None if it is to be made anew because it is damaged."""
     from wsi_pipeline.tiles import open_tiles
 
     try:
         attributes = open_tiles(path).attributes
     except StoreError:
-        if task.overwrite:
+        if config.overwrite:
             return None
         raise
     return {name: attributes.get(name) for name in asked}

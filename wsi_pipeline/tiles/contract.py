@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from wsi_pipeline.types import Coords, RgbTiles
 SCHEMA: Final = "wsi_pipeline.tiles"
 SCHEMA_VERSION: Final = 1
 
-Codec = Literal["auto", "zstd", "none", "jpeg"]
 Columns = Mapping[str, NDArray[np.float32]]
 
 

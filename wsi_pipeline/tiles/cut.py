@@ -13,7 +13,7 @@ from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles.plan import require_tissue, survey_slide
 from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
-from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles.settings import WHOLE_SLIDE, SlideRequest, TileSettings
 from wsi_pipeline.tiles.store import TileWriter, create_tiles
 from wsi_pipeline.tiles.straighten import straighten
 from wsi_pipeline.tiles.stream import Finished, finish_tiles, fit_slide
@@ -44,9 +44,9 @@ class CutResult:
 def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     path: str | Path,
     store: Path,
-    settings: CutSettings,
+    settings: TileSettings,
+    request: SlideRequest = WHOLE_SLIDE,
     *,
-    reader: str = "auto",
     thumbnail: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     watch: Stopwatch | None = None,
@@ -59,8 +59,8 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     Args:
         path: The slide.
         store: Where the tiles go; ``.zarr`` or ``.h5``.
-        settings: What is asked.
-        reader: Name of the slide reader.
+        settings: What is asked of every slide.
+        request: What is asked of this one.
         thumbnail: Where the JPEG with the overlay goes; None writes none.
         provenance: Root attributes that the caller adds (slide digest, resolved config …).
         watch: Told where the time goes.
@@ -73,11 +73,13 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     """
     tally = Tally(watch=watch or Stopwatch())
     with tally.watch.phase("open"):
-        opened = open_slide(path, reader, threads, modality=settings.modality, icc=settings.icc)
-        slide = straighten(opened, settings)
+        opened = open_slide(
+            path, settings.reader, threads, modality=settings.modality, icc=settings.icc
+        )
+        slide = straighten(opened, settings, request)
     with slide:
         with tally.watch.phase("plan"):
-            plan = survey_slide(slide, settings)
+            plan = survey_slide(slide, settings, request)
         if thumbnail is not None and not plan.wanted.any():
             write_thumbnail(thumbnail, plan, NO_COORDS, NO_MARKS)
         require_tissue(slide.info.path, plan, settings)

@@ -1,13 +1,10 @@
 """Noise filters for tiles."""
 
-from typing import Literal
-
 import cv2
 import numpy as np
 
+from wsi_pipeline.tiles.settings import Denoise
 from wsi_pipeline.types import RgbTiles
-
-Denoise = Literal["none", "median", "gaussian"]
 
 
 def denoise_tiles(tiles: RgbTiles, method: Denoise, radius_px: int = 1) -> RgbTiles:

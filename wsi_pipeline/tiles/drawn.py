@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +13,13 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slides import LowImage, SlideInfo
 from wsi_pipeline.tiles.grid import Grid
+from wsi_pipeline.tiles.settings import TissueSettings
 from wsi_pipeline.tissue import Annotation, Tissue, annotated_mask, read_annotations, tile_labels
-from wsi_pipeline.tissue.annotations import EXCLUDE
 from wsi_pipeline.tissue.methods import background_colour
 from wsi_pipeline.types import Mask
 
 NO_CLASS: Final = -1
 COLUMN: Final = "annotation_class"
-
-Origin = Literal["auto", "slide", "bounds"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What was drawn on a slide, and how it is to be understood.
-
-    Attributes:
-        annotations: QuPath's GeoJSON or ASAP's XML; None if there is none.
-        mask: GeoJSON of the tissue, corrected by a person, in the place of the computed mask.
-        exclude: Classes, in any case, whose regions give no tiles.
-        only: Where regions to include are drawn, tiles come from them alone.
-        min_overlap: Share of a tile that a class must cover to name it.
-        origin: Where the files' coordinates start: at the ``slide``'s corner, or at that of the
-            scanned ``bounds``, which differ in MIRAX files. ``auto``: QuPath crops to the bounds,
-            ASAP does not.
-    """
-
-    annotations: Path | None = None
-    mask: Path | None = None
-    exclude: tuple[str, ...] = EXCLUDE
-    only: bool = True
-    min_overlap: float = 0.5
-    origin: Origin = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,36 +49,38 @@ def drawn_digest(path: Path | None) -> str | None:
         raise SlideError(f"{path}: it cannot be read ({error.strerror})") from error
 
 
-def read_regions(info: SlideInfo, drawn: Drawn | None) -> list[Annotation]:
+def read_regions(info: SlideInfo, path: Path | None, settings: TissueSettings) -> list[Annotation]:
     """Read the regions drawn on a slide, in level-0 pixels; none without a file.
 
     Raises:
         SlideError: The file cannot be read, or everything in it lies beside the slide.
     """
-    if drawn is None or drawn.annotations is None:
+    if path is None:
         return []
-    regions = _read(info, drawn.annotations, drawn)
+    regions = _read(info, path, settings)
     boxes = [region.area.bounds for region in regions if not region.area.is_empty]
     width, height = info.dimensions
     if boxes and all(x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0 for x0, y0, x1, y1 in boxes):
         raise SlideError(
-            f"{drawn.annotations}: all regions lie beside the slide of {width}×{height} px; are "
+            f"{path}: all regions lie beside the slide of {width}×{height} px; are "
             "they another slide's?"
         )
     return regions
 
 
-def corrected_tissue(info: SlideInfo, overview: LowImage, drawn: Drawn | None) -> Tissue | None:
+def corrected_tissue(
+    info: SlideInfo, overview: LowImage, path: Path | None, settings: TissueSettings
+) -> Tissue | None:
     """Return the tissue as a person drew it, on the overview; None if nobody did.
 
     Raises:
         SlideError: The file cannot be read, or draws no area.
     """
-    if drawn is None or drawn.mask is None:
+    if path is None:
         return None
-    regions = _read(info, drawn.mask, drawn)
+    regions = _read(info, path, settings)
     if all(region.area.is_empty or not region.include for region in regions):
-        raise SlideError(f"{drawn.mask}: no tissue is drawn in it; remove it to have it computed")
+        raise SlideError(f"{path}: no tissue is drawn in it; remove it to have it computed")
     mask = _raster(regions, overview)
     flags = ("drawn_mask",) if mask.any() else ("drawn_mask", "no_tissue")
     glass = background_colour(overview.rgb)[0]
@@ -112,26 +89,31 @@ def corrected_tissue(info: SlideInfo, overview: LowImage, drawn: Drawn | None) -
     )
 
 
-def allowed(regions: Sequence[Annotation], overview: LowImage, drawn: Drawn | None) -> Mask:
-    """Return (H, W) bool: where tiles may come from, by the regions."""
-    if drawn is not None and not drawn.only:
+def allowed(regions: Sequence[Annotation], overview: LowImage, *, only: bool) -> Mask:
+    """Return (H, W) bool: where tiles may come from; ``only`` from regions, where there are any."""
+    if not only:
         regions = [region for region in regions if not region.include]
     return _raster(regions, overview)
 
 
-def classify(regions: Sequence[Annotation], grid: Grid, drawn: Drawn) -> TileClasses:
-    """Name each tile place by the class that covers most of it."""
-    labels = tile_labels(regions, grid.coords(), grid.tile_px_level0, drawn.min_overlap)
+def classify(regions: Sequence[Annotation], grid: Grid, min_overlap: float) -> TileClasses:
+    """Name each tile place by the class that covers most of it, ``min_overlap`` at the least."""
+    labels = tile_labels(regions, grid.coords(), grid.tile_px_level0, min_overlap)
     names = sorted({region.label for region in regions if region.include and region.label})
     position = {name: k for k, name in enumerate(names)}
     index = [NO_CLASS if label is None else position[label] for label in labels]
     return TileClasses(names=tuple(names), index=np.array(index, np.float32))
 
 
-def _read(info: SlideInfo, path: Path, drawn: Drawn) -> list[Annotation]:
-    cropped = path.suffix.lower() != ".xml" if drawn.origin == "auto" else drawn.origin == "bounds"
-    origin = (info.bounds.x, info.bounds.y) if cropped else (0, 0)
-    return read_annotations(path, origin, drawn.exclude)
+def _read(info: SlideInfo, path: Path, settings: TissueSettings) -> list[Annotation]:
+    """Read a drawing; QuPath counts from the corner of the scanned bounds, ASAP from the slide's.
+
+    The two differ in MIRAX files.
+    """
+    origin = settings.annotation_origin
+    cropped = path.suffix.lower() != ".xml" if origin == "auto" else origin == "bounds"
+    corner = (info.bounds.x, info.bounds.y) if cropped else (0, 0)
+    return read_annotations(path, corner, settings.exclude_annotations)
 
 
 def _raster(regions: Sequence[Annotation], overview: LowImage) -> Mask:

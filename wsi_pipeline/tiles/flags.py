@@ -4,15 +4,16 @@ To add a flag, write its rule and its entry in ``FLAGS``; ``--drop-flagged``, th
 gallery and the report know it from there.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.tiles.contract import TileStore
+from wsi_pipeline.tiles.settings import RuleSettings
 from wsi_pipeline.tissue import (
     CoarseTiles,
     blood_fractions,
@@ -39,23 +40,6 @@ class Look:
     focus: Values
     coarse: CoarseTiles
     glass: NDArray[np.uint8]
-
-
-class Knobs(Protocol):
-    """The settings that limits depend on."""
-
-    @property
-    def max_pen_fraction(self) -> float: ...
-    @property
-    def min_relative_focus(self) -> float: ...
-    @property
-    def min_focus(self) -> float: ...
-    @property
-    def max_fold_fraction(self) -> float: ...
-    @property
-    def fold_deviations(self) -> float: ...
-    @property
-    def max_blood_fraction(self) -> float: ...
 
 
 Measure = Callable[[Look], Values]
@@ -88,8 +72,8 @@ class TileFlag:
     colour: tuple[int, int, int]
     column: str
     below: bool = False
-    limit: Callable[[Knobs, Look], float]
-    rule: Callable[[Knobs, Look], Learnt]
+    limit: Callable[[RuleSettings, Look], float]
+    rule: Callable[[RuleSettings, Look], Learnt]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +96,11 @@ class SlideRules:
         return {name: n for rule in self.rules.values() for name, n in rule.numbers.items()}
 
 
-def learn_rules(knobs: Knobs, sample: Look) -> SlideRules:
+def learn_rules(settings: RuleSettings, sample: Look) -> SlideRules:
     """Learn from sampled tiles what is sharp, folded, bloody … on their slide."""
     return SlideRules(
-        limits={name: flag.limit(knobs, sample) for name, flag in FLAGS.items()},
-        rules={name: flag.rule(knobs, sample) for name, flag in FLAGS.items()},
+        limits={name: flag.limit(settings, sample) for name, flag in FLAGS.items()},
+        rules={name: flag.rule(settings, sample) for name, flag in FLAGS.items()},
     )
 
 
@@ -161,37 +145,28 @@ def any_mark(found: Marks, names: Iterable[str] | None = None) -> NDArray[np.boo
     return mask
 
 
-def check_flags(names: Sequence[str]) -> list[str]:
-    """Return ``names`` if all are flags; for validators of settings.
-
-    Raises:
-        ConfigError: One is not; the sentence offers the nearest name.
-    """
-    return [FLAGS.check(name) for name in names]
-
-
-def _pen(_knobs: Knobs, _sample: Look) -> Learnt:
+def _pen(_settings: RuleSettings, _sample: Look) -> Learnt:
     return Learnt(measure=lambda look: coarse_pen_fractions(look.coarse), numbers={})
 
 
-def _blurred(_knobs: Knobs, _sample: Look) -> Learnt:
+def _blurred(_settings: RuleSettings, _sample: Look) -> Learnt:
     return Learnt(measure=lambda look: look.focus, numbers={})
 
 
-def _focus_floor(knobs: Knobs, sample: Look) -> float:
+def _focus_floor(settings: RuleSettings, sample: Look) -> float:
     usual = float(np.median(sample.focus)) if len(sample.focus) else 0.0
-    return max(knobs.min_focus, knobs.min_relative_focus * usual)
+    return max(settings.min_focus, settings.min_relative_focus * usual)
 
 
-def _fold(knobs: Knobs, sample: Look) -> Learnt:
-    threshold = fold_threshold(sample.coarse, sample.glass, knobs.fold_deviations)
+def _fold(settings: RuleSettings, sample: Look) -> Learnt:
+    threshold = fold_threshold(sample.coarse, sample.glass, settings.fold_deviations)
     return Learnt(
         measure=lambda look: fold_fractions(look.coarse, look.glass, threshold),
         numbers={"fold_threshold": threshold},
     )
 
 
-def _blood(_knobs: Knobs, sample: Look) -> Learnt:
+def _blood(_settings: RuleSettings, sample: Look) -> Learnt:
     threshold = blood_threshold(sample.coarse, sample.glass)
     return Learnt(
         measure=lambda look: blood_fractions(look.coarse, look.glass, threshold),
@@ -207,7 +182,7 @@ FLAGS: Final = Registry(
             fate="pen",
             colour=(226, 88, 20),
             column="pen_fraction",
-            limit=lambda knobs, _: knobs.max_pen_fraction,
+            limit=lambda settings, _: settings.max_pen_fraction,
             rule=_pen,
         ),
         "blurred": TileFlag(
@@ -224,7 +199,7 @@ FLAGS: Final = Registry(
             fate="folded",
             colour=(220, 38, 127),
             column="fold_fraction",
-            limit=lambda knobs, _: knobs.max_fold_fraction,
+            limit=lambda settings, _: settings.max_fold_fraction,
             rule=_fold,
         ),
         "blood": TileFlag(
@@ -232,7 +207,7 @@ FLAGS: Final = Registry(
             fate="blood",
             colour=(166, 16, 30),
             column="blood_fraction",
-            limit=lambda knobs, _: knobs.max_blood_fraction,
+            limit=lambda settings, _: settings.max_blood_fraction,
             rule=_blood,
         ),
     },

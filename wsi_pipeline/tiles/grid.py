@@ -7,20 +7,19 @@ depend on the block it was read in, and its coordinates are exact.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError, MppError
 from wsi_pipeline.slides import SlideInfo
+from wsi_pipeline.tiles.settings import Edge
 from wsi_pipeline.types import Coords, Region
 
 MPP_TOLERANCE: Final = 0.02  # two resolutions this close count as the same
 COARSER: Final = "coarser_than_target"
 UNKNOWN_MPP: Final = "mpp_unknown"
-
-Edge = Literal["drop", "pad"]
 
 
 @dataclass(frozen=True, kw_only=True)

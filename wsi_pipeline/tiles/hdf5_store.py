@@ -19,13 +19,13 @@ from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import StoreCorruptError, StoreError
 from wsi_pipeline.tiles.contract import (
     Backend,
-    Codec,
     Columns,
     TileArray,
     TileStore,
     check_marks,
 )
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
+from wsi_pipeline.tiles.settings import Codec
 from wsi_pipeline.types import Coords, RgbTiles
 
 JSON_NAMES: Final = "json_attributes"  # the root attributes that hold JSON text

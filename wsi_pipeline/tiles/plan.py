@@ -16,7 +16,12 @@ from wsi_pipeline.tiles.drawn import (
     read_regions,
 )
 from wsi_pipeline.tiles.grid import Grid, coarsest_level, plan_grid
-from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
+from wsi_pipeline.tiles.settings import (
+    OVERVIEW_MPP,
+    WHOLE_SLIDE,
+    SlideRequest,
+    TileSettings,
+)
 from wsi_pipeline.tiles.straighten import can_turn
 from wsi_pipeline.tissue import Annotation, Tissue, find_tissue, tissue_fractions
 from wsi_pipeline.types import Mask, Region
@@ -42,6 +47,7 @@ class SlidePlan:
         grid: All tile places.
         tissue_fraction: (len(grid),) float32.
         wanted: (len(grid),) bool; places with enough tissue.
+        region: The part of the slide that was asked for, level-0 px; None for the whole.
         classes: What regions drawn on the slide call its tile places; None without regions.
     """
 
@@ -54,6 +60,7 @@ class SlidePlan:
     grid: Grid
     tissue_fraction: NDArray[np.float32]
     wanted: NDArray[np.bool_]
+    region: Region | None = None
     classes: TileClasses | None = None
 
     def tissue_in(self, indices: NDArray[np.integer[Any]]) -> Mask:
@@ -67,7 +74,9 @@ class SlidePlan:
         return np.asarray(self.tissue.mask[rows[:, :, None], columns[:, None, :]], dtype=np.bool_)
 
 
-def plan_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
+def plan_slide(
+    slide: Slide, settings: TileSettings, request: SlideRequest = WHOLE_SLIDE
+) -> SlidePlan:
     """Find the tissue and lay out the tiles, of which at least one is worth reading.
 
     Raises:
@@ -76,23 +85,26 @@ def plan_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
         SlideReadError: The overview cannot be decoded.
         SlideError: What was drawn on the slide cannot be read.
     """
-    plan = survey_slide(slide, settings)
+    plan = survey_slide(slide, settings, request)
     require_tissue(slide.info.path, plan, settings)
     return plan
 
 
-def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
+def survey_slide(
+    slide: Slide, settings: TileSettings, request: SlideRequest = WHOLE_SLIDE
+) -> SlidePlan:
     """Like :func:`plan_slide`, but a slide on which nothing is worth reading gives a plan too."""
     info = slide.info
-    mpp, source = _native_mpp(slide, settings)
-    grid = _grid(info, mpp, settings, settings.region)
-    area = info.bounds if settings.region is None else _with_surroundings(settings.region, info)
+    mpp, source = _native_mpp(slide, settings, request)
+    grid = _grid(info, mpp, settings, request.region)
+    area = info.bounds if request.region is None else _with_surroundings(request.region, info)
     picture = _read_picture(slide, mpp, area)
     overview = _overview(picture, mpp)
-    regions = _regions(slide, settings)
-    tissue = _tissue(info, overview, mpp, settings)
-    tissue = replace(tissue, mask=tissue.mask & allowed(regions, overview, settings.drawn))
-    if settings.straighten and not can_turn(slide, settings):
+    regions = _regions(slide, settings, request)
+    tissue = _tissue(info, overview, mpp, settings, request)
+    inside = allowed(regions, overview, only=settings.annotated_only)
+    tissue = replace(tissue, mask=tissue.mask & inside)
+    if settings.straighten and not can_turn(slide, request):
         tissue = replace(tissue, flags=(*tissue.flags, NOT_STRAIGHTENED))
     if settings.crop_to_tissue and tissue.mask.any():
         grid = _grid(info, mpp, settings, _around_tissue(tissue.mask, overview, grid))
@@ -109,11 +121,12 @@ def survey_slide(slide: Slide, settings: CutSettings) -> SlidePlan:
         grid=grid,
         tissue_fraction=fraction,
         wanted=(fraction >= settings.min_tissue_fraction) & (fraction > 0),
-        classes=classify(regions, grid, settings.drawn) if regions and settings.drawn else None,
+        region=request.region,
+        classes=classify(regions, grid, settings.min_annotation_overlap) if regions else None,
     )
 
 
-def require_tissue(path: str, plan: SlidePlan, settings: CutSettings) -> None:
+def require_tissue(path: str, plan: SlidePlan, settings: TileSettings) -> None:
     """Refuse a plan in which no tile is wanted.
 
     Raises:
@@ -133,7 +146,9 @@ def require_tissue(path: str, plan: SlidePlan, settings: CutSettings) -> None:
         )
 
 
-def _grid(info: SlideInfo, mpp: float | None, settings: CutSettings, region: Region | None) -> Grid:
+def _grid(
+    info: SlideInfo, mpp: float | None, settings: TileSettings, region: Region | None
+) -> Grid:
     return plan_grid(
         info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
         edge=settings.edge, region=region, allow_coarser=settings.allow_coarser,
@@ -163,11 +178,13 @@ def _whole_tiles(extent: float, grid: Grid) -> int:
     return int(np.ceil((steps * stride + side + 1) * grid.downsample))
 
 
-def _native_mpp(slide: Slide, settings: CutSettings) -> tuple[float | None, str]:
+def _native_mpp(
+    slide: Slide, settings: TileSettings, request: SlideRequest
+) -> tuple[float | None, str]:
     try:
-        resolved = resolve_mpp(slide.info, settings.mpp_override)
+        resolved = resolve_mpp(slide.info, request.mpp_given(settings))
     except MppError:
-        if settings.allow_unknown_mpp and slide.info.mpp is None:
+        if settings.takes_unknown_mpp and slide.info.mpp is None:
             return None, "unknown"
         raise
     return resolved.mpp, resolved.source
@@ -206,36 +223,36 @@ def _with_surroundings(region: Region, info: SlideInfo) -> Region:
     return Region(x=left, y=top, width=max(1, right - left), height=max(1, bottom - top))
 
 
-def _regions(slide: Slide, settings: CutSettings) -> list[Annotation]:
-    if settings.drawn is not None and settings.straighten and can_turn(slide, settings):
+def _regions(slide: Slide, settings: TileSettings, request: SlideRequest) -> list[Annotation]:
+    if request.is_drawn and settings.straighten and can_turn(slide, request):
         raise SlideError(
             f"{slide.info.path}: what was drawn on it would no longer fit once it is turned; "
             "leave --straighten out"
         )
-    return read_regions(slide.info, settings.drawn)
+    return read_regions(slide.info, request.annotations, settings)
 
 
 def _tissue(
-    info: SlideInfo, overview: LowImage, mpp: float | None, settings: CutSettings
+    info: SlideInfo,
+    overview: LowImage,
+    mpp: float | None,
+    settings: TileSettings,
+    request: SlideRequest,
 ) -> Tissue:
     um_per_px = None if mpp is None else mpp * overview.downsample
-    tissue = corrected_tissue(info, overview, settings.drawn)
+    tissue = corrected_tissue(info, overview, request.mask, settings)
     if tissue is None:
         tissue = find_tissue(overview.rgb, um_per_px, settings.tissue_method)
-    if settings.region is None:
+    if request.region is None:
         return tissue
-    return replace(tissue, mask=tissue.mask & _inside(overview, settings))
+    return replace(tissue, mask=tissue.mask & _inside(overview, request.region))
 
 
-def _inside(overview: LowImage, settings: CutSettings) -> Mask:
-    """Return (H, W) bool: the region on the overview, or the ellipse inscribed in it."""
-    region = settings.region
-    assert region is not None
+def _inside(overview: LowImage, region: Region) -> Mask:
+    """Return (H, W) bool: the ellipse inscribed in the region, on the overview."""
     height, width = overview.rgb.shape[:2]
     x = overview.origin[0] + (np.arange(width) + 0.5) * overview.downsample
     y = overview.origin[1] + (np.arange(height) + 0.5) * overview.downsample
     across = (x - region.x) / region.width * 2 - 1  # -1 to 1 within the region
     down = ((y - region.y) / region.height * 2 - 1)[:, None]
-    if settings.circular:
-        return np.asarray(across**2 + down**2 <= 1, dtype=np.bool_)
-    return np.asarray((abs(across) <= 1) & (abs(down) <= 1), dtype=np.bool_)
+    return np.asarray(across**2 + down**2 <= 1, dtype=np.bool_)

@@ -12,7 +12,7 @@ from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiles.flags import FLAGS
 from wsi_pipeline.tiles.plan import SlidePlan
-from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.straighten import StraightSlide
 from wsi_pipeline.tiles.stream import SlideFit
 from wsi_pipeline.tiles.tally import Tally
@@ -46,7 +46,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
 
 
 def describe_tiles(
-    plan: SlidePlan, fit: SlideFit, settings: CutSettings, tally: Tally
+    plan: SlidePlan, fit: SlideFit, settings: TileSettings, tally: Tally
 ) -> dict[str, Any]:
     """Return attributes that say where the tiles lie, what was done to them and to the others."""
     grid, tissue = plan.grid, plan.tissue
@@ -62,7 +62,7 @@ def describe_tiles(
         "overlap_px": settings.overlap_px,
         "columns": grid.columns,
         "rows": grid.rows,
-        "region_level0": None if settings.region is None else asdict(settings.region),
+        "region_level0": None if plan.region is None else asdict(plan.region),
         "denoise": _denoise(settings),
         "cropped_level0": _cropped(plan, settings),
         "tissue": {
@@ -95,13 +95,13 @@ def slide_flags(plan: SlidePlan, fit: SlideFit, tally: Tally) -> tuple[str, ...]
     return (*plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks)
 
 
-def _denoise(settings: CutSettings) -> dict[str, Any] | None:
+def _denoise(settings: TileSettings) -> dict[str, Any] | None:
     if settings.denoise == "none":
         return None
     return {"method": settings.denoise, "radius_px": settings.denoise_radius_px}
 
 
-def _cropped(plan: SlidePlan, settings: CutSettings) -> dict[str, float] | None:
+def _cropped(plan: SlidePlan, settings: TileSettings) -> dict[str, float] | None:
     """Return the area that the grid covers if it is anchored at the tissue, level-0 px."""
     if not settings.crop_to_tissue:
         return None

@@ -1,95 +1,231 @@
-"""What decides how a slide is cut."""
+"""What decides how a slide is cut: each knob once, for flags, TOML files and the code that cuts."""
 
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from wsi_pipeline.slides import Icc, Modality
-from wsi_pipeline.tiles.contract import Codec
-from wsi_pipeline.tiles.denoise import Denoise
-from wsi_pipeline.tiles.drawn import Drawn
-from wsi_pipeline.tiles.grid import Edge
-from wsi_pipeline.tissue.folds import FOLD_DEVIATIONS
-from wsi_pipeline.types import Region
+from pydantic import ConfigDict, Field, model_validator
+
+from wsi_pipeline.config import Chosen, Settings
+
+if TYPE_CHECKING:
+    from wsi_pipeline.types import Region
+
+Edge = Literal["drop", "pad"]
+Origin = Literal["auto", "slide", "bounds"]
+Denoise = Literal["none", "median", "gaussian"]
+Codec = Literal["auto", "zstd", "none", "jpeg"]
 
 OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
 
 
+class GridSettings(Settings):
+    """At which resolution tiles are taken, and where they lie."""
+
+    model_config = ConfigDict(title="resolution and grid")
+
+    mpp: float = Field(default=0.5, gt=0, description="Resolution of the tiles, µm/px.")
+    mpp_override: float | None = Field(
+        default=None,
+        ge=0.05,
+        le=10,
+        description="Resolution of slides whose file does not say it or is wrong, µm/px; the "
+        "table's mpp column goes before it.",
+    )
+    unknown_mpp: bool = Field(
+        default=False, description="Take slides of unknown resolution at native pixels."
+    )
+    allow_coarser: bool = Field(
+        default=False, description="Take slides coarser than --mpp at native pixels, flagged."
+    )
+    tile_px: int = Field(default=256, ge=32, description="Side of a tile, px.")
+    overlap_px: int = Field(default=0, ge=0, description="What neighbours share, px of a tile.")
+    edge: Edge = Field(
+        default="drop", description="Tiles over the right and bottom edge: drop, or pad white."
+    )
+    crop_to_tissue: bool = Field(
+        default=False, description="Anchor the grid at the tissue's bounding box."
+    )
+    straighten: bool = Field(
+        default=False,
+        description="Turn flat images so that their tissue lies along an axis, and a microarray's "
+        "cores so that its rows do; of other slides the tilt is recorded only.",
+    )
+
+    @model_validator(mode="after")
+    def _tiles_advance(self) -> Self:
+        if self.overlap_px >= self.tile_px:
+            raise ValueError(
+                f"overlap_px {self.overlap_px} leaves tiles of {self.tile_px} px no step to take; "
+                f"give less than {self.tile_px}"
+            )
+        return self
+
+
+class TissueSettings(Settings):
+    """Where the tissue is: computed, and as people drew it."""
+
+    model_config = ConfigDict(title="tissue and annotations")
+
+    tissue_method: Annotated[str, Chosen("wsi_pipeline.tissue.methods:TISSUE_METHODS")] = Field(
+        default="otsu", description="How tissue is found."
+    )
+    min_tissue_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Share of a tile that must be tissue."
+    )
+    exclude_annotations: tuple[str, ...] = Field(
+        default=("ignore*", "ignore", "exclude", "exclusion"),
+        description="Classes, in any case, whose drawn regions give no tiles; may be given several "
+        "times.",
+    )
+    annotated_only: bool = Field(
+        default=True, description="Where regions are drawn, take tiles from them alone."
+    )
+    min_annotation_overlap: float = Field(
+        default=0.5, gt=0, le=1, description="Share of a tile that a class must cover to name it."
+    )
+    annotation_origin: Origin = Field(
+        default="auto",
+        description="Where drawn coordinates start on slides scanned in part; auto: at the "
+        "scanned bounds in GeoJSON, at the slide's corner in XML.",
+    )
+
+
+class StainSettings(Settings):
+    """How the tiles' colours are brought into line."""
+
+    model_config = ConfigDict(title="pixels and stain")
+
+    stain: Annotated[str, Chosen("wsi_pipeline.stain.methods:STAIN_METHODS")] = Field(
+        default="macenko", description="How stains are normalised."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the pixels the stain is fitted on.")
+    denoise: Denoise = Field(
+        default="none",
+        description="Noise filter on the tiles, before normalisation; flags are judged on the "
+        "tile as scanned.",
+    )
+    denoise_radius_px: int = Field(default=1, ge=1, le=8, description="Its radius, px of a tile.")
+    icc: Literal["keep", "apply"] = Field(
+        default="keep", description="apply: change colours to sRGB by the slide's ICC profile."
+    )
+
+
+class RuleSettings(Settings):
+    """Which tiles are kept, which are flagged, and what is done with these."""
+
+    model_config = ConfigDict(title="rules")
+
+    max_background_fraction: float = Field(
+        default=0.125, ge=0, le=1, description="Share of a normalised tile that may be empty."
+    )
+    background_level: int | None = Field(
+        default=None,
+        ge=0,
+        le=255,
+        description="Grey level all channels of an empty pixel reach; the slide's own glass "
+        "less 10 if not given.",
+    )
+    background_um: float = Field(
+        default=4.0,
+        ge=0,
+        description="Side of the squares averaged before that, µm, so that the pale gaps inside a "
+        "cell are no background; 0: pixels.",
+    )
+    max_pen_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="More pen than this flags a tile."
+    )
+    min_relative_focus: float = Field(
+        default=0.1, ge=0, description="Less of the slide's median focus than this flags a tile."
+    )
+    min_focus: float = Field(
+        default=20.0, ge=0, description="So does less than this, whatever the slide's median."
+    )
+    max_fold_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="More of a fold than this flags a tile."
+    )
+    fold_deviations: float = Field(
+        default=3.0,
+        gt=0,
+        description="How far over the slide's median tissue counts as folded; fewer find more.",
+    )
+    max_blood_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="More blood than this flags a tile."
+    )
+    drop_flagged: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+        default=(), description="Leave tiles with this flag out; may be given several times."
+    )
+    max_dropped_fraction: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Drop nothing of a slide that would lose more, and flag it instead.",
+    )
+
+
+class StoreSettings(Settings):
+    """How slides are read and tiles are kept."""
+
+    model_config = ConfigDict(title="files")
+
+    reader: Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")] = Field(
+        default="auto", description="What reads the slides; auto: what suits the file."
+    )
+    modality: Literal["slide", "ct"] = Field(
+        default="slide", description="ct: read DICOM CT slices as flat pictures, native pixels."
+    )
+    store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
+    codec: Codec = Field(
+        default="auto",
+        description="How tiles are packed; auto: zstd in Zarr, none in HDF5; jpeg: a fifth of the "
+        "space, with a loss that moves features.",
+    )
+
+    @model_validator(mode="after")
+    def _store_has_codec(self) -> Self:
+        if (self.store, self.codec) == ("hdf5", "zstd"):
+            raise ValueError(
+                "codec zstd: plain HDF5 readers do not know it; take none or jpeg, or store zarr"
+            )
+        return self
+
+
+class TileSettings(GridSettings, TissueSettings, StainSettings, RuleSettings, StoreSettings):
+    """All that decides which tiles slides give and what is in them."""
+
+    @property
+    def takes_unknown_mpp(self) -> bool:
+        """Whether a slide of unknown resolution is cut at native pixels; CT slices have none."""
+        return self.unknown_mpp or self.modality == "ct"
+
+
 @dataclass(frozen=True, kw_only=True)
-class CutSettings:
-    """All that decides which tiles a slide gives and what is in them.
+class SlideRequest:
+    """What is asked of one slide, beside the settings that hold for all.
 
     Attributes:
-        mpp: Resolution of the tiles, µm/px.
-        mpp_override: The slide's resolution where the file has none or a wrong one, µm/px.
-        allow_unknown_mpp: Take level 0 as it is where the resolution stays unknown.
-        allow_coarser: Take level 0 as it is where it is coarser than ``mpp``.
-        tile_px, overlap_px: Side of a tile and what neighbours share, pixels at ``mpp``.
-        edge: ``drop`` or ``pad`` what would reach over the right and bottom edge.
-        tissue_method: A name of ``tissue.TISSUE_METHODS``.
-        min_tissue_fraction: Share of a tile that must be tissue on the overview.
-        stain: A name of ``stain.STAIN_METHODS``.
-        max_background_fraction: Share of a tile that may be empty after normalisation.
-        background_level: Grey level that all three channels of an empty pixel reach; None takes
-            10 less than the slide's own glass has after normalisation.
-        background_um: Pixels are averaged over squares of this side before they are judged, so
-            that the pale gaps inside a cell are no background; 0 judges them one by one.
-        max_pen_fraction: More pen than this flags a tile.
-        min_relative_focus: A tile is flagged when its focus is below this share of the median of
-            tiles sampled from the same slide …
-        min_focus: … or below this.
-        max_fold_fraction: More of a fold than this flags a tile.
-        fold_deviations: How far over the slide's median tissue counts as folded; fewer find more.
-        max_blood_fraction: More blood than this flags a tile.
-        drop: Flags whose tiles are left out.
-        max_dropped_fraction: Where more of the sampled tiles than this would be left out by
-            ``drop``, none is, and the slide is flagged instead.
-        seed: Of the choice of tiles and pixels that the stain is fitted on.
-        denoise: Noise filter on the tiles before normalisation; what is measured for flags is the
-            tile as scanned.
-        denoise_radius_px: Its radius.
-        crop_to_tissue: Anchor the grid at the tissue's bounding box.
-        straighten: Turn a flat image so that its tissue lies along an axis, and a microarray's
-            core by ``tilt_deg``; the tilt of another slide with a pyramid is recorded only.
-        codec: How tiles are packed in the store.
-        modality: ``ct`` reads DICOM CT slices as flat pictures.
-        icc: ``apply`` changes colours to sRGB by the slide's ICC profile.
-        region: The part of the slide to cut, level-0 px; None cuts the whole.
-        tilt_deg: Of the rows of the microarray that ``region`` is a core of, clockwise; None if
-            it is not known.
-        circular: Only the ellipse inscribed in ``region`` counts as tissue: a core.
-        drawn: What people drew on the slide; None if nothing.
+        mpp: Its resolution by the cohort's table, µm/px; goes before ``mpp_override``.
+        region: The part of it that is a microarray's core, level-0 px: only the ellipse inscribed
+            in it counts as tissue. None cuts the whole slide.
+        tilt_deg: Of the rows of that core's microarray, clockwise; None if it is not known.
+        annotations: Regions drawn on it, QuPath's GeoJSON or ASAP's XML; None if there are none.
+        mask: GeoJSON of its tissue, corrected by a person, in the place of the computed mask.
     """
 
-    mpp: float = 0.5
-    mpp_override: float | None = None
-    allow_unknown_mpp: bool = False
-    allow_coarser: bool = False
-    tile_px: int = 256
-    overlap_px: int = 0
-    edge: Edge = "drop"
-    tissue_method: str = "otsu"
-    min_tissue_fraction: float = 0.5
-    stain: str = "macenko"
-    max_background_fraction: float = 0.125
-    background_level: int | None = None
-    background_um: float = 4.0
-    max_pen_fraction: float = 0.1
-    min_relative_focus: float = 0.1
-    min_focus: float = 20.0
-    max_fold_fraction: float = 0.1
-    fold_deviations: float = FOLD_DEVIATIONS
-    max_blood_fraction: float = 0.5
-    drop: tuple[str, ...] = ()
-    max_dropped_fraction: float = 0.5
-    seed: int = 0
-    denoise: Denoise = "none"
-    denoise_radius_px: int = 1
-    crop_to_tissue: bool = False
-    straighten: bool = False
-    codec: Codec = "auto"
-    modality: Modality = "slide"
-    icc: Icc = "keep"
-    region: Region | None = None
+    mpp: float | None = None
+    region: "Region | None" = None
     tilt_deg: float | None = None
-    circular: bool = False
-    drawn: Drawn | None = None
+    annotations: Path | None = None
+    mask: Path | None = None
+
+    def mpp_given(self, settings: GridSettings) -> float | None:
+        """Return the resolution that a person gave it, µm/px; None leaves it to the file."""
+        return settings.mpp_override if self.mpp is None else self.mpp
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether people drew on it."""
+        return self.annotations is not None or self.mask is not None
+
+
+WHOLE_SLIDE: Final = SlideRequest()

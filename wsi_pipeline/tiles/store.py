@@ -21,10 +21,10 @@ from wsi_pipeline.tiles.contract import (
     SCHEMA,
     SCHEMA_VERSION,
     Backend,
-    Codec,
     Columns,
     TileStore,
 )
+from wsi_pipeline.tiles.settings import Codec
 from wsi_pipeline.types import Coords, RgbTiles
 
 SUFFIXES: Final = {"zarr": ".zarr", "hdf5": ".h5"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slides import Slide, read_low
 from wsi_pipeline.slides.reader import SlideReader
-from wsi_pipeline.tiles.settings import OVERVIEW_MPP, CutSettings
+from wsi_pipeline.tiles.settings import OVERVIEW_MPP, SlideRequest, TileSettings
 from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import find_tissue, tissue_tilt
 from wsi_pipeline.tissue.methods import background_colour
@@ -68,7 +68,7 @@ class StraightSlide(SlideReader):
         return {"angle_deg": self.angle_deg, "matrix": self.matrix.tolist()}
 
 
-def straighten(slide: Slide, settings: CutSettings) -> Slide:
+def straighten(slide: Slide, settings: TileSettings, request: SlideRequest) -> Slide:
     """Return the slide turned, or itself where that is not asked for or not possible.
 
     Closing what is returned closes ``slide``; on an error it is closed already.
@@ -76,22 +76,22 @@ def straighten(slide: Slide, settings: CutSettings) -> Slide:
     Raises:
         SlideReadError: The image cannot be decoded.
     """
-    if not settings.straighten or not can_turn(slide, settings):
+    if not settings.straighten or not can_turn(slide, request):
         return slide
-    if settings.region is not None:
-        tilt = settings.tilt_deg or 0.0
+    if request.region is not None:
+        tilt = request.tilt_deg or 0.0
         straight = abs(tilt) < LEAST_ANGLE_DEG
-        return slide if straight else TurnedCore(slide, settings.region, -tilt)
+        return slide if straight else TurnedCore(slide, request.region, -tilt)
     try:
-        return _straight(slide, settings)
+        return _straight(slide, settings, request)
     except BaseException:
         slide.close()
         raise
 
 
-def _straight(slide: Slide, settings: CutSettings) -> Slide:
+def _straight(slide: Slide, settings: TileSettings, request: SlideRequest) -> Slide:
     overview = read_low(slide, 1.0, max(1.0, max(slide.info.dimensions) / OVERVIEW_PX))
-    mpp = settings.mpp_override or slide.info.mpp
+    mpp = request.mpp_given(settings) or slide.info.mpp
     um_per_px = OVERVIEW_MPP if mpp is None else mpp * overview.downsample
     tilt = tissue_tilt(find_tissue(overview.rgb, um_per_px, settings.tissue_method).mask)
     if not tilt.has_direction or abs(tilt.angle_deg) < LEAST_ANGLE_DEG:
@@ -99,11 +99,11 @@ def _straight(slide: Slide, settings: CutSettings) -> Slide:
     return StraightSlide(slide, -tilt.angle_deg, background_colour(overview.rgb)[0])
 
 
-def can_turn(slide: Slide, settings: CutSettings) -> bool:
+def can_turn(slide: Slide, request: SlideRequest) -> bool:
     """Whether this is a core whose microarray's tilt is known, or a whole flat image that fits."""
-    if settings.region is not None:
-        longest = max(settings.region.width, settings.region.height)
-        return settings.tilt_deg is not None and longest <= LONGEST_CORE_PX
+    if request.region is not None:
+        longest = max(request.region.width, request.region.height)
+        return request.tilt_deg is not None and longest <= LONGEST_CORE_PX
     return slide.info.reader == FLAT and max(slide.info.dimensions) <= LONGEST_PX
 
 

@@ -16,7 +16,7 @@ from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import Look, SlideRules, any_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
-from wsi_pipeline.tiles.settings import CutSettings
+from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
@@ -79,7 +79,7 @@ class Finished:
 
 
 def fit_slide(
-    slide: Slide, plan: SlidePlan, settings: CutSettings, tally: Tally, threads: int = 1
+    slide: Slide, plan: SlidePlan, settings: TileSettings, tally: Tally, threads: int = 1
 ) -> SlideFit:
     """Fit the stain, the focus floor and the slide's own fold and blood thresholds on a sample.
 
@@ -109,21 +109,21 @@ def fit_slide(
 
 
 def _look_at(
-    tiles: RgbTiles, plan: SlidePlan, stain: StainTransform, settings: CutSettings
+    tiles: RgbTiles, plan: SlidePlan, stain: StainTransform, settings: TileSettings
 ) -> SlideFit:
     """Learn from the sampled tiles what is sharp, folded and bloody on this slide."""
     return SlideFit(
         stain=stain,
         background_level=0,
         rules=learn_rules(settings, _look(tiles, np.arange(len(tiles)), plan)),
-        drop=settings.drop,
+        drop=settings.drop_flagged,
         flags=(),
         held=NOTHING,
     )
 
 
 def _keep_enough(
-    tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: CutSettings
+    tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: TileSettings
 ) -> SlideFit:
     """Drop nothing if the sampled tiles say that it were too much."""
     if not len(tiles) or not fit.drop:
@@ -145,7 +145,7 @@ def finish_tiles(
     slide: Slide,
     plan: SlidePlan,
     fit: SlideFit,
-    settings: CutSettings,
+    settings: TileSettings,
     tally: Tally,
     threads: int = 1,
 ) -> Generator[Finished]:
@@ -181,7 +181,7 @@ def _finish(
     block: Block,
     plan: SlidePlan,
     fit: SlideFit,
-    settings: CutSettings,
+    settings: TileSettings,
     watch: Stopwatch,
     space: Workspace,
 ) -> tuple[Finished, Counter[str]]:
@@ -232,7 +232,7 @@ def _draw(
     return np.concatenate(drawn)
 
 
-def _background_level(plan: SlidePlan, stain: StainTransform, settings: CutSettings) -> int:
+def _background_level(plan: SlidePlan, stain: StainTransform, settings: TileSettings) -> int:
     if settings.background_level is not None:
         return settings.background_level
     glass = stain.apply(plan.glass.reshape(1, 1, 1, 3))
@@ -240,7 +240,7 @@ def _background_level(plan: SlidePlan, stain: StainTransform, settings: CutSetti
 
 
 def _background(
-    tiles: RgbTiles, plan: SlidePlan, level: int, settings: CutSettings
+    tiles: RgbTiles, plan: SlidePlan, level: int, settings: TileSettings
 ) -> NDArray[np.float32]:
     """Return (n,) the share of each normalised tile that is as bright as glass."""
     averaged = _averaged(tiles, plan, settings.background_um)

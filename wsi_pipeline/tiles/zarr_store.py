@@ -19,13 +19,13 @@ from wsi_pipeline.atomic import atomic_folder
 from wsi_pipeline.errors import StoreCorruptError
 from wsi_pipeline.tiles.contract import (
     Backend,
-    Codec,
     Columns,
     TileArray,
     TileStore,
     check_marks,
 )
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
+from wsi_pipeline.tiles.settings import Codec
 from wsi_pipeline.types import Coords, RgbTiles
 
 SHARD: Final = 128  # tiles in a file
