@@ -6,8 +6,6 @@ slide names a core map (CSV ``row, column, core_id, patient_id, label``); each o
 a slide of its own. Everything wrong is reported at once, with line numbers.
 """
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import CohortError
+from wsi_pipeline.registry import unknown
+from wsi_pipeline.tables import Table, read_table, write_csv
 from wsi_pipeline.types import Region
 
 REQUIRED: Final = ("slide_id", "path", "patient_id", "label", "cohort")
@@ -32,6 +31,8 @@ OPTIONAL: Final = (
 )
 PLACE: Final = ("region_x", "region_y", "region_width", "region_height")  # level-0 px
 CORE_COLUMNS: Final = (*PLACE, "tilt_deg")
+MAP_COLUMNS: Final = ("row", "column", "core_id", "patient_id", "label")
+IDS: Final = ("slide_id", "patient_id")
 SPLITS: Final = ("train", "val", "test", "external")
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 
@@ -82,14 +83,13 @@ def read_cohort(path: Path, labels: Sequence[str] | None = None) -> list[CohortS
     Raises:
         CohortError: With one line for each problem found.
     """
-    rows = _read_csv(path, REQUIRED, (*OPTIONAL, *CORE_COLUMNS))
     problems: list[str] = []
     slides = []
-    for line, row in rows:
+    for row in _read(path, REQUIRED, (*OPTIONAL, *CORE_COLUMNS), IDS):
         try:
-            slides.append((line, _slide(row)))
+            slides.append((row.line, _slide(row.cells)))
         except ValueError as error:
-            problems.append(f"line {line}: {error}")
+            problems.append(f"line {row.line}: {error}")
     problems += _contradictions(slides, labels)
     _refuse(path, problems)
     return [slide for _, slide in slides]
@@ -104,7 +104,8 @@ def read_core_map(path: Path) -> list[MappedCore]:
     cores, problems = [], []
     seen: dict[tuple[str, str], int] = {}
     ids: dict[str, int] = {}
-    for line, row in _read_csv(path, ("row", "column", "core_id", "patient_id", "label"), ()):
+    for found in _read(path, MAP_COLUMNS, (), ("core_id", "patient_id")):
+        line, row = found.line, found.cells
         where = (row["row"], row["column"])
         if where in seen:
             problems.append(
@@ -163,60 +164,20 @@ def write_cohort(path: Path, slides: Iterable[CohortSlide]) -> None:
         for name in (*REQUIRED, *OPTIONAL, *CORE_COLUMNS)
         if name in REQUIRED or any(row[name] for row in rows)
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_csv(path, columns, rows)
 
 
-def open_table(path: Path, required: Sequence[str]) -> "csv.DictReader[str]":
-    """Open a CSV table, in which a BOM and blanks around column names are accepted.
-
-    Args:
-        path: The CSV file.
-        required: Columns it must have.
-
-    Raises:
-        CohortError: There is no such table, it is not UTF-8, or columns are missing.
-    """
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise CohortError(f"{path}: there is no such table") from None
-    except (UnicodeDecodeError, IsADirectoryError):
-        raise CohortError(f"{path}: not a CSV table in UTF-8; save it as one") from None
-    reader = csv.DictReader(io.StringIO(text))
-    columns = [name.strip() for name in reader.fieldnames or []]
-    missing = [name for name in required if name not in columns]
-    if missing:
-        raise CohortError(
-            f"{path}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing; "
-            f"found {', '.join(columns) or 'nothing'}"
-        )
-    reader.fieldnames = columns
-    return reader
-
-
-def _read_csv(
-    path: Path, required: Sequence[str], optional: Sequence[str]
-) -> list[tuple[int, dict[str, str]]]:
-    reader = open_table(path, required)
-    columns = reader.fieldnames or []
-    unknown = [name for name in columns if optional and name not in (*required, *optional)]
-    if unknown:
-        raise CohortError(
-            f"{path}: unknown column {', '.join(map(repr, unknown))}; "
-            f"known are {', '.join((*required, *optional))}"
-        )
-    rows = []
-    for row in reader:
-        if None in row:
-            raise CohortError(f"{path}: line {reader.line_num} has more fields than the header")
-        rows.append((reader.line_num, {key: (value or "").strip() for key, value in row.items()}))
-    if not rows:
+def _read(
+    path: Path, required: Sequence[str], optional: Sequence[str], ids: Sequence[str]
+) -> Table:
+    table = read_table(path, required, ids=ids)
+    known = (*required, *optional)
+    strangers = [name for name in table.columns if optional and name not in known]
+    if strangers:
+        raise CohortError(f"{path}: {unknown('column', strangers[0], known)}")
+    if not table.rows:
         raise CohortError(f"{path}: the table has no rows")
-    return rows
+    return table
 
 
 def _slide(row: Mapping[str, str]) -> CohortSlide:

@@ -16,11 +16,12 @@ WsiError
 │   └── StoreMismatchError   written with other settings, or from another input
 ├── EncoderError          unknown encoder, or weights that cannot be had
 ├── LearnError            splits, training, evaluation, model bundles
-├── DownloadError
-└── WorkerDiedError       the process working on a slide was killed
+└── DownloadError
 
 A message is one sentence or two: which file, what was found, what to do.
 """
+
+from collections.abc import Sequence
 
 
 class WsiError(Exception):
@@ -91,5 +92,8 @@ class DownloadError(WsiError, OSError):
     """A file could not be fetched or verified."""
 
 
-class WorkerDiedError(SlideError):
-    """The process working on the slide was killed (codec crash, out of memory)."""
+def named(names: Sequence[str], most: int = 5) -> str:
+    """Return ``a, b and c``; of more than ``most`` the first, and how many there are besides."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

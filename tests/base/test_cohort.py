@@ -59,7 +59,7 @@ def test_a_bom_and_spaces_are_accepted(tmp_path: Path) -> None:
         (["s,,P,hcc,x,"], "line 2: path is empty"),
         (["s,a.svs,P,hcc,x,25"], "line 2: mpp 25 is outside"),
         (["s,a.svs,P,hcc,x,half"], "line 2: mpp 'half' is not a number"),
-        (["s,a.svs,P,hcc,x,0.5,more"], "line 2 has more fields"),
+        (["s,a.svs,P,hcc,x,0.5,more"], "line 2 has 7 cells"),
         ([], "the table has no rows"),
     ],
 )
@@ -77,7 +77,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 def test_missing_and_unknown_columns(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="columns patient_id, cohort missing"):
         read_cohort(table(tmp_path, "s,a.svs,hcc", header="slide_id,path,label\n"))
-    with pytest.raises(CohortError, match="unknown column 'lable'"):
+    with pytest.raises(CohortError, match="no column 'lable'; did you mean 'label'"):
         read_cohort(table(tmp_path, "s,a.svs,P,hcc,x,", header=HEADER.replace("mpp", "lable")))
 
 

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.errors import StoreCorruptError, named
 from wsi_pipeline.learn import FeatureFolder, SplitPlan, labelled, split_patients
 from wsi_pipeline.learn.audit import Audit, SlideEvidence, audit_table, find_nuisances
-from wsi_pipeline.learn.audit.finding import named
 from wsi_pipeline.learn.audit.looks import SAME_LOOK, Look, nearest_pairs
 from wsi_pipeline.learn.audit.people import too_few_to_split, too_few_to_test
 from wsi_pipeline.learn.audit.slides import find_same_slides, find_similar_slides

@@ -74,7 +74,7 @@ def test_a_corrected_table_is_drawn_and_left_alone(array: Path, tmp_path: Path) 
     before = cv2.imread(str(preview))
     lines = table.read_text().splitlines()
     at = next(i for i, line in enumerate(lines) if LOST in line)
-    lines[at] = f"A,3,{LOST},P2,hcc,330,40,100,100,yes"
+    lines[at] = f"A,3,{LOST},P2,hcc,330,40,100,100,yes,"
     table.write_text("\n".join(lines) + "\n")
     corrected = table.read_bytes()
     assert main([*asked, "--out", str(table)]) == 0

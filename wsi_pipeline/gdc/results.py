@@ -1,15 +1,14 @@
 """What became of each file, as data and as the report that stays behind."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.gdc.manifest import ManifestEntry
+from wsi_pipeline.tables import write_csv
 
 Status = Literal["downloaded", "present", "failed", "skipped", "missing", "damaged"]
 FAILURES: Final = frozenset({"failed", "missing", "damaged"})
@@ -81,11 +80,7 @@ def write_report(path: Path, results: Sequence[FileResult]) -> None:
     if path.suffix == ".json":
         write_json(path, rows)
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_csv(path, COLUMNS, rows)
 
 
 def check_report_path(path: Path) -> None:

@@ -1,7 +1,5 @@
 """What every model of a bundle says about slides, as numbers and as a table."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +16,7 @@ from wsi_pipeline.learn.evaluate import Cases, evaluate, patient_cases, slide_ca
 from wsi_pipeline.learn.heads import TileHead
 from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
 from wsi_pipeline.learn.splits import SplitSlide
+from wsi_pipeline.tables import to_csv
 
 TILE_MEAN: Final = "tile_mean"  # mean of the tile classifier's probabilities
 TILE_VOTE: Final = "tile_vote"  # share of tiles that each class wins
@@ -138,24 +137,12 @@ def predictions_csv(
 
     ``result`` is the digest of what the predictions were made from; it stands in every row.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["slide_id", "patient_id", "label", "cohort", "split", "model", "predicted"]
-        + [f"p_{name}" for name in classes]
-        + ["result"]
-    )
+    columns = ["slide_id", "patient_id", "label", "cohort", "split", "model", "predicted"]
+    rows = []
     for slide in slides:
         who = (slide.slide_id, slide.patient_id, slide.label, slide.cohort, slide.split)
         for model, probabilities in found.items():
             row = probabilities[slide.slide_id]
-            writer.writerow(
-                [
-                    *who,
-                    model,
-                    classes[int(row.argmax())],
-                    *(f"{value:.6f}" for value in row),
-                    result,
-                ]
-            )
-    return text.getvalue()
+            values = (f"{value:.6f}" for value in row)
+            rows.append([*who, model, classes[int(row.argmax())], *values, result])
+    return to_csv([*columns, *(f"p_{name}" for name in classes), "result"], rows)

@@ -18,7 +18,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import block_array, csr_array, eye_array, kron
 from scipy.sparse.csgraph import connected_components
 
-from wsi_pipeline.errors import LearnError
+from wsi_pipeline.errors import LearnError, named
 from wsi_pipeline.learn.splits import SplitSlide
 
 GAP: Final = 0.01  # of the optimum: where the search may end
@@ -68,7 +68,7 @@ def _tied(slides: Sequence[SplitSlide], site_of: Mapping[str, str]) -> dict[str,
     homeless = sorted({s.slide_id for s in slides if not site_of.get(s.slide_id)})
     if homeless:
         raise LearnError(
-            f"{len(homeless)} labelled slides have no site ({', '.join(homeless[:5])}); fill the "
+            f"{len(homeless)} labelled slides have no site ({named(homeless)}); fill the "
             "cohort table's site column in, or split by patient (--split random)"
         )
     sites = sorted({site_of[slide.slide_id] for slide in slides})

@@ -1,8 +1,6 @@
 """Who is trained on, who decides when to stop, who is tested on: always whole patients."""
 
-import csv
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,6 +11,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.stratify import stratify
+from wsi_pipeline.tables import read_table, to_csv
 
 INTERNAL: Final = ("train", "val", "test")
 
@@ -167,22 +166,15 @@ def read_splits(path: Path) -> Splits:
         LearnError: The file is missing or has other columns.
     """
     names = [field.name for field in fields(SplitSlide)]
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError):
-        raise LearnError(f"{path}: there is no readable table of splits") from None
-    if reader.fieldnames != names:
+    table = read_table(path, error=LearnError)
+    if table.columns != tuple(names):
         raise LearnError(f"{path}: expected the columns {', '.join(names)}")
-    return tuple(SplitSlide(**row) for row in reader)
+    return tuple(SplitSlide(**row.cells) for row in table)
 
 
 def _csv(slides: Iterable[SplitSlide]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in fields(SplitSlide)]
-    writer.writerow(names)
-    writer.writerows([getattr(slide, name) for name in names] for slide in slides)
-    return text.getvalue()
+    return to_csv(names, ([getattr(slide, name) for name in names] for slide in slides))
 
 
 def check_slides(slides: Sequence[SplitSlide]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import digest
-from wsi_pipeline.errors import LearnError
+from wsi_pipeline.errors import LearnError, named
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.external import FrozenModels, SealedCohort, seal_external
 from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
@@ -180,9 +180,8 @@ def with_features(slides: Sequence[SplitSlide], stores: Path) -> tuple[Splits, t
     missing = FeatureFolder(stores, slides).missing()
     if not missing:
         return tuple(slides), ()
-    named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
     kept = tuple(slide for slide in slides if slide.slide_id not in set(missing))
-    return kept, (f"{len(missing)} of {len(slides)} slides have no features ({named})",)
+    return kept, (f"{len(missing)} of {len(slides)} slides have no features ({named(missing)})",)
 
 
 def draw_splits(

@@ -1,7 +1,5 @@
 """A tile classifier and its aggregators, trained one after the other."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -14,6 +12,7 @@ from wsi_pipeline.learn.scores import Scores, fit_temperatures, score_slides
 from wsi_pipeline.learn.spec import ModelSpec
 from wsi_pipeline.learn.splits import Splits
 from wsi_pipeline.learn.tasks import fit_aggregator, fit_tile_classifier
+from wsi_pipeline.tables import to_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +37,11 @@ class Trained:
     def history_csv(self, result: str = "") -> str:
         """Return one row an epoch: ``model``, the fields of :class:`Epoch`, ``result``."""
         names = [item.name for item in fields(Epoch)]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", *names, "result"])
-        for model, epoch in self.history:
-            writer.writerow([model, *(getattr(epoch, name) for name in names), result])
-        return text.getvalue()
+        rows = (
+            [model, *(getattr(epoch, name) for name in names), result]
+            for model, epoch in self.history
+        )
+        return to_csv(["model", *names, "result"], rows)
 
     def score(self, folder: FeatureFolder, slides: Splits) -> Scores:
         """Score ``slides`` with all models, calibrated."""

@@ -4,8 +4,6 @@ Where the cores lie is found once and written to a CSV that a person may correct
 it and never write over it.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Final
 
 import cv2
 
-from wsi_pipeline.atomic import atomic_file, write_text
+from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.cohort import CohortSlide, MappedCore
 from wsi_pipeline.errors import CohortError
+from wsi_pipeline.tables import read_table, write_csv
 from wsi_pipeline.types import Region, RgbImage
 
 COLUMNS: Final = (
@@ -75,17 +74,15 @@ def as_slides(slide: CohortSlide, cores: Iterable[PlacedCore]) -> list[CohortSli
 
 def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
     """Write the table a person may correct; a missing core has no x, y, width, height."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*COLUMNS, MARKED, TILT))
+    rows = []
     for core in cores:
         mapped, region = core.mapped, core.region
         place = ("",) * 4 if region is None else (region.x, region.y, region.width, region.height)
         who = (mapped.core_id, mapped.patient_id or "", mapped.label or "")
         marked = "yes" if core.control else ""
         tilt = "" if core.tilt_deg is None else f"{core.tilt_deg:.2f}"
-        writer.writerow((mapped.row, mapped.column, *who, *place, marked, tilt))
-    write_text(path, text.getvalue())
+        rows.append((mapped.row, mapped.column, *who, *place, marked, tilt))
+    write_csv(path, (*COLUMNS, MARKED, TILT), rows)
 
 
 def read_cores(path: Path) -> list[PlacedCore]:
@@ -94,18 +91,16 @@ def read_cores(path: Path) -> list[PlacedCore]:
     Raises:
         CohortError: Columns are missing, a place is not four whole numbers, or a tilt no number.
     """
-    rows = csv.DictReader(io.StringIO(path.read_text("utf-8-sig")))
-    if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
-        raise CohortError(f"{path}: column {', '.join(missing)} missing; delete it to find anew")
     cores = []
-    for row in rows:
+    for found in read_table(path, COLUMNS, ids=("core_id", "patient_id")):
+        row = found.cells
         place = [row[name] for name in ("x", "y", "width", "height")]
         try:
             region = _region(place) if any(place) else None
             tilt = float(row[TILT]) if row.get(TILT) else None
         except ValueError:
             raise CohortError(
-                f"{path}: line {rows.line_num}: x, y, width, height must be four whole numbers, "
+                f"{path}: line {found.line}: x, y, width, height must be four whole numbers, "
                 f"the size positive, and {TILT} a number or empty; found "
                 f"{', '.join(map(repr, (*place, row.get(TILT) or '')))}"
             ) from None

@@ -158,8 +158,8 @@ def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
     from wsi_pipeline.reporting.comparison import (
         Comparison,
         comparison_chart,
+        comparison_csv,
         comparison_page,
-        to_csv,
         to_markdown,
     )
 
@@ -170,7 +170,7 @@ def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
         synthetic=plan.synthetic,
     )  # fmt: skip
     folder = RunFolder(plan.run).comparison
-    write_text(folder.table, to_csv(comparison))
+    write_text(folder.table, comparison_csv(comparison))
     write_text(folder.markdown, to_markdown(comparison))
     write_text(folder.figure, comparison_chart(comparison).data.decode())
     write_text(folder.page, comparison_page(comparison))

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from wsi_pipeline.cohort import read_cohort, write_cohort
 from wsi_pipeline.config import digest, load_toml
 from wsi_pipeline.engine import is_done
-from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
@@ -209,8 +209,9 @@ def undecidable(decisions: "Decisions", slide_ids: Collection[str]) -> Iterator[
     """Tell of slides in the table of decisions that are not among those at hand."""
     strangers = sorted({row.slide_id for row in decisions.rows} - set(slide_ids))
     if strangers:
-        named = ", ".join(strangers[:5]) + (" …" if len(strangers) > 5 else "")
-        yield Note(text=f"{decisions.path} decides about slides that are not here: {named}")
+        yield Note(
+            text=f"{decisions.path} decides about slides that are not here: {named(strangers)}"
+        )
 
 
 def _leave_out(config: ExtractConfig, slide_id: str, target: Path) -> SlideSkipped:

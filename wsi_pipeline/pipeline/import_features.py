@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort, write_cohort
 from wsi_pipeline.config import HOW, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
-from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError
+from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError, named
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -101,8 +101,7 @@ def run(config: ImportConfig) -> Iterator[Event]:
             yield SlideSkipped(slide_id=slide_id, reason=NO_FILE)
     strangers = sorted(files.keys() - cohort.keys()) if cohort else []
     if strangers:
-        named = ", ".join(strangers[:5]) + (" …" if len(strangers) > 5 else "")
-        yield Note(text=f"{len(strangers)} files are of no slide in the table: {named}")
+        yield Note(text=f"{len(strangers)} files are of no slide in the table: {named(strangers)}")
     if config.dry_run:
         yield from map(_planned, tasks)
         return

@@ -15,7 +15,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.config import HOW, StageConfig, digest
 from wsi_pipeline.engine import SlideTask, map_slides
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, named
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -260,8 +260,7 @@ def _warn(found: Mapping[str, "SlidePrediction"], model: "BundleConfig") -> Iter
     """Name the slides whose probabilities mean little, as the model has seen nothing like them."""
     unlike = [name for name, it in found.items() if is_unlike(model, it.novelty)]
     if unlike:
-        named = ", ".join(unlike[:5]) + (" …" if len(unlike) > 5 else "")
         yield Note(
             text=f"{len(unlike)} of {len(found)} slides are unlike those trained on, do not trust "
-            f"their scores: {named}"
+            f"their scores: {named(unlike)}"
         )

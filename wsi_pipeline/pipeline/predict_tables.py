@@ -5,10 +5,8 @@ table gives them several labels (tumour and normal slides), each label's slides 
 own.
 """
 
-import csv
-import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.pipeline.predict_slide import is_unlike
+from wsi_pipeline.tables import to_csv
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import BundleConfig, SlidePrediction
@@ -44,7 +43,7 @@ def slides_csv(
             rows.append([*who, splits.get(slide_id, ""), name, *scores, *novelty])
     first = ["slide_id", "patient_id", "label", "split", "model"]
     last = ["novelty", "novelty_limit", "unlike_training"]
-    return _csv([*first, *_score_columns(model), *last], rows)
+    return to_csv([*first, *_score_columns(model), *last], rows)
 
 
 def patients_csv(
@@ -65,7 +64,7 @@ def patients_csv(
             mean = np.mean([slide.slide[name] for slide in slides], axis=0)
             rows.append([patient, label, len(slides), name, *_scores(mean, model), unlike])
     who = ["patient_id", "label", "slides", "model"]
-    return _csv([*who, *_score_columns(model), "unlike_training"], rows)
+    return to_csv([*who, *_score_columns(model), "unlike_training"], rows)
 
 
 def _score_columns(model: "BundleConfig") -> list[str]:
@@ -79,11 +78,3 @@ def _scores(probabilities: NDArray[np.float64], model: "BundleConfig") -> list[s
 
 def _yes(flag: bool) -> str:
     return "yes" if flag else "no"
-
-
-def _csv(header: list[str], rows: Iterable[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -5,18 +5,16 @@ again. Beside them stand the figures over all folds. The external cohort is open
 models of all folds are frozen, and judged by the mean of their probabilities.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.engine import is_done
+from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note
 from wsi_pipeline.pipeline.train_model import (
     Job,
@@ -30,6 +28,7 @@ from wsi_pipeline.pipeline.train_model import (
     stored_identity,
 )
 from wsi_pipeline.run_folder import BundleFile, RunFolder
+from wsi_pipeline.tables import read_table, to_csv
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import Bundle, FeatureFolder, Scores, Splits
@@ -189,17 +188,10 @@ def _save(job: Job, folds: Sequence[_Fold], judged: Judged, digests: dict[str, A
 
 def _history(folds: Sequence[_Fold]) -> str:
     """Return the folds' histories as one table, the fold before the model's name."""
-    text = io.StringIO()
-    writer = None
-    for fold in folds:
-        rows = csv.DictReader(io.StringIO(_text(fold.job.target / BundleFile.HISTORY)))
-        writer = writer or csv.DictWriter(text, rows.fieldnames or [], lineterminator="\n")
-        if not text.tell():
-            writer.writeheader()
-        for row in rows:
-            writer.writerow(row | {"model": f"{fold.job.label}{row['model']}"})
-    return text.getvalue()
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8")
+    tables = [read_table(fold.job.target / BundleFile.HISTORY, error=LearnError) for fold in folds]
+    rows = [
+        {**row.cells, "model": f"{fold.job.label}{row.cells['model']}"}
+        for fold, table in zip(folds, tables, strict=True)
+        for row in table
+    ]
+    return to_csv(tables[0].columns, rows)

@@ -11,7 +11,7 @@ from wsi_pipeline.atomic import PARTIAL
 from wsi_pipeline.cohort import CohortSlide, read_cohort
 from wsi_pipeline.config import HOW, StageConfig
 from wsi_pipeline.engine import SlideTask, map_slides
-from wsi_pipeline.errors import ConfigError, StoreError, WsiError
+from wsi_pipeline.errors import ConfigError, StoreError, WsiError, named
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -128,8 +128,10 @@ def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
     stores = RunFolder(run).features_of(config.encoder)
     changed = [name for name, digest in bags.items() if _differs(store_in(stores, name), digest)]
     if changed:
-        named = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
-        text = f"{path}: was trained on other features of {named}; train again with --overwrite"
+        text = (
+            f"{path}: was trained on other features of {named(changed)}; train again with "
+            "--overwrite"
+        )
         yield SlideFailed(slide_id=_name(path), error=text)
         return
     yield SlideDone(slide_id=_name(path), counts={"models": 1})

@@ -1,6 +1,5 @@
 """Trained models of a run folder, as a report shows them."""
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from wsi_pipeline.reporting.data import (
     TrainingCurve,
 )
 from wsi_pipeline.run_folder import BundleFile, RunFolder
+from wsi_pipeline.tables import read_table
 
 Row = Mapping[str, str]
 
@@ -194,6 +194,5 @@ def _curves(rows: Sequence[Row]) -> tuple[TrainingCurve, ...]:
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(path: Path) -> list[Row]:
+    return [row.cells for row in read_table(path, error=LearnError)]

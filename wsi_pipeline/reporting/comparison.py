@@ -1,7 +1,5 @@
 """Encoders side by side, against the accuracy required: one table, one figure, one page."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +16,7 @@ from wsi_pipeline.reporting.data import Measure, Picture
 from wsi_pipeline.reporting.figures import with_interval
 from wsi_pipeline.reporting.page import data_uri
 from wsi_pipeline.reporting.style import ACCENT, MUTED, Format, colour_of, dress, render
+from wsi_pipeline.tables import to_csv
 
 PARTS: Final = ("train", "val", "test", "external")
 HELD_OUT: Final = ("test", "external")
@@ -105,27 +104,33 @@ class Comparison:
         return [_row(result, self.required) for result in self.results]
 
 
-def to_csv(comparison: Comparison) -> str:
+def comparison_csv(comparison: Comparison) -> str:
     """Return the table as numbers, for other programs."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    columns = (
         ["encoder", "weights", "parameters", "tiles_per_second"]
         + [f"{part}_{what}" for part in PARTS for what in ("accuracy", "low", "high", "patients")]
         + ["required", "passes", "remark"]
     )
+    rows = []
     for result in comparison.results:
         measures: list[object] = []
         for part in PARTS:
             found = result.accuracy.get(part, Measure(value=None))
             measures += [found.value, found.low, found.high, result.patients.get(part)]
         passed = result.passes(comparison.required)
-        writer.writerow(
-            [result.encoder, result.weights, result.parameters, result.tiles_per_second]
-            + ["" if value is None else value for value in measures]
-            + [comparison.required, "" if passed is None else passed, result.remark()]
+        rows.append(
+            [
+                result.encoder,
+                result.weights,
+                result.parameters,
+                result.tiles_per_second,
+                *measures,
+                comparison.required,
+                passed,
+                result.remark(),
+            ]
         )
-    return text.getvalue()
+    return to_csv(columns, rows)
 
 
 def to_markdown(comparison: Comparison) -> str:

@@ -5,8 +5,6 @@ the slide as a whole; ``decision`` is ``keep`` or ``drop``. What has no row is k
 slide is dropped whatever its tiles say. Everything wrong is reported at once, with line numbers.
 """
 
-import csv
-import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +13,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import write_text
-from wsi_pipeline.cohort import open_table
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tables import Table, read_table, write_csv
 from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
 from wsi_pipeline.types import Coords
@@ -142,12 +139,11 @@ def tile_reasons(
 
 def write_decisions(path: Path, rows: Iterable[Decision]) -> None:
     """Write the table; ``path`` is whole or as it was before."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([row.slide_id, *(row.place or ("", "")), row.choice, row.reason])
-    write_text(path, text.getvalue())
+    write_csv(
+        path,
+        COLUMNS,
+        ([row.slide_id, *(row.place or ("", "")), row.choice, row.reason] for row in rows),
+    )
 
 
 def read_decisions(path: Path) -> Decisions:
@@ -159,19 +155,19 @@ def read_decisions(path: Path) -> Decisions:
     if not path.exists():
         return Decisions(path=path)
     rows: list[Decision] = []
-    problems = list(_parse(open_table(path, COLUMNS[:4]), rows))
+    problems = list(_parse(read_table(path, COLUMNS[:4], ids=COLUMNS[:1]), rows))
     if problems:
         raise CohortError("\n".join(f"{path}: {problem}" for problem in problems))
     return Decisions(rows=tuple(rows), path=path)
 
 
-def _parse(reader: "csv.DictReader[str]", rows: list[Decision]) -> Iterator[str]:
+def _parse(table: Table, rows: list[Decision]) -> Iterator[str]:
     """Append to ``rows``; yield what is wrong."""
     seen: dict[tuple[str, Place | None], int] = {}
-    for values in reader:
-        line = reader.line_num
+    for found in table:
+        line = found.line
         try:
-            row = _row({name: (value or "").strip() for name, value in values.items() if name})
+            row = _row(found.cells)
         except ValueError as error:
             yield f"line {line}: {error}"
             continue

@@ -13,8 +13,8 @@ from wsi_pipeline.reporting.comparison import (
     ORIGINAL,
     Comparison,
     EncoderResult,
+    comparison_csv,
     comparison_page,
-    to_csv,
     to_markdown,
 )
 
@@ -146,7 +146,7 @@ def test_the_original_study_stands_beside_it() -> None:
     assert "pass" in text
     assert "fail" in text
     assert "synthetic" not in text
-    rows = list(csv.DictReader(to_csv(comparison).splitlines()))
+    rows = list(csv.DictReader(comparison_csv(comparison).splitlines()))
     assert rows[0]["passes"] == "True"
     assert rows[0]["external_accuracy"] == ""
     assert "ResNet150" in comparison_page(comparison)

@@ -1,11 +1,9 @@
 """What an audit says: findings in plain sentences, and the figures behind them."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 SCHEMA_VERSION: Final = 1
-NAMED: Final = 5  # slides or patients that a sentence names before it says how many more there are
 
 Kind = Literal[
     "patient_overlap", "few_patients", "same_slide", "similar_slide", "similar_tiles", "nuisance"
@@ -92,10 +90,3 @@ class Audit:
             "findings": [asdict(finding) for finding in self.findings],
             "measured": [asdict(figure) for figure in self.measured],
         }
-
-
-def named(names: Sequence[str]) -> str:
-    """Return ``a, b and c``, or the first few and how many more there are."""
-    if len(names) > NAMED:
-        return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

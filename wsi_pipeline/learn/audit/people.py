@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from wsi_pipeline.learn.audit.finding import Finding, named
+from wsi_pipeline.errors import named
+from wsi_pipeline.learn.audit.finding import Finding
 from wsi_pipeline.learn.splits import INTERNAL, SplitSlide
 
 ENOUGH_TESTED = 10  # patients of a class; a sensitivity of 1 then reaches down to 0.69

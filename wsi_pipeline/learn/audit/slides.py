@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
+from wsi_pipeline.errors import named
 from wsi_pipeline.learn.audit.evidence import SlideEvidence
-from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured, named
+from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
 from wsi_pipeline.learn.audit.looks import SAME_LOOK, Look, nearest_pairs
 from wsi_pipeline.learn.splits import SplitSlide
 
