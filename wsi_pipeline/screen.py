@@ -16,6 +16,7 @@ from rich.table import Table
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.config import StageConfig
+from wsi_pipeline.errors import UsageError
 from wsi_pipeline.events import (
     EpochDone,
     Event,
@@ -159,8 +160,14 @@ class _Log:
         folder = None if config.dry_run else config.run_folder
         self._handler: logging.Handler = logging.NullHandler()
         if folder is not None:
-            folder.logs.mkdir(parents=True, exist_ok=True)
-            self._handler = logging.FileHandler(folder.log(verb), encoding="utf-8")
+            try:
+                folder.logs.mkdir(parents=True, exist_ok=True)
+                self._handler = logging.FileHandler(folder.log(verb), encoding="utf-8")
+            except OSError as error:
+                raise UsageError(
+                    f"{folder.root}: no files can be written there ({error.strerror}); choose "
+                    "another folder"
+                ) from None
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def __enter__(self) -> "_Log":

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from wsi_pipeline.gdc import ManifestEntry, write_manifest
+from wsi_pipeline.remote.proxies import BUNDLES
 
 CONTROL = httpx.Client(trust_env=False, verify=False, timeout=10)
 SERVER = Path(__file__).parents[1] / "gdc_server" / "server.py"
@@ -31,6 +32,7 @@ class StandIn:
     faults: list[dict[str, Any]] = field(default_factory=list)
     pace: float | None = None
     tokens: list[str] = field(default_factory=list)
+    at_most: int | None = None
 
     def add(self, size: int, name: str | None = None, **more: Any) -> ManifestEntry:
         """Hold a file of ``size`` random bytes, the same in every run."""
@@ -71,6 +73,7 @@ class StandIn:
             "faults": self.faults,
             "pace": self.pace,
             "tokens": self.tokens,
+            "at_most": self.at_most,
         }
         CONTROL.post(f"{self.url}/_set", json=told).raise_for_status()
 
@@ -105,7 +108,7 @@ def _server() -> Iterator[str]:
 
 @pytest.fixture
 def stand_in(_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", *BUNDLES):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     folder = tmp_path / "server"

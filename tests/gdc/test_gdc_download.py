@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -18,8 +19,9 @@ import pytest
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.download import main
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.gdc import ManifestEntry, check_disk
-from wsi_pipeline.gdc.partial import read_state
+from wsi_pipeline.gdc import ManifestEntry
+from wsi_pipeline.remote import check_disk
+from wsi_pipeline.remote.partial import read_state
 
 QUICK = ("--first-wait-s=0.01", "--attempts=3", "--timeout-s=5")
 Command = Callable[..., list[str]]
@@ -102,6 +104,107 @@ def test_changed_file_is_fetched_again(stand_in: Any, command: Command, out: Pat
     assert statuses(out) == {entry.id: "damaged"}
     assert main(command(entry)) == 0
     assert is_right(out, entry)
+
+
+def test_a_byte_flipped_on_disk_is_fetched_again_once_verify_has_found_it(
+    stand_in: Any, command: Command, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Size and times are as they were; before, the next run said "there already, verified"."""
+    entry = stand_in.add(100_000)
+    stand_in.tell()
+    assert main(command(entry)) == 0
+    path = out / entry.relative_path
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[500] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert main([*command(entry), "--verify"]) == 1
+    capsys.readouterr()
+    assert main([*command(entry), "--dry-run"]) == 0
+    assert "100.00 kB to fetch" in capsys.readouterr().out
+    assert main(command(entry)) == 0
+    assert is_right(out, entry)
+    assert statuses(out) == {entry.id: "downloaded"}
+    assert main([*command(entry), "--verify"]) == 0
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"half a li", b"a\tb\tc\td\te\n", b"\t\t\t\n"])
+def test_a_damaged_record_of_what_is_verified_costs_a_second_look(
+    stand_in: Any, command: Command, out: Path, damage: bytes
+) -> None:
+    entry, late = stand_in.add(100_000), stand_in.add(1000)
+    stand_in.tell()
+    assert main(command(entry)) == 0
+    record = out / "verified.tsv"
+    record.write_bytes(damage)
+    stand_in.tell()
+    assert main(command(entry, late)) == 0
+    assert statuses(out) == {entry.id: "present", late.id: "downloaded"}
+    assert stand_in.sent() == 1000
+    record.write_bytes(record.read_bytes() + damage)
+    assert main(command(entry, late)) == 0
+    assert set(statuses(out).values()) == {"present"}
+
+
+def test_a_folder_in_the_place_of_what_is_verified(
+    stand_in: Any, command: Command, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "verified.tsv").mkdir(parents=True)
+    stand_in.tell()
+    assert main(command(stand_in.add(10))) == 2
+    assert "what has been verified cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("/proc/slides", "No such file"),
+        ("{file}/slides", "Not a directory"),
+        ("{file}", "Not a directory"),
+        ("{folder}/" + "x" * 300, "File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to(
+    stand_in: Any,
+    command: Command,
+    tmp_path: Path,
+    where: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    stand_in.tell()
+    entry = stand_in.add(10)
+    arguments = [*command(entry), f"--out={where.format(file=file, folder=tmp_path)}"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "no files can be written there" in said
+    assert reason in said
+    assert stand_in.log() == []
+
+
+@pytest.mark.parametrize("flag", ["--report", "--manifest-out"])
+def test_another_file_that_cannot_be_written(
+    stand_in: Any, command: Command, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = stand_in.add(10)
+    stand_in.tell()
+    assert main([*command(entry), f"{flag}=/proc/nowhere/it.csv"]) == 2
+    assert "/proc/nowhere/it.csv: it cannot be written" in capsys.readouterr().err
+
+
+def test_two_files_of_one_name_are_two_slides(
+    stand_in: Any, command: Command, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = stand_in.add(1000, "same.svs"), stand_in.add(2000, "same.svs")
+    stand_in.tell()
+    assert main(command(one, other)) == 0
+    assert is_right(out, one)
+    assert is_right(out, other)
+    said = capsys.readouterr().out
+    assert all(f"same-{entry.id[:8]}: done" in said for entry in (one, other))
 
 
 def test_file_of_another_tool_is_read_once_and_kept(

@@ -11,15 +11,8 @@ import pytest
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.download import main
 from wsi_pipeline.errors import DownloadError
-from wsi_pipeline.gdc import (
-    GdcClient,
-    ManifestEntry,
-    RefusedError,
-    RetryPolicy,
-    find_files,
-    read_manifest,
-    resolve,
-)
+from wsi_pipeline.gdc import ManifestEntry, find_files, gdc_client, read_manifest, resolve
+from wsi_pipeline.remote import Client, RefusedError, RetryPolicy
 
 QUICK = ("--first-wait-s=0.01", "--attempts=3", "--timeout-s=2")
 IN_LIHC = {"op": "in", "content": {"field": "cases.project.project_id", "value": ["TCGA-LIHC"]}}
@@ -58,8 +51,8 @@ def add(stand_in: Any, patient: str, section: str, project: str, code: str) -> M
 
 
 @pytest.fixture
-def client(stand_in: Any) -> GdcClient:
-    return GdcClient(stand_in.url, policy=RetryPolicy(attempts=3, first_wait_s=0.01), timeout_s=2)
+def client(stand_in: Any) -> Client:
+    return gdc_client(stand_in.url, policy=RetryPolicy(attempts=3, first_wait_s=0.01), timeout_s=2)
 
 
 def test_query_makes_manifest_and_cohort_and_fetches(stand_in: Any, tmp_path: Path) -> None:
@@ -104,7 +97,7 @@ def test_query_that_finds_nothing(
     assert not (tmp_path / "c.csv").exists()
 
 
-def test_every_page_is_read(stand_in: Any, client: GdcClient) -> None:
+def test_every_page_is_read(stand_in: Any, client: Client) -> None:
     for number in range(1203):
         stand_in.files.append(
             {
@@ -119,7 +112,7 @@ def test_every_page_is_read(stand_in: Any, client: GdcClient) -> None:
     assert len(stand_in.log("/files")) == 3
 
 
-def test_pages_that_repeat_a_file(stand_in: Any, client: GdcClient) -> None:
+def test_pages_that_repeat_a_file(stand_in: Any, client: Client) -> None:
     """A hit that comes twice counts once, and the shortfall is told."""
     ids = ["a", "b", "b"]
     stand_in.files += [
@@ -131,7 +124,7 @@ def test_pages_that_repeat_a_file(stand_in: Any, client: GdcClient) -> None:
     assert found.warnings == ("the server counts 3 files, but only 2 different ones came",)
 
 
-def test_fields_the_server_does_not_know(stand_in: Any, client: GdcClient) -> None:
+def test_fields_the_server_does_not_know(stand_in: Any, client: Client) -> None:
     stand_in.add(10, cases=[{"project": {"project_id": "TCGA-LIHC"}}])
     stand_in.tell()
     found = find_files(client, IN_LIHC, ("file_id", "no_such_field"))
@@ -139,7 +132,7 @@ def test_fields_the_server_does_not_know(stand_in: Any, client: GdcClient) -> No
     assert len(found.hits) == 1
 
 
-def test_unknown_filter_is_refused_at_once(stand_in: Any, client: GdcClient) -> None:
+def test_unknown_filter_is_refused_at_once(stand_in: Any, client: Client) -> None:
     stand_in.add(1)
     stand_in.tell()
     with pytest.raises(RefusedError, match=r"HTTP 400.*unrecognized field nonsense"):
@@ -148,7 +141,7 @@ def test_unknown_filter_is_refused_at_once(stand_in: Any, client: GdcClient) -> 
 
 
 @pytest.mark.parametrize("do", ["html_200", "status", "stall_headers"])
-def test_questions_are_repeated(stand_in: Any, client: GdcClient, do: str) -> None:
+def test_questions_are_repeated(stand_in: Any, client: Client, do: str) -> None:
     client.timeout_s = 0.3
     stand_in.faults.append({"match": "/files", "do": do, "status": 503, "seconds": 0.1})
     stand_in.tell()
@@ -175,7 +168,7 @@ def superseded(old: str, now: ManifestEntry) -> dict[str, Any]:
     return {"id": old, "latest_id": now.id, "latest_filename": now.filename, "version": "1"}
 
 
-def test_ids_that_moved(stand_in: Any, client: GdcClient) -> None:
+def test_ids_that_moved(stand_in: Any, client: Client) -> None:
     current, same, other, newer = (stand_in.add(100 + n) for n in range(4))
     stand_in.versions = [superseded(OLD, same), superseded(OLDER, newer)]
     stand_in.tell()
@@ -244,7 +237,7 @@ def test_the_kimianet_subset_was_superseded(data_dir: Path, stand_in: Any) -> No
             )
     stand_in.tell()
     asked = read_manifest(folder / "KimiaNet_LIHC_CHOL_subset.txt").entries
-    with GdcClient(stand_in.url) as client:
+    with gdc_client(stand_in.url) as client:
         found = resolve(client, asked)
     assert {each.kind for each in found} == {"new version"}
     assert all(each.now is not None and each.now.size == each.entry.size for each in found)
@@ -256,10 +249,10 @@ def test_the_proxy_of_the_environment_is_used(
     stand_in.tell()
     monkeypatch.setenv("http_proxy", stand_in.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with GdcClient("http://gdc.invalid") as client:  # a name that nobody but a proxy answers for
+    with gdc_client("http://gdc.invalid") as client:  # a name that nobody but a proxy answers for
         assert client.ask("status")["status"] == "OK"
     monkeypatch.setenv("http_proxy", "http://gdc.invalid")
-    with GdcClient(stand_in.url) as client:  # past the proxy
+    with gdc_client(stand_in.url) as client:  # past the proxy
         assert client.ask("status")["status"] == "OK"
 
 

@@ -41,6 +41,8 @@ def send_file(
     path = Path(file["_content"])
     size = path.stat().st_size
     kind = fault.get("do")
+    if kind == "slow":
+        wire.pace = fault["pace"]
     if kind == "truncate":
         size -= fault.get("drop", 100)
         file = file | {"md5sum": hashlib.md5(path.read_bytes()[:size]).hexdigest()}
@@ -127,6 +129,14 @@ def _break(wire: Wire, content: BinaryIO, at: int, end: int, fault: dict[str, An
     raise HangUpError
 
 
+def drip_headers(wire: Wire, interval: float) -> None:
+    """Send the header of an answer byte by byte, without end."""
+    wire.send(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+    while sleep_while_open(wire, interval):
+        wire.send(b"x")
+    raise HangUpError
+
+
 def sleep_while_open(wire: Wire, seconds: float) -> bool:
     """Wait; return False as soon as the other side has hung up."""
     wire.connection.settimeout(seconds)
@@ -165,8 +175,11 @@ def parse_range(text: str | None) -> tuple[int, int | None] | None:
     return (int(match[1]), int(match[2]) if match[2] else None) if match else None
 
 
-def page(fault: dict[str, Any]) -> tuple[int, dict[str, str], bytes] | None:
-    """Return the status, headers and body of a fault that answers something else altogether."""
+def page(fault: dict[str, Any], token: str) -> tuple[int, dict[str, str], bytes] | None:
+    """Return the status, headers and body of a fault that answers something else altogether.
+
+    A ``message`` and a redirect may repeat the ``token`` that the client sent.
+    """
     headers: dict[str, str] = {}
     if "retry_after" in fault:
         headers["Retry-After"] = fault["retry_after"]
@@ -174,7 +187,8 @@ def page(fault: dict[str, Any]) -> tuple[int, dict[str, str], bytes] | None:
         case "status" if fault.get("html", True):
             return fault["status"], headers | {"Content-Type": "text/html"}, HTML
         case "status":
-            body = json.dumps({"message": fault.get("message", "no")}).encode()
+            said = fault.get("message", "no").replace("{token}", token)
+            body = json.dumps({"message": said}).encode()
             return fault["status"], headers | {"Content-Type": "application/json"}, body
         case "html_200":
             return 200, headers | {"Content-Type": "text/html; charset=utf-8"}, HTML
@@ -182,5 +196,9 @@ def page(fault: dict[str, Any]) -> tuple[int, dict[str, str], bytes] | None:
             body = json.dumps({"error": "internal: shard 3 is unavailable"}).encode()
             return 200, headers | {"Content-Type": "application/json"}, body
         case "redirect":
-            return fault.get("status", 302), headers | {"Location": fault["to"]}, b""
+            return (
+                fault.get("status", 302),
+                headers | {"Location": fault["to"].replace("{token}", token)},
+                b"",
+            )
     return None

@@ -3,8 +3,8 @@
     python tests/gdc_server/server.py
 
 It prints its port, and is told what to hold by ``POST /_set`` with ``{"files", "versions",
-"faults", "pace", "tokens"}``; ``GET /_log`` returns a record for each request, among them the body
-bytes that were sent, once none is under way; ``GET /_sent`` their sum at this moment;
+"faults", "pace", "tokens", "at_most"}``; ``GET /_log`` returns a record for each request, with
+the body bytes that were sent, once none is under way; ``GET /_sent`` their sum at this moment;
 ``POST /_hurry`` ends the pace.
 """
 
@@ -20,7 +20,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from body import HangUpError, page, send_file, sleep_while_open
+from body import HangUpError, drip_headers, page, send_file, sleep_while_open
 from catalogue import BadRequestError, Catalogue
 from faults import FaultPlan
 
@@ -36,8 +36,17 @@ class State:
         self.faults = FaultPlan(told.get("faults", []))
         self.pace: float | None = told.get("pace")
         self.tokens: list[str] = told.get("tokens", [])
+        self.at_most: int | None = told.get("at_most")
+        self.serving = 0
         self.log: list[dict[str, Any]] = []
         self.lock = threading.Lock()
+
+    def crowded(self) -> dict[str, Any]:
+        """Count one more request; return a fault if that is more than are served at once."""
+        with self.lock:
+            self.serving += 1
+            crowded = self.at_most is not None and self.serving > self.at_most
+        return {"do": "status", "status": 429, "html": False, "message": "busy"} if crowded else {}
 
 
 class Handler(socketserver.BaseRequestHandler):
@@ -99,7 +108,7 @@ class Handler(socketserver.BaseRequestHandler):
             "begun": time.monotonic(),
             "ended": None,
         }
-        fault = state.faults.next(method, path)
+        fault = state.crowded() or state.faults.next(method, path)
         self.record["fault"] = fault.get("do")
         with state.lock:
             state.log.append(self.record)
@@ -107,6 +116,8 @@ class Handler(socketserver.BaseRequestHandler):
             query = dict(parse_qsl(url.query))
             self._answer(state, (method, path), headers, query | {"_body": body}, fault)
         finally:
+            with state.lock:
+                state.serving -= 1
             self.record["ended"] = time.monotonic()
         return True
 
@@ -120,7 +131,9 @@ class Handler(socketserver.BaseRequestHandler):
     ) -> None:
         if fault.get("do") == "stall_headers":
             sleep_while_open(self, fault.get("seconds", 3600))
-        instead = page(fault)
+        if fault.get("do") == "drip_headers":
+            drip_headers(self, fault.get("interval", 0.05))
+        instead = page(fault, headers.get("x-auth-token", ""))
         if instead is not None:
             status, extra, data = instead
             self.start(status, extra | {"Content-Length": str(len(data))})

@@ -13,6 +13,7 @@ from typing import Final
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import UsageError
+from wsi_pipeline.remote import RemoteFile
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "id": ("id", "file_id"),
@@ -30,24 +31,15 @@ MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManifestEntry:
-    """One file to fetch; ``md5`` and ``size`` (bytes) are what it will be checked against."""
+class ManifestEntry(RemoteFile):
+    """One row: a file of the GDC, with the state and the line that the manifest gives."""
 
-    id: str
-    filename: str
-    md5: str
-    size: int
     state: str | None = None
     line: int = field(default=0, compare=False)
 
     @property
     def is_slide(self) -> bool:
         return Path(self.filename).suffix.lower() in SLIDE_SUFFIXES
-
-    @property
-    def relative_path(self) -> Path:
-        """Where the file goes below the output folder: ``<id>/<filename>``, as gdc-client does."""
-        return Path(self.id, self.filename)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsi_pipeline.cohort import CohortSlide, safe_id
+from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import describe, load_toml
 from wsi_pipeline.errors import ConfigError, DownloadError
 from wsi_pipeline.gdc.barcode import SlideName, parse_slide_name
-from wsi_pipeline.gdc.client import GdcClient
 from wsi_pipeline.gdc.labels import FIELDS, LabelRules, label_slide, project_of
 from wsi_pipeline.gdc.manifest import MD5, UUID, ManifestEntry, safe_filename
 from wsi_pipeline.gdc.recipes import RECIPES, RecipeName, caveats, summarise
+from wsi_pipeline.remote import Client, slide_ids
 
 PAGE: Final = 500
 PASSES: Final = 3
@@ -92,9 +92,7 @@ class _Selecting:
     bases: Counter[str] = field(default_factory=Counter)
 
 
-def find_files(
-    client: GdcClient, filters: Mapping[str, Any], fields: Sequence[str] = FIELDS
-) -> Found:
+def find_files(client: Client, filters: Mapping[str, Any], fields: Sequence[str] = FIELDS) -> Found:
     """Return every hit of a ``/files`` query once, page after page, in the order of their ids.
 
     A server whose pages repeat or drop files while it changes is asked again from the start.
@@ -129,8 +127,12 @@ def select(hits: Sequence[Mapping[str, Any]], query: GdcQuery) -> Selection:
         reason = _take(hit, query, so_far)
         if reason:
             so_far.left_out[reason] += 1
-    order = sorted(range(len(so_far.slides)), key=lambda at: so_far.slides[at].slide_id)
-    slides = tuple(so_far.slides[at] for at in order)
+    names = slide_ids(so_far.entries)
+    named = [
+        replace(slide, slide_id=name) for slide, name in zip(so_far.slides, names, strict=True)
+    ]
+    order = sorted(range(len(named)), key=lambda at: named[at].slide_id)
+    slides = tuple(named[at] for at in order)
     notes = [f"label from {basis}: {count} slides" for basis, count in so_far.bases.most_common()]
     recipe = RECIPES[query.recipe]
     return Selection(
@@ -188,7 +190,7 @@ def _take(hit: Mapping[str, Any], query: GdcQuery, so_far: _Selecting) -> str:
 
 def _row(entry: ManifestEntry, name: SlideName, label: str, cohort: str) -> CohortSlide:
     return CohortSlide(
-        slide_id=safe_id(Path(entry.filename).stem),
+        slide_id=entry.id,  # until all are known, for two may have one name
         path=entry.relative_path.as_posix(),
         patient_id=name.patient_id,
         label=label,

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from wsi_pipeline.errors import DownloadError
-from wsi_pipeline.gdc.client import GdcClient
 from wsi_pipeline.gdc.manifest import ManifestEntry
 from wsi_pipeline.gdc.query import entry_of, find_files
-from wsi_pipeline.gdc.retry import RefusedError, StoppedError
+from wsi_pipeline.remote import Client, Elsewhere, RefusedError, RemoteFile, StoppedError
 
 Kind = Literal["current", "moved", "new version", "gone"]
 CHUNK: Final = 200
@@ -29,9 +28,13 @@ class Resolution:
     ``now`` has the name but other bytes. ``gone``: nothing has its name.
     """
 
-    entry: ManifestEntry
+    entry: RemoteFile
     kind: Kind
     now: ManifestEntry | None = None
+
+    def elsewhere(self) -> Elsewhere:
+        """Return it as a download asks for it: only the same bytes are the same file."""
+        return Elsewhere(now=self.now if self.kind == "moved" else None, said=str(self))
 
     def __str__(self) -> str:
         name = f"{self.entry.id} {self.entry.filename}"
@@ -49,7 +52,7 @@ class Resolution:
                 return f"{name}: gone, the GDC has no file of this name"
 
 
-def resolve(client: GdcClient, entries: Sequence[ManifestEntry]) -> list[Resolution]:
+def resolve(client: Client, entries: Sequence[RemoteFile]) -> list[Resolution]:
     """Find where each file is now, in the order of ``entries``.
 
     Raises:
@@ -61,7 +64,7 @@ def resolve(client: GdcClient, entries: Sequence[ManifestEntry]) -> list[Resolut
     return found
 
 
-def _resolve(client: GdcClient, entries: Sequence[ManifestEntry]) -> Iterator[Resolution]:
+def _resolve(client: Client, entries: Sequence[RemoteFile]) -> Iterator[Resolution]:
     latest = _latest_ids(client, [entry.id for entry in entries])
     ids = sorted({*(entry.id for entry in entries), *latest.values()})
     by_id = {now.id: now for now in _lookup(client, "file_id", ids)}
@@ -74,7 +77,7 @@ def _resolve(client: GdcClient, entries: Sequence[ManifestEntry]) -> Iterator[Re
         yield _judge(entry, candidates + by_name[entry.filename])
 
 
-def _judge(entry: ManifestEntry, candidates: Sequence[ManifestEntry]) -> Resolution:
+def _judge(entry: RemoteFile, candidates: Sequence[ManifestEntry]) -> Resolution:
     same = [now for now in candidates if (now.md5, now.size) == (entry.md5, entry.size)]
     for now in same:
         if now.id == entry.id:
@@ -86,7 +89,7 @@ def _judge(entry: ManifestEntry, candidates: Sequence[ManifestEntry]) -> Resolut
     return Resolution(entry=entry, kind="gone")
 
 
-def _latest_ids(client: GdcClient, ids: Sequence[str]) -> dict[str, str]:
+def _latest_ids(client: Client, ids: Sequence[str]) -> dict[str, str]:
     """Ask for the successors; one unknown id makes the GDC refuse the whole question."""
     try:
         answer = client.ask("files/versions", {"ids": list(ids)})
@@ -109,7 +112,7 @@ def _names_successor(row: Mapping[str, Any]) -> bool:
     return bool(row.get("id")) and bool(row.get("latest_id"))
 
 
-def _lookup(client: GdcClient, field: str, values: Sequence[str]) -> Iterator[ManifestEntry]:
+def _lookup(client: Client, field: str, values: Sequence[str]) -> Iterator[ManifestEntry]:
     if not values:
         return
     filters = {"op": "in", "content": {"field": field, "value": list(values)}}

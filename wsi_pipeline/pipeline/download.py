@@ -1,7 +1,7 @@
 """The download stage: a manifest or a query in, verified slides and a report out."""
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
@@ -11,21 +11,18 @@ from pydantic_settings import CliPositionalArg
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.cohort import write_cohort
 from wsi_pipeline.config import HOW, StageConfig
-from wsi_pipeline.errors import UsageError
+from wsi_pipeline.errors import DiskFullError, UsageError
 from wsi_pipeline.events import (
     Event,
     Note,
     Planned,
-    SlideDone,
-    SlideFailed,
-    SlideSkipped,
     StageStarted,
     Written,
 )
 from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from wsi_pipeline import gdc
+    from wsi_pipeline import gdc, remote
 
 GDC_API: Final = "https://api.gdc.cancer.gov"
 REPORT: Final = "download_report.csv"
@@ -123,21 +120,21 @@ def run(config: DownloadConfig) -> Iterator[Event]:
         UsageError: The manifest, query, token or folder cannot be used; nothing was fetched.
         DownloadError: The GDC cannot answer the query.
     """
-    from wsi_pipeline import gdc
+    from wsi_pipeline import gdc, remote
 
     if config.report:
-        gdc.check_report_path(config.report)
-    with gdc.GdcClient(
+        remote.check_report_path(config.report)
+    with gdc.gdc_client(
         config.server,
         token=gdc.read_token(config.token_file) if config.token_file else None,
-        policy=gdc.RetryPolicy(
+        policy=remote.RetryPolicy(
             attempts=config.attempts,
             first_wait_s=config.first_wait_s,
             retry_after_cap_s=config.retry_after_cap_s,
         ),
         timeout_s=config.timeout_s,
     ) as client:
-        skipped: list[gdc.FileResult] = []
+        skipped: list[remote.FileResult] = []
         if config.query:
             entries = yield from _queried(config, config.query, client)
         else:
@@ -153,15 +150,15 @@ def run(config: DownloadConfig) -> Iterator[Event]:
 
 
 def _queried(
-    config: DownloadConfig, path: Path, client: "gdc.GdcClient"
+    config: DownloadConfig, path: Path, client: "remote.Client"
 ) -> Generator[Event, None, "list[gdc.ManifestEntry]"]:
     """Ask the GDC, label what it has, write what was asked for."""
-    from wsi_pipeline import gdc
+    from wsi_pipeline import gdc, remote
 
     query = gdc.GdcQuery.from_toml(path, config.recipe)
     found = gdc.find_files(client, query.filters())
     selection = gdc.select(found.hits, query)
-    size = gdc.size_text(sum(entry.size for entry in selection.entries))
+    size = remote.size_text(sum(entry.size for entry in selection.entries))
     yield Note(
         text=f"query: {len(found.hits)} slides of {', '.join(query.projects)}; "
         f"{len(selection.entries)} ({size}) in recipe {query.recipe}"
@@ -174,19 +171,21 @@ def _queried(
         raise UsageError(f"{path}: the query finds no slide for recipe {query.recipe}")
     if not config.dry_run:
         if config.manifest_out:
-            gdc.write_manifest(config.manifest_out, selection.entries)
+            with _writing(config.manifest_out):
+                gdc.write_manifest(config.manifest_out, selection.entries)
             yield Written(path=str(config.manifest_out), what="manifest")
         if config.cohort_out:
-            write_cohort(config.cohort_out, selection.slides)
+            with _writing(config.cohort_out):
+                write_cohort(config.cohort_out, selection.slides)
             yield Written(path=str(config.cohort_out), what="cohort table")
     return list(selection.entries)
 
 
 def _listed(
     config: DownloadConfig, path: Path
-) -> Generator[Event, None, "tuple[list[gdc.ManifestEntry], list[gdc.FileResult]]"]:
+) -> Generator[Event, None, "tuple[list[gdc.ManifestEntry], list[remote.FileResult]]"]:
     """Read the manifest; say what in it is repeated or no slide."""
-    from wsi_pipeline import gdc
+    from wsi_pipeline import gdc, remote
 
     manifest = gdc.read_manifest(path)
     if manifest.repeated:
@@ -203,70 +202,75 @@ def _listed(
         )
     yield Note(text=f"{path}: {len(others)} rows are no slides and are left out; {first}")
     return slides, [
-        gdc.FileResult(entry=entry, status="skipped", error="no slide") for entry in others
+        remote.FileResult(entry=entry, status="skipped", error="no slide") for entry in others
     ]
 
 
 def _brought_up_to_date(
-    config: DownloadConfig, entries: "Sequence[gdc.ManifestEntry]", client: "gdc.GdcClient"
-) -> Generator[Event, None, "tuple[list[gdc.ManifestEntry], list[gdc.FileResult]]"]:
+    config: DownloadConfig, entries: "Sequence[gdc.ManifestEntry]", client: "remote.Client"
+) -> Generator[Event, None, "tuple[list[gdc.ManifestEntry], list[remote.FileResult]]"]:
     """Replace withdrawn and superseded ids; what cannot be replaced fails."""
-    from wsi_pipeline import gdc
+    from wsi_pipeline import gdc, remote
 
     taken = {"current", "moved"} | ({"new version"} if config.resolve == "latest" else set())
     kept: list[gdc.ManifestEntry] = []
-    lost: list[gdc.FileResult] = []
+    lost: list[remote.FileResult] = []
     for found in gdc.resolve(client, entries):
         if found.kind in taken and found.now is not None:
             kept.append(found.now)
         else:
-            lost.append(gdc.FileResult(entry=found.entry, status="failed", error=str(found)))
+            lost.append(remote.FileResult(entry=found.entry, status="failed", error=str(found)))
         if found.kind != "current":
             yield Note(text=str(found))
     if config.manifest_out and not config.dry_run:
-        gdc.write_manifest(config.manifest_out, kept)
+        with _writing(config.manifest_out):
+            gdc.write_manifest(config.manifest_out, kept)
         yield Written(path=str(config.manifest_out), what="manifest, ids brought up to date")
-    for result in lost:
-        yield gdc.outcome(result)
+    for result, name in zip(lost, remote.slide_ids([each.entry for each in lost]), strict=True):
+        yield remote.outcome(result, name)
     return kept, lost
 
 
 def _planned(config: DownloadConfig, entries: "Sequence[gdc.ManifestEntry]") -> Iterator[Event]:
     """Say file by file what a download would fetch."""
-    from wsi_pipeline import gdc
+    from wsi_pipeline import remote
 
     needed = 0
+    ledger = remote.Ledger(config.out) if config.out else None
     for entry in entries:
-        left = gdc.bytes_to_fetch(entry, config.out) if config.out else entry.size
+        left = entry.size
+        if config.out and ledger:
+            left = remote.bytes_to_fetch(entry, config.out, ledger)
         needed += left
         yield Planned(
             row={
                 "file": entry.filename,
-                "size": gdc.size_text(entry.size),
-                "to fetch": gdc.size_text(left),
+                "size": remote.size_text(entry.size),
+                "to fetch": remote.size_text(left),
             }
         )
     total = sum(entry.size for entry in entries)
     yield Note(
-        text=f"{len(entries)} files, {gdc.size_text(total)} ({total} bytes); "
-        f"{gdc.size_text(needed)} to fetch"
+        text=f"{len(entries)} files, {remote.size_text(total)} ({total} bytes); "
+        f"{remote.size_text(needed)} to fetch"
     )
     if config.out:
-        gdc.check_disk(config.out, needed)
+        remote.check_disk(config.out, needed)
 
 
 def _locked(
     config: DownloadConfig,
     out: Path,
     entries: "Sequence[gdc.ManifestEntry]",
-    before: "Sequence[gdc.FileResult]",
-    client: "gdc.GdcClient",
+    before: "Sequence[remote.FileResult]",
+    client: "remote.Client",
 ) -> Iterator[Event]:
     """Fetch or verify with the folder to ourselves, and leave the report."""
-    from wsi_pipeline import gdc
+    from wsi_pipeline import remote
 
     if config.verify and not out.is_dir():
         raise UsageError(f"{out}: there is no such folder to verify")
+    remote.make_folder(out)
     with try_lock(out / LOCK) as ours:
         if not ours:
             raise UsageError(f"{out}: another download is writing here; let it end first")
@@ -276,7 +280,8 @@ def _locked(
             yield from work(config, out, entries, client, results)
         finally:
             report = config.report or out / REPORT
-            gdc.write_report(report, results)
+            with _writing(report):
+                remote.write_report(report, results)
         yield Written(path=str(report), what="report per file")
 
 
@@ -284,43 +289,63 @@ def _verified(
     _config: DownloadConfig,
     out: Path,
     entries: "Sequence[gdc.ManifestEntry]",
-    _client: "gdc.GdcClient",
-    results: "list[gdc.FileResult]",
+    _client: "remote.Client",
+    results: "list[remote.FileResult]",
 ) -> Iterator[Event]:
-    from wsi_pipeline import gdc
+    from wsi_pipeline import remote
 
     yield StageStarted(stage="verify", total=len(entries), unit="files")
-    for result in gdc.verify(entries, out):
+    names = remote.slide_ids(entries)
+    for result, name in zip(remote.verify(entries, out), names, strict=True):
         results.append(result)
-        yield gdc.outcome(result)
+        yield remote.outcome(result, name)
 
 
 def _fetched(
     config: DownloadConfig,
     out: Path,
     entries: "Sequence[gdc.ManifestEntry]",
-    client: "gdc.GdcClient",
-    results: "list[gdc.FileResult]",
+    client: "remote.Client",
+    results: "list[remote.FileResult]",
 ) -> Iterator[Event]:
-    from wsi_pipeline import gdc
+    from wsi_pipeline import gdc, remote
 
-    gdc.check_disk(out, sum(gdc.bytes_to_fetch(entry, out) for entry in entries))
+    ledger = remote.Ledger(out)
+    remote.check_disk(out, sum(remote.bytes_to_fetch(entry, out, ledger) for entry in entries))
     rate = config.max_mb_per_s * 1e6 if config.max_mb_per_s else None
-    downloader = gdc.Downloader(
+    downloader = remote.Downloader(
         entries,
         out,
         client,
-        gdc.Settings(
+        remote.Settings(
             connections=config.connections,
             files_at_once=config.files_at_once,
             segment_bytes=max(1, round(config.segment_mib * MIB)),
             max_bytes_per_s=rate,
             again=config.overwrite,
         ),
-        None if config.resolve == "off" else lambda entry: gdc.resolve(client, [entry])[0],
+        None
+        if config.resolve == "off"
+        else lambda entry: gdc.resolve(client, [entry])[0].elsewhere(),
     )
-    with closing(downloader.run()) as events:
-        for event in events:
-            if isinstance(event, SlideDone | SlideSkipped | SlideFailed):
-                results.append(downloader.results[-1])
-            yield event
+    before = len(results)
+    try:
+        with closing(downloader.run()) as events:
+            yield from events
+    finally:
+        results[before:] = downloader.results
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say which file could not be written.
+
+    Raises:
+        UsageError: It could not.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path}: it cannot be written ({error.strerror or error})") from None

@@ -1,17 +1,18 @@
-"""What became of each file, as data and as the report that stays behind."""
+"""Files that are elsewhere: what each is checked against, what became of it, and the report."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cohort import safe_id
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.gdc.manifest import ManifestEntry
 from wsi_pipeline.tables import write_csv
 
-Status = Literal["downloaded", "present", "failed", "skipped", "missing", "damaged"]
-FAILURES: Final = frozenset({"failed", "missing", "damaged"})
+Status = Literal["downloaded", "present", "failed", "skipped", "missing", "damaged", "not tried"]
+FAILURES: Final = frozenset({"failed", "missing", "damaged", "not tried"})
 COLUMNS: Final = (
     "id",
     "filename",
@@ -29,6 +30,39 @@ COLUMNS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file to fetch; ``md5`` and ``size`` (bytes) are what it will be checked against."""
+
+    id: str
+    filename: str
+    md5: str
+    size: int
+
+    @property
+    def relative_path(self) -> Path:
+        """Where the file goes below the output folder: ``<id>/<filename>``, as gdc-client does."""
+        return Path(self.id, self.filename)
+
+    @property
+    def address(self) -> str:
+        """Where the file is below the server's address."""
+        return f"data/{self.id}"
+
+
+def slide_ids(files: Sequence[RemoteFile]) -> list[str]:
+    """Return the name by which events and cohort tables call each file: its stem.
+
+    Where several have the same stem, the beginning of their ids tells them apart.
+    """
+    stems = [safe_id(Path(file.filename).stem) for file in files]
+    counts = Counter(stem.casefold() for stem in stems)
+    return [
+        stem if counts[stem.casefold()] == 1 else f"{stem}-{file.id[:8]}"
+        for stem, file in zip(stems, files, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileResult:
     """What became of one file of the manifest.
 
@@ -37,7 +71,7 @@ class FileResult:
     request be repeated.
     """
 
-    entry: ManifestEntry
+    entry: RemoteFile
     status: Status
     error: str = ""
     fetched_id: str = ""

@@ -8,15 +8,16 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial as bind
 from typing import Final
 
 from wsi_pipeline.errors import DownloadError
-from wsi_pipeline.gdc.connections import Connections
-from wsi_pipeline.gdc.fetch import Fetch, RangeIgnoredError
-from wsi_pipeline.gdc.manifest import ManifestEntry
-from wsi_pipeline.gdc.partial import PartialFile, Segment
-from wsi_pipeline.gdc.retry import StoppedError
+from wsi_pipeline.remote.connections import Connections
+from wsi_pipeline.remote.files import RemoteFile
+from wsi_pipeline.remote.partial import PartialFile, Segment
+from wsi_pipeline.remote.retry import StoppedError
+from wsi_pipeline.remote.segment import Fetch, RangeIgnoredError
 
 POLL_S: Final = 0.05
 HASH_BLOCK: Final = 1 << 20
@@ -30,7 +31,7 @@ ROUNDS: Final = 3  # whole downloads of a file whose digest comes out wrong
 class Transfer:
     """Brings one file and verifies it against the manifest."""
 
-    def __init__(self, entry: ManifestEntry, fetch: Fetch, connections: Connections) -> None:
+    def __init__(self, entry: RemoteFile, fetch: Fetch, connections: Connections) -> None:
         self.entry = entry
         self.fetch = fetch
         self.resumed_bytes = fetch.partial.done
@@ -92,6 +93,8 @@ class Transfer:
                 self._start(self.fetch.others())
             elif not under_way and not behind and not self._partial.missing:
                 return digest.hexdigest()
+            elif spread and self._connections.idle and (slow := self.fetch.slow()) is not None:
+                self._submit(bind(self.fetch.fetch_again, slow))
 
     def _leaves_time(self) -> bool:
         """Tell whether the digest may run beside the connections without slowing them down."""
@@ -116,23 +119,26 @@ class Transfer:
 
     def _start(self, segments: list[Segment]) -> None:
         for segment in segments:
-            with self._changed:
-                self._under_way += 1
-            self._connections.submit(bind(self._job, segment))
+            self._submit(bind(self.fetch.fetch, segment))
 
-    def _job(self, segment: Segment) -> None:
+    def _submit(self, work: Callable[[], None]) -> None:
+        with self._changed:
+            self._under_way += 1
+        self._connections.submit(bind(self._job, work))
+
+    def _job(self, work: Callable[[], None]) -> None:
         error: Exception | None = None
         try:
             if not self.fetch.cancelled.is_set():
-                self.fetch.fetch(segment)
-        except (DownloadError, OSError) as caught:
+                work()
+        except Exception as caught:  # noqa: BLE001 (raised again in the file's own thread)
             error = caught
+        if error is not None:
+            self.fetch.cancel()
         with self._changed:
             self._under_way -= 1
             if error is not None and (self._error is None or isinstance(self._error, StoppedError)):
                 self._error = error
-            if error is not None:
-                self.fetch.cancelled.set()
             self._changed.notify()
 
 

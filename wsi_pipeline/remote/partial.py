@@ -19,12 +19,9 @@ VERSION: Final = 1
 COUNT: Final = struct.Struct("<Q")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Segment:
-    """Bytes ``start`` up to ``end`` of the file, of which the first ``done`` are on disk.
-
-    Only the connection that fetches it moves ``done``.
-    """
+    """Bytes ``start`` up to ``end`` of the file, of which the first ``done`` are on disk."""
 
     index: int
     start: int
@@ -90,18 +87,25 @@ class PartialFile:
                 break
         return end
 
-    def write(self, segment: Segment, data: bytes) -> None:
-        """Put ``data`` at the segment's position and remember it.
+    def write(self, segment: Segment, data: bytes, position: int) -> None:
+        """Put ``data`` at ``position`` of the file and remember it.
+
+        Two connections may be at one segment. Each began where the segment stood, and writes
+        without a gap from there, so that the farther of them says how much is there.
 
         Raises:
             OSError: The disk is full or failing.
         """
-        view, place = memoryview(data), segment.position
+        view, place = memoryview(data), position
         while view:
             written = os.pwrite(self._data, view, place)
             view, place = view[written:], place + written
-        segment.done += len(data)
-        os.pwrite(self._state, COUNT.pack(segment.done), self._counts_at + segment.index * 8)
+        done = position + len(data) - segment.start
+        with self._lock:
+            if done <= segment.done:
+                return
+            segment.done = done
+            os.pwrite(self._state, COUNT.pack(done), self._counts_at + segment.index * 8)
 
     def read_arrived(self, start: int, buffer: memoryview, generation: int) -> int | None:
         """Fill ``buffer`` with the bytes from ``start`` on, as far as there is no gap before them.

@@ -1,0 +1,48 @@
+"""Files that are elsewhere: fetched over HTTP, resumable, verified, and fair to the server."""
+
+from wsi_pipeline.remote.client import Client, NoWayError
+from wsi_pipeline.remote.download import (
+    Downloader,
+    Elsewhere,
+    Settings,
+    bytes_to_fetch,
+    check_disk,
+    make_folder,
+    outcome,
+)
+from wsi_pipeline.remote.files import (
+    FileResult,
+    RemoteFile,
+    check_report_path,
+    slide_ids,
+    write_report,
+)
+from wsi_pipeline.remote.ledger import Ledger, verify
+from wsi_pipeline.remote.progress import TotalProgress, size_text, time_text
+from wsi_pipeline.remote.retry import RefusedError, RetryPolicy, StoppedError, TransientError
+
+__all__ = [
+    "Client",
+    "Downloader",
+    "Elsewhere",
+    "FileResult",
+    "Ledger",
+    "NoWayError",
+    "RefusedError",
+    "RemoteFile",
+    "RetryPolicy",
+    "Settings",
+    "StoppedError",
+    "TotalProgress",
+    "TransientError",
+    "bytes_to_fetch",
+    "check_disk",
+    "check_report_path",
+    "make_folder",
+    "outcome",
+    "size_text",
+    "slide_ids",
+    "time_text",
+    "verify",
+    "write_report",
+]
