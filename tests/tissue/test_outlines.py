@@ -1,4 +1,7 @@
-"""The mask against outlines drawn by hand on real slides, without a look at the mask."""
+"""The mask against outlines drawn by hand on real slides, without a look at the mask.
+
+The rule for pale pieces was made on the pale liver and on the PAS slide; the others judge it.
+"""
 
 from pathlib import Path
 
@@ -10,15 +13,17 @@ from wsi_pipeline.tissue import annotated_mask, find_tissue, read_annotations
 from wsi_pipeline.types import Mask
 
 OUTLINES = Path(__file__).parent / "outlines"
-ASSUMED_MPP = 0.5  # of slides that do not say theirs
-
-# a little under what was measured: 0.948, 0.944, 0.948, 0.860, 0.809
+# IoU at least, and the µm/px assumed where the file does not say it
 LEAST = {
-    "TCGA-CR-7395-01A-01-TS1.svs": 0.93,
-    "liver_glycogen_HE.tif": 0.93,
-    "liver_glycogen_PAS.tif": 0.93,
-    "PDAC-tru-cut_HE3.svs": 0.85,
-    "CMU-1-Small-Region.svs": 0.79,  # flakes of keratin in a cavity, drawn as glass, are taken
+    "slides/TCGA-CR-7395-01A-01-TS1.svs": (0.948, 0.5),
+    "slides/liver_glycogen_HE.tif": (0.944, 0.5),
+    "slides/liver_glycogen_PAS.tif": (0.948, 0.5),
+    "slides/PDAC-tru-cut_HE3.svs": (0.860, None),
+    "slides/CMU-1-Small-Region.svs": (0.809, None),  # keratin in a cavity, drawn as glass, is taken
+    "real_liver/liver_pale_pieces.tif": (0.93, 0.5),
+    "real_liver/liver_capsule_folds.tif": (0.93, 0.5),
+    "real_liver/liver_tumour_gaps.tif": (0.93, 0.25),
+    "real_liver/liver_margin_ink.tif": (0.93, 0.25),
 }
 
 
@@ -28,15 +33,17 @@ def overlap(a: Mask, b: Mask) -> float:
 
 @pytest.mark.parametrize("name", LEAST)
 def test_the_mask_meets_the_outline(data_dir: Path, name: str) -> None:
-    with open_slide(data_dir / "slides" / name) as slide:
-        mpp = slide.info.mpp or ASSUMED_MPP
+    least, assumed = LEAST[name]
+    with open_slide(data_dir / name) as slide:
+        mpp = slide.info.mpp or assumed
+        assert mpp is not None
         overview = read_low(slide, mpp, 8.0)
     regions = read_annotations(OUTLINES / f"{Path(name).stem}.geojson")
     height, width = overview.rgb.shape[:2]
     drawn = annotated_mask(regions, (height, width), overview.downsample, overview.origin)
-    assert 0.05 < drawn.mean() < 0.9
+    assert 0.05 < drawn.mean() < 0.95
     found = find_tissue(overview.rgb, mpp * overview.downsample).mask
-    assert overlap(found, drawn) >= LEAST[name]
+    assert overlap(found, drawn) >= least
     # the figure tells a mask that lies elsewhere, and one that takes everything
-    assert overlap(np.roll(found, width // 10, axis=1), drawn) < LEAST[name] - 0.02
-    assert overlap(np.ones_like(drawn), drawn) < LEAST[name]
+    assert overlap(np.roll(found, width // 10, axis=1), drawn) < least - 0.02
+    assert overlap(np.ones_like(drawn), drawn) < least

@@ -245,7 +245,7 @@ def _tissue(
         tissue = find_tissue(overview.rgb, um_per_px, settings.tissue_method)
     if request.region is None:
         return tissue
-    return replace(tissue, mask=tissue.mask & _inside(overview, request.region))
+    return tissue.within(_inside(overview, request.region))
 
 
 def _inside(overview: LowImage, region: Region) -> Mask:

@@ -17,7 +17,7 @@ from wsi_pipeline.tiles.straighten import StraightSlide
 from wsi_pipeline.tiles.stream import SlideFit
 from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tiles.turned import TurnedCore
-from wsi_pipeline.tissue import draw_overlay, tissue_tilt
+from wsi_pipeline.tissue import LeftOut, draw_overlay, tissue_tilt
 from wsi_pipeline.types import Coords
 
 THUMBNAIL_PX: Final = 1600  # longest side, at most
@@ -69,6 +69,7 @@ def describe_tiles(
             "method": tissue.method,
             "thresholds": dict(tissue.thresholds),
             "flags": list(tissue.flags),
+            "left_out": [_left_out(one, plan) for one in tissue.left_out],
             "downsample": plan.tissue_downsample,
             "tilt": asdict(tissue_tilt(tissue.mask)),
         },
@@ -82,6 +83,14 @@ def describe_tiles(
         "counts": dict(sorted(tally.counts.items())),
         "flags": list(slide_flags(plan, fit, tally)),
     }
+
+
+def _left_out(piece: LeftOut, plan: SlidePlan) -> dict[str, Any]:
+    """Return a piece that is no tissue: its area, why, and its box as level-0 x0, y0, x1, y1."""
+    x, y = plan.picture.origin
+    scaled = [value * plan.tissue_downsample for value in piece.box]
+    box = [round(value + start) for value, start in zip(scaled, (x, y, x, y), strict=True)]
+    return {"area_mm2": round(piece.area_um2 / 1e6, 4), "reason": piece.reason, "box_level0": box}
 
 
 def slide_flags(plan: SlidePlan, fit: SlideFit, tally: Tally) -> tuple[str, ...]:
@@ -121,7 +130,8 @@ def write_thumbnail(
     per_px = plan.picture.downsample / scale
     start = (coords - np.array(plan.picture.origin)) / per_px
     boxes = np.concatenate([start, start + plan.grid.tile_px_level0 / per_px], axis=1)
-    drawn = draw_overlay(picture, plan.tissue.mask, boxes, flagged)
+    left_out = plan.tissue.left_out_mask()
+    drawn = draw_overlay(picture, plan.tissue.mask, boxes, flagged, left_out)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     with atomic_file(path) as partial:
         cv2.imwrite(str(partial), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)

@@ -13,7 +13,7 @@ from wsi_pipeline.tissue.coarse import CoarseTiles, coarse_tiles, reduce_tiles
 from wsi_pipeline.tissue.folds import fold_fractions, fold_threshold
 from wsi_pipeline.tissue.fractions import tissue_fractions
 from wsi_pipeline.tissue.glance import glance
-from wsi_pipeline.tissue.mask import Tissue, find_tissue
+from wsi_pipeline.tissue.mask import LeftOut, Tissue, find_tissue
 from wsi_pipeline.tissue.methods import TISSUE_METHODS
 from wsi_pipeline.tissue.overlay import draw_overlay
 from wsi_pipeline.tissue.qc import (
@@ -31,6 +31,7 @@ __all__ = [
     "TISSUE_METHODS",
     "Annotation",
     "CoarseTiles",
+    "LeftOut",
     "Tilt",
     "Tissue",
     "annotated_mask",

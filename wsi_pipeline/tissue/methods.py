@@ -24,6 +24,7 @@ DENSITY_BOUNDS = (0.03, 0.14)
 GREY_DENSITY_BOUNDS = (0.02, 0.14)
 FIXED_CUTS = {"saturation": 0.07, "density": 0.05}
 
+PALE_CUTS = (0.04, 0.025)  # saturation and density, from which a piece is looked at
 WEAK_RATIO = 0.5  # pale tissue reaches half the cuts, and touches tissue that reaches them
 SEED_SHARE = 0.1  # a piece in which fewer pixels reach the cuts is a bubble or a smear
 COLOUR_SHARE = 0.2  # stains absorb by colour; coverslip edges, dust and unscanned areas are grey
@@ -41,6 +42,7 @@ class Appearance:
     Attributes:
         saturation: (H, W) float32 in [0, 1], HSV, once glass has been made neutral.
         density: (H, W) float32, mean optical density of the channels against glass, at most 1.
+        balanced: (H, W, 3) uint8, the overview once glass has been made white.
         stain_like: (H, W) bool, neither grey nor green at whatever density.
         ink: (H, W) bool, marker ink.
         glass: (3,) float64, the colour of empty glass; (255, 255, 255) where none was seen.
@@ -49,6 +51,7 @@ class Appearance:
 
     saturation: NDArray[np.float32]
     density: NDArray[np.float32]
+    balanced: RgbImage
     stain_like: Mask
     ink: Mask
     glass: NDArray[np.float64]
@@ -57,10 +60,18 @@ class Appearance:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A method's answer: (H, W) bool, and the cuts it applied."""
+    """A method's answer.
+
+    Attributes:
+        mask: (H, W) bool.
+        thresholds: The cuts it applied.
+        doubtful: (H, W) bool, pixels whose pieces are tissue if they pass against the glass around
+            them, see :mod:`wsi_pipeline.tissue.pieces`; None for none.
+    """
 
     mask: Mask
     thresholds: Mapping[str, float]
+    doubtful: Mask | None = None
 
 
 TissueMethod = Callable[[Appearance], Proposal]
@@ -82,6 +93,7 @@ def appearance(rgb: RgbImage, ink: Mask) -> Appearance:
     return Appearance(
         saturation=np.asarray(cv2.LUT(saturation, _SHARES), np.float32),
         density=_sum_of_channels(smooth, densities),
+        balanced=np.asarray(balanced, np.uint8),
         stain_like=_stain_like(np.asarray(balanced, dtype=np.uint8)),
         ink=ink,
         glass=glass,
@@ -148,7 +160,7 @@ def otsu_threshold(values: NDArray[np.float32]) -> float:
 
 
 def _otsu(view: Appearance) -> Proposal:
-    """Otsu on saturation and on density, with hysteresis for pale tissue."""
+    """Otsu on saturation and on density, with hysteresis; pale pieces are left in doubt."""
     # Neither ink nor grey matter (unscanned rectangles) may pull the cuts away from the tissue.
     judged = ~view.ink & (view.stain_like | (view.density <= DENSITY_BOUNDS[1]))
     colour_otsu = otsu_threshold(view.saturation[judged])
@@ -165,7 +177,12 @@ def _otsu(view: Appearance) -> Proposal:
         "density": density,
         "density_otsu": density_otsu,
     }
-    return Proposal(mask=_hysteresis(seeds, weak & view.stain_like), thresholds=thresholds)
+    pale = (view.saturation > PALE_CUTS[0]) & (view.density > PALE_CUTS[1])
+    return Proposal(
+        mask=_hysteresis(seeds, weak & view.stain_like),
+        thresholds=thresholds,
+        doubtful=pale & view.stain_like if view.has_glass else None,
+    )
 
 
 def _hsv(view: Appearance) -> Proposal:

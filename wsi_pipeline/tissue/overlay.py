@@ -10,6 +10,7 @@ from wsi_pipeline.types import Mask, RgbImage
 OUTLINE = (16, 122, 87)
 KEPT = (36, 96, 214)
 FLAGGED = (226, 88, 20)
+LEFT_OUT = (232, 0, 160)
 WHITE = (255, 255, 255)
 
 
@@ -18,8 +19,11 @@ def draw_overlay(
     mask: Mask,
     tile_boxes: ArrayLike,
     flagged: NDArray[np.bool_] | None = None,
+    left_out: Mask | None = None,
 ) -> RgbImage:
     """Draw the tissue outline (green), kept tiles (thin blue) and flagged tiles (orange).
+
+    Pieces that were not taken for tissue are hatched in magenta, and their outline is thick.
 
     What is not tissue is faded a little, so that the eye goes to what will be used.
 
@@ -28,6 +32,7 @@ def draw_overlay(
         mask: (h, w) bool; resized to ``rgb`` when its size differs.
         tile_boxes: (N, 4) x0, y0, x1, y1 in pixels of ``rgb``, fractions allowed.
         flagged: (N,) bool, tiles kept but flagged; None for none.
+        left_out: (h, w) bool, likewise resized; None for nothing.
 
     Returns:
         A new (H, W, 3) uint8.
@@ -40,16 +45,31 @@ def draw_overlay(
     if marks.shape != (len(boxes),):
         raise ConfigError(f"{len(boxes)} tile boxes but flags of shape {marks.shape}.")
     height, width = rgb.shape[:2]
-    shown = mask.astype(np.uint8)
-    if mask.shape != (height, width):
-        shown = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST))
+    shown = _fitted(mask, height, width)
     canvas = _faded(rgb, shown.astype(bool))
     thick = max(1, round(max(height, width) / 700))
     canvas = _tiles(canvas, boxes[~marks], KEPT, 0.0)
     canvas = _tiles(canvas, boxes[marks], FLAGGED, 0.28)
     contours, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, OUTLINE, thick, cv2.LINE_AA)
+    if left_out is not None and left_out.any():
+        _hatch(canvas, _fitted(left_out, height, width), thick)
     return canvas
+
+
+def _fitted(mask: Mask, height: int, width: int) -> NDArray[np.uint8]:
+    shown = mask.astype(np.uint8)
+    if mask.shape == (height, width):
+        return shown
+    return np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def _hatch(canvas: RgbImage, mask: NDArray[np.uint8], thick: int) -> None:
+    y, x = np.nonzero(mask)
+    stripes = (x + y) % (8 * thick) < 2 * thick
+    canvas[y[stripes], x[stripes]] = LEFT_OUT
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, LEFT_OUT, 3 * thick, cv2.LINE_AA)
 
 
 def _faded(rgb: RgbImage, mask: Mask) -> RgbImage:
