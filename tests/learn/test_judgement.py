@@ -1,8 +1,5 @@
 """Acting on a model, letting it abstain, comparing two, and how far the outside is away."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,8 +13,6 @@ from wsi_pipeline.learn.curves import acting_on_all, aurc, net_benefit, risk_at
 from wsi_pipeline.learn.drift import PERMUTATIONS, mmd
 from wsi_pipeline.learn.drift import _shift as shift
 from wsi_pipeline.learn.metrics import count_cases
-
-ROOT = Path(__file__).parents[2]
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,7 +68,8 @@ def test_two_models_are_compared_on_the_same_patients():
     assert turned["auroc"].high == pytest.approx(-found["auroc"].low)
     same = compare_models(good, good, ("a", "b"), Bootstrap(resamples=100))
     assert same["accuracy"].value == 0
-    assert same["accuracy"].low is None, "nothing varies: no interval, no p"
+    assert same["accuracy"].low < 0 < same["accuracy"].high, "they may differ on other patients"
+    assert same["accuracy"].p == 1
 
 
 def test_equal_models_are_rarely_told_apart():
@@ -132,17 +128,3 @@ def test_however_few_the_patients_an_interval_is_one(patients, seed, method):
         if each.low is not None:
             assert np.isfinite([each.low, each.high]).all()
             assert each.low <= each.high
-
-
-def test_intervals_cover_what_they_promise():
-    """The quick form of benchmarks/coverage.py: small cohorts, dependent slides, pooled."""
-    spec = importlib.util.spec_from_file_location("coverage", ROOT / "benchmarks" / "coverage.py")
-    simulation = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(simulation)
-    bootstrap = Bootstrap(resamples=200, method="bca")
-    found = [
-        simulation.coverage(patients, classes, accuracy, 60, bootstrap)["accuracy"]
-        for patients, classes, accuracy in ((20, 2, 0.8), (20, 3, 0.9), (40, 2, 0.9), (40, 3, 0.8),
-                                            (60, 2, 0.95), (60, 3, 0.9))
-    ]  # fmt: skip
-    assert np.mean(found) >= 0.93

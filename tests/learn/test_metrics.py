@@ -125,22 +125,6 @@ def evaluate_values(targets, p, patients):
     return evaluate(slide_cases(slides, scores, CLASSES), CLASSES)["measures"]
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_intervals_cover(method):
-    """60 patients with 1 to 4 slides whose errors are correlated: 95 % intervals hold ≥ 93 %."""
-    rng = np.random.default_rng(11)
-    truth, covered, trials = 0.8, 0, 200
-    for _ in range(trials):
-        skill = rng.beta(8, 2, 60)  # each patient's own chance to be right; mean 0.8
-        slides = np.repeat(np.arange(60), rng.integers(1, 5, 60))
-        right = rng.random(len(slides)) < skill[slides]
-        p = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
-        counts = count_cases(np.zeros(len(slides), dtype=np.int64), p, [str(s) for s in slides])
-        interval = estimate(counts, ("a", "b"), Bootstrap(resamples=400, method=method))["accuracy"]
-        covered += interval.low <= truth <= interval.high
-    assert covered / trials >= 0.93
-
-
 def test_ignoring_patients_would_not_cover():
     """The same intervals by slide are too narrow when a patient's slides agree."""
     rng = np.random.default_rng(3)
@@ -151,28 +135,10 @@ def test_ignoring_patients_would_not_cover():
         targets = np.zeros(240, dtype=np.int64)
         for unit, owners in (("patient", np.repeat(np.arange(40), 6)), ("slide", np.arange(240))):
             counts = count_cases(targets, p, [str(owner) for owner in owners])
-            interval = estimate(counts, ("a", "b"), Bootstrap(resamples=300))["accuracy"]
+            interval = estimate(counts, ("a", "b"), Bootstrap(resamples=100))["accuracy"]
             covered[unit] += interval.low <= 0.8 <= interval.high
     assert covered["patient"] / 100 >= 0.9
     assert covered["slide"] / 100 < 0.8
-
-
-def test_perfection_on_few_patients_is_not_certainty():
-    """All right on 10 patients (5 a class): exact bounds, 0.025 ** (1/10) and so on."""
-    targets = np.repeat([0, 1], 10)
-    p = np.where(targets[:, None] == [0, 1], 0.9, 0.1)
-    counts = count_cases(targets, p, [str(i // 2) for i in range(20)])
-    for method in ("percentile", "bca"):
-        found = estimate(counts, ("a", "b"), Bootstrap(resamples=200, method=method))
-        assert (found["accuracy"].value, found["accuracy"].high) == (1, 1)
-        assert found["accuracy"].low == pytest.approx(0.025**0.1)
-        for name in ("balanced_accuracy", "sensitivity/a", "specificity/a"):
-            assert found[name].low == pytest.approx(0.025**0.2)
-        assert found["auroc"].value == 1
-        assert found["auroc"].low is None
-    wrong = estimate(count_cases(1 - targets, p, [str(i) for i in range(20)]), ("a", "b"))
-    assert (wrong["accuracy"].low, wrong["accuracy"].value) == (0, 0)
-    assert wrong["accuracy"].high == pytest.approx(1 - 0.025**0.05)
 
 
 def test_a_thousand_resamples_take_about_a_second():

@@ -35,6 +35,7 @@ from wsi_pipeline.learn.fit import Epoch, FitSettings, fit, resolve_device
 from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
 from wsi_pipeline.learn.heads import HEADS, TileHead, create_head
 from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
+from wsi_pipeline.learn.intervals import lower_bound_if_perfect, patients_needed
 from wsi_pipeline.learn.novelty import Novelty, fit_novelty
 from wsi_pipeline.learn.paired import compare_models, describe_differences
 from wsi_pipeline.learn.predictions import SlidePrediction, read_prediction, write_prediction
@@ -132,9 +133,11 @@ __all__ = [
     "join_folds",
     "labelled",
     "load_bundle",
+    "lower_bound_if_perfect",
     "majority_vote",
     "open_external",
     "patient_cases",
+    "patients_needed",
     "predictions_csv",
     "prepare_study",
     "read_bundle_config",

@@ -1,17 +1,20 @@
-"""95 % intervals that know how many patients stand behind a figure.
+"""Every measure with a 95 % interval that knows how many patients stand behind it.
 
-Patients are resampled, with all their slides and tiles; slides of one patient are not independent
-cases. Intervals are percentiles of the resampled values, or bias-corrected and accelerated (BCa),
-either way widened for the number of patients.
+Patients are the sample; slides and tiles of one patient are not independent cases. Three kinds:
 
-Where every patient is right, every resample is, and the bootstrap would claim certainty from a
-handful of patients. There the interval of a share is the exact binomial one over patients.
+- accuracy, balanced accuracy, sensitivity, specificity and AUROC by :mod:`learn.intervals`: exact
+  or nearly so, never a point, and no bound rises with one more mistake;
+- macro F1 and average precision under random weights of patients (the Bayesian bootstrap), one
+  imagined patient of each class among them, wrong for the lower bound and right for the upper:
+  what is perfect on a handful is not certain;
+- losses and calibration error by the bootstrap, percentile or bias-corrected and accelerated (BCa),
+  either way widened for the number of patients.
 
-Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 14; Clopper
-and Pearson, Biometrika 26, 1934.
+Sources: Rubin, Annals of Statistics 9, 1981; Efron and Tibshirani, "An Introduction to the
+Bootstrap", 1993, chapters 13 and 14.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,17 +22,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from wsi_pipeline.learn.metrics import Array, Counts, measure
+from wsi_pipeline.learn.intervals import (
+    TAIL,
+    Share,
+    auroc_interval,
+    effective,
+    mean_interval,
+    same_patients,
+)
+from wsi_pipeline.learn.metrics import Array, Counts, measure, measure_losses
 
 Method = Literal["percentile", "bca"]
-ENDS: Final = np.array([0.025, 0.975])  # of the 95 % interval
+ENDS: Final = np.array([TAIL, 1 - TAIL])  # of the 95 % interval
 CHUNK: Final = 250  # resamples at a time, which bounds memory
 LEAST_DEFINED: Final = 0.5  # of the resamples; else there is no interval
+JACKKNIFED: Final = 200  # groups of patients that are left out in turn, at most
+
+Ends = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How intervals are made: patients are drawn with replacement, as many as there are."""
+    """How the intervals of losses are made: patients are drawn with replacement.
+
+    ``resamples`` and ``seed`` are also those of macro F1 and average precision.
+    """
 
     resamples: int = 1000
     method: Method = "percentile"
@@ -43,9 +60,8 @@ DEFAULT: Final = Bootstrap()
 class Estimate:
     """A value with its interval; None where undefined.
 
-    ``low`` and ``high`` are None with fewer than two patients; where the measure was undefined in
-    more than half of the resamples (a class so rare that most of them miss it); and where all
-    resamples agree and the measure is no share of cases (an AUROC of 1).
+    ``low`` and ``high`` are None with fewer than two patients, and for a loss or calibration error
+    on which all resamples agree.
     """
 
     value: float | None
@@ -56,38 +72,31 @@ class Estimate:
 def estimate(
     counts: Counts, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Estimate]:
-    """Return every measure of :func:`measure` with its patient-bootstrap interval.
+    """Return every measure of :func:`measure` with its interval over patients.
 
     Args:
         counts: Cases added up by patient.
         classes: Names of the classes.
-        bootstrap: How intervals are made.
+        bootstrap: How intervals of losses are made.
     """
-    values = {
-        name: v[0] for name, v in measure(counts, np.ones((1, counts.patients)), classes).items()
+    everyone = np.ones((1, counts.patients))
+    values = {name: float(v[0]) for name, v in measure(counts, everyone, classes).items()}
+    ends: dict[str, Ends] = {}
+    if counts.patients > 1:
+        ends = (
+            _share_ends(counts, classes)
+            | _auroc_ends(counts, classes, values)
+            | _imagined_ends(counts, classes, values, bootstrap)
+            | _loss_ends(counts, values, bootstrap)
+        )
+    return {
+        name: Estimate(
+            value=value if np.isfinite(value) else None,
+            low=ends.get(name, (None, None))[0] if np.isfinite(value) else None,
+            high=ends.get(name, (None, None))[1] if np.isfinite(value) else None,
+        )
+        for name, value in values.items()
     }
-    if counts.patients < 2:
-        return {
-            name: Estimate(value=_or_none(v), low=None, high=None) for name, v in values.items()
-        }
-    drawn = _resampled(counts, classes, bootstrap)
-    left_out = (
-        measure(counts, 1 - np.eye(counts.patients), classes) if bootstrap.method == "bca" else None
-    )
-    estimates = {}
-    for name, value in values.items():
-        defined = drawn[name][~np.isnan(drawn[name])]
-        low = high = None
-        if len(defined) and np.ptp(defined) == 0:
-            low, high = _exact(name, float(value), counts, classes)
-        elif np.isfinite(value) and len(defined) >= LEAST_DEFINED * bootstrap.resamples:
-            reach = widened(counts.patients)
-            ends = norm.cdf(reach)
-            if left_out is not None:
-                ends = _bca_ends(reach, float(value), defined, left_out[name])
-            low, high = (float(end) for end in np.quantile(defined, ends))
-        estimates[name] = Estimate(value=_or_none(value), low=low, high=high)
-    return estimates
 
 
 def widened(patients: int) -> NDArray[np.float64]:
@@ -103,48 +112,114 @@ def widened(patients: int) -> NDArray[np.float64]:
     return reach
 
 
-def _resampled(counts: Counts, classes: Sequence[str], bootstrap: Bootstrap) -> dict[str, Array]:
+def weights(patients: int, bootstrap: Bootstrap) -> Iterator[Array]:
+    """Yield random weights of patients, (≤ CHUNK, P), ``bootstrap.resamples`` rows in all."""
+    rng = np.random.default_rng(bootstrap.seed)
+    for start in range(0, bootstrap.resamples, CHUNK):
+        yield rng.standard_exponential((min(CHUNK, bootstrap.resamples - start), patients))
+
+
+def _share_ends(counts: Counts, classes: Sequence[str]) -> dict[str, Ends]:
+    """Bound accuracy, sensitivity and specificity of each class, and the mean sensitivity."""
+    right = np.diagonal(counts.confusion, axis1=1, axis2=2)
+    cases, predicted = counts.cases, counts.confusion.sum(1)
+    of_class, ends = [], {}
+    for index, name in enumerate(classes):
+        rest = cases.sum(1) - cases[:, index]
+        for measured, share in (
+            ("sensitivity", Share.of(right[:, index], cases[:, index])),
+            ("specificity", Share.of(rest - predicted[:, index] + right[:, index], rest)),
+        ):
+            if len(share.cases):
+                ends[f"{measured}/{name}"] = share.interval
+            if measured == "sensitivity" and len(share.cases):
+                of_class.append(share)
+    whole = Share.of(right.sum(1), cases.sum(1)).interval
+    shares = cases.sum(0)[cases.sum(0) > 0] / cases.sum()
+    by_class = shares @ np.array([share.interval for share in of_class])
+    # all at once, classes cannot be worse than their lower bounds, nor better than their upper
+    ends["accuracy"] = (max(whole[0], by_class[0]), min(whole[1], by_class[1]))
+    ends["balanced_accuracy"] = mean_interval(of_class, same_patients(cases))
+    return dict(ends)
+
+
+def _auroc_ends(
+    counts: Counts, classes: Sequence[str], values: dict[str, float]
+) -> dict[str, Ends]:
+    """Bound each class's AUROC; the mean is bounded by the mean, for all share the same cases."""
+    cases, found = counts.cases, {}
+    for index, name in enumerate(classes):
+        value = values[f"auroc/{name}"]
+        if np.isfinite(value):
+            own, rest = cases[:, index], cases.sum(1) - cases[:, index]
+            found[f"auroc/{name}"] = auroc_interval(value, effective(own), effective(rest))
+    ends: dict[str, Ends] = dict(found)
+    if found:
+        low, high = np.mean(list(found.values()), axis=0)
+        ends["auroc"] = (float(low), float(high))
+    return ends
+
+
+def _imagined_ends(
+    counts: Counts, classes: Sequence[str], values: dict[str, float], bootstrap: Bootstrap
+) -> dict[str, Ends]:
+    """Bound macro F1 and average precision, with a wrong and a right patient of each class."""
+    names = [name for name in values if name == "macro_f1" or name.split("/")[0] == "ap"]
+    low, high = (
+        _weighted(counts.imagine(right=right), classes, names, bootstrap) for right in (False, True)
+    )
+    return {
+        name: (
+            min(float(np.quantile(low[name], TAIL)), values[name]),
+            max(float(np.quantile(high[name], 1 - TAIL)), values[name]),
+        )
+        for name in names
+        if np.isfinite(values[name])
+    }
+
+
+def _weighted(
+    counts: Counts, classes: Sequence[str], names: Sequence[str], bootstrap: Bootstrap
+) -> dict[str, Array]:
+    parts = [measure(counts, taken, classes) for taken in weights(counts.patients, bootstrap)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _loss_ends(counts: Counts, values: dict[str, float], bootstrap: Bootstrap) -> dict[str, Ends]:
     rng = np.random.default_rng(bootstrap.seed)
     uniform = np.full(counts.patients, 1 / counts.patients)
     parts = []
     for start in range(0, bootstrap.resamples, CHUNK):
-        taken = rng.multinomial(
-            counts.patients, uniform, size=min(CHUNK, bootstrap.resamples - start)
-        )
-        parts.append(measure(counts, taken.astype(np.float64), classes))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        size = min(CHUNK, bootstrap.resamples - start)
+        taken = rng.multinomial(counts.patients, uniform, size=size)
+        parts.append(measure_losses(counts, taken.astype(np.float64)))
+    ends: dict[str, Ends] = {}
+    left_out = measure_losses(counts, _left_out(counts.patients))
+    for name in left_out:
+        drawn = np.concatenate([part[name] for part in parts])
+        defined = drawn[~np.isnan(drawn)]
+        if len(defined) < LEAST_DEFINED * len(drawn) or np.ptp(defined) == 0:
+            continue
+        reach = widened(counts.patients)
+        levels = norm.cdf(reach)
+        if bootstrap.method == "bca":
+            levels = _bca_ends(reach, values[name], defined, left_out[name])
+        low, high = np.quantile(defined, levels)
+        ends[name] = (float(low), float(high))
+    return ends
 
 
-def _exact(
-    name: str, value: float, counts: Counts, classes: Sequence[str]
-) -> tuple[float | None, float | None]:
-    """Bound a share that is 0 or 1 in every resample by the number of patients behind it."""
-    if value not in (0, 1):
-        return None, None
-    of_class = (counts.confusion.sum(2) > 0).sum(0)  # patients with a case of each class
-    of_others = [
-        (np.delete(counts.confusion.sum(2), index, axis=1).sum(1) > 0).sum()
-        for index in range(len(classes))
-    ]
-    match name.split("/", 1):
-        case ["accuracy"]:
-            patients = np.array([counts.patients])
-        case ["balanced_accuracy"]:
-            patients = of_class[of_class > 0]
-        case ["sensitivity", label]:
-            patients = of_class[[classes.index(label)]]
-        case ["specificity", label]:
-            patients = np.array(of_others)[[classes.index(label)]]
-        case _:
-            return None, None
-    reach = float(np.mean(ENDS[0] ** (1 / patients)))  # the mean, where it is a mean of classes
-    return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
+def _left_out(patients: int) -> Array:
+    """Return (G, P): all patients but one group in turn; so the cost is linear in patients."""
+    groups = min(patients, JACKKNIFED)
+    member = np.arange(patients) * groups // patients
+    return np.asarray(member != np.arange(groups)[:, None], np.float64)
 
 
 def _bca_ends(
     reach: NDArray[np.float64], value: float, drawn: Array, left_out: Array
 ) -> NDArray[np.float64]:
-    """Move the percentiles for bias and skewness; ``left_out`` (P,) are the jackknife values."""
+    """Move the percentiles for bias and skewness; ``left_out`` (G,) are the jackknife values."""
     # Ties (discrete measures) count half, so that a symmetric distribution has no bias.
     share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
     if not 0 < share < 1:
@@ -159,7 +234,3 @@ def _bca_ends(
     far = np.where(normal < 0, -np.inf, np.inf)
     moved = bias + np.divide(normal, room, out=far, where=room > 0)
     return np.asarray(norm.cdf(moved))
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

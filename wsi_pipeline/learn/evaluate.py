@@ -77,12 +77,12 @@ def tile_cases(
 def evaluate(
     cases: Cases, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Any]:
-    """Return JSON-ready measures of ``cases`` with 95 % patient-bootstrap intervals.
+    """Return JSON-ready measures of ``cases`` with 95 % intervals over patients.
 
     Returns:
         ``cases``, ``patients`` (counts), ``cases_by_class``, ``classes``, ``confusion`` (C, C) true
-        × predicted, ``interval`` (how they were made), ``curves`` (see
-        :func:`curves.describe_curves`) and ``measures``: name → ``{value, low, high}``, None where
+        × predicted, ``interval`` (how they were made; ``method`` is that of losses), ``curves``
+        (see :func:`curves.describe_curves`) and ``measures``: name → ``{value, low, high}``, None where
         undefined (see :func:`metrics.measure` for the names).
     """
     counts = count_cases(cases.targets, cases.probabilities, cases.patients)
@@ -94,7 +94,13 @@ def evaluate(
         "cases_by_class": {name: found[index] for index, name in enumerate(classes)},
         "classes": list(classes),
         "confusion": counts.confusion.sum(0).astype(int).tolist(),
-        "interval": {"level": 0.95, "unit": "patient", **asdict(bootstrap)},
+        "interval": {
+            "level": 0.95,
+            "unit": "patient",
+            "shares": "exact",
+            "auroc": "newcombe",
+            **asdict(bootstrap),
+        },
         "curves": describe_curves(cases.targets, cases.probabilities, classes),
         "measures": {name: asdict(value) for name, value in sorted(estimates.items())},
     }

@@ -3,7 +3,8 @@
 Everything reported here (confusion, ROC, precision–recall, calibration) follows from counts that
 add up over patients. So a value for all patients, for a bootstrap resample or for all but one of
 them differs only in how often each patient's counts are taken, and a thousand resamples are one
-matrix product.
+matrix product. What patients have is kept sparse: cost and memory grow with the cases, not with
+patients times scores.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array, vstack
 
 from wsi_pipeline.errors import LearnError
 
 SCORE_BINS: Final = 2048  # up to so many distinct scores a class, ROC and AP are exact
+COARSE_BINS: Final = 256  # of imagined cohorts
 CALIBRATION_BINS: Final = 10  # of equal width, over the confidence of the predicted class
 
 Array = NDArray[np.float64]
@@ -25,19 +28,63 @@ Array = NDArray[np.float64]
 class Counts:
     """What the cases of each of P patients add up to; C classes.
 
-    ``confusion`` (P, C, C) true × predicted; ``scores`` (P, C, 2, K) histogram of each class's
-    score over others and own; ``calibration`` (P, B, 3) cases, confidence and correct per bin;
-    ``losses`` (P, 2) Brier score and log loss.
+    ``confusion`` (P, C, C) true x predicted; ``own`` and ``others``, a class each, sparse (P, K)
+    counts of its cases and of the others by rising score; ``calibration`` (P, B, 3) cases,
+    confidence and correct per bin; ``losses`` (P, 2) Brier score and log loss.
     """
 
     confusion: Array
-    scores: Array
+    own: tuple[csr_array, ...]
+    others: tuple[csr_array, ...]
     calibration: Array
     losses: Array
 
     @property
     def patients(self) -> int:
         return len(self.confusion)
+
+    @property
+    def cases(self) -> Array:
+        """Cases of each patient and class, (P, C)."""
+        return np.asarray(self.confusion.sum(2))
+
+    def imagine(self, *, right: bool) -> "Counts":
+        """Return the same with one more patient of each class that occurs, as it could have been.
+
+        Each is all right, with the most convincing scores there are, or all wrong with the least
+        convincing, and has as many cases as a patient of that class has on average. Scores are
+        told apart into COARSE_BINS at most; measures of losses and calibration do not count them.
+        """
+        cases = self.cases
+        present = np.flatnonzero(cases.sum(0))
+        sizes = cases.sum(0)[present] / (cases[:, present] > 0).sum(0)
+        classes = cases.shape[1]
+        predicted = np.eye(classes) if right or classes == 1 else _elsewhere(classes)
+        confusion = np.zeros((len(present), classes, classes))
+        confusion[np.arange(len(present)), present] = sizes[:, None] * predicted[present]
+        own, others = [], []
+        for index in range(classes):
+            mine = present == index
+            own.append(_with_patients(self.own[index], sizes * mine, best=right))
+            others.append(_with_patients(self.others[index], sizes * ~mine, best=not right))
+        none = np.zeros((len(present), *self.calibration.shape[1:]))
+        return Counts(
+            confusion=np.concatenate([self.confusion, confusion]),
+            own=tuple(own),
+            others=tuple(others),
+            calibration=np.concatenate([self.calibration, none]),
+            losses=np.concatenate([self.losses, np.zeros((len(present), 2))]),
+        )
+
+    def part(self, patients: slice) -> "Counts":
+        """Return some of the patients, on the same scale of scores."""
+        return Counts(
+            confusion=self.confusion[patients],
+            own=tuple(matrix[patients] for matrix in self.own),
+            others=tuple(matrix[patients] for matrix in self.others),
+            calibration=self.calibration[patients],
+            losses=self.losses[patients],
+        )
 
 
 def count_cases(
@@ -66,13 +113,15 @@ def count_cases(
     sums = np.stack([np.ones(n), confidence, predicted == targets], axis=1)
     np.add.at(calibration, (owner, bin_of), sums)
 
-    truth = np.eye(classes)[targets]
+    truth = np.eye(classes, dtype=np.int8)[targets]
     log_loss = -np.log(probabilities[np.arange(n), targets].clip(np.finfo(np.float64).eps))
     losses = np.zeros((len(names), 2))
     np.add.at(losses, owner, np.stack([((probabilities - truth) ** 2).sum(1), log_loss], axis=1))
+    own, others = _score_histograms(truth, probabilities, owner, len(names))
     return Counts(
         confusion=confusion,
-        scores=_score_histograms(truth, probabilities, owner, len(names)),
+        own=own,
+        others=others,
         calibration=calibration,
         losses=losses,
     )
@@ -96,23 +145,27 @@ def measure(counts: Counts, taken: Array, classes: Sequence[str]) -> dict[str, A
     rows, patients = taken.shape
     flat = counts.confusion.reshape(patients, -1)
     confusion = (taken @ flat).reshape(rows, *counts.confusion.shape[1:])
-    values = _from_confusion(confusion, classes)
-    cases = confusion.sum((1, 2))
-    losses = (taken @ counts.losses) / cases[:, None]
-    values["brier"], values["log_loss"] = losses.T
-    bins = (taken @ counts.calibration.reshape(patients, -1)).reshape(rows, -1, 3)
-    values["ece"] = np.abs(bins[..., 1] - bins[..., 2]).sum(1) / cases
+    values = _from_confusion(confusion, classes) | measure_losses(counts, taken)
     aurocs, precisions = [], []
     for index, name in enumerate(classes):
-        scores = counts.scores[:, index]
-        histograms = (taken @ scores.reshape(patients, -1)).reshape(rows, *scores.shape[1:])
-        values[f"auroc/{name}"] = _auroc(histograms)
-        values[f"ap/{name}"] = _average_precision(histograms)
+        own, others = (np.asarray((m[index].T @ taken.T).T) for m in (counts.own, counts.others))
+        values[f"auroc/{name}"] = _auroc(own, others)
+        values[f"ap/{name}"] = _average_precision(own, others)
         aurocs.append(values[f"auroc/{name}"])
         precisions.append(values[f"ap/{name}"])
     values["auroc"] = _mean_defined(np.stack(aurocs))
     values["ap"] = _mean_defined(np.stack(precisions))
     return values
+
+
+def measure_losses(counts: Counts, taken: Array) -> dict[str, Array]:
+    """Return ``brier``, ``log_loss`` and ``ece`` alone, as :func:`measure` does."""
+    rows, patients = taken.shape
+    bins = (taken @ counts.calibration.reshape(patients, -1)).reshape(rows, -1, 3)
+    cases = bins[..., 0].sum(1)
+    losses = (taken @ counts.losses) / cases[:, None]
+    ece = np.abs(bins[..., 1] - bins[..., 2]).sum(1) / cases
+    return {"brier": losses[:, 0], "log_loss": losses[:, 1], "ece": ece}
 
 
 def confusion_matrix(
@@ -147,37 +200,56 @@ def _from_confusion(confusion: Array, classes: Sequence[str]) -> dict[str, Array
     return values
 
 
-def _auroc(histograms: Array) -> Array:
-    """Area under the ROC from (R, 2, K) counts of others and own by rising score; ties count ½."""
-    others, own = histograms[:, 0], histograms[:, 1]
+def _auroc(own: Array, others: Array) -> Array:
+    """Area under the ROC from counts (R, K) of own and others by rising score; ties count ½."""
     below = others.cumsum(1) - others / 2
     return _ratio((own * below).sum(1), own.sum(1) * others.sum(1))
 
 
-def _average_precision(histograms: Array) -> Array:
-    """Σ (recall step × precision) over falling thresholds, from (R, 2, K) counts."""
-    others, own = histograms[:, 0, ::-1], histograms[:, 1, ::-1]
+def _average_precision(own: Array, others: Array) -> Array:
+    """Σ (recall step x precision) over falling thresholds, from counts (R, K)."""
+    own, others = own[:, ::-1], others[:, ::-1]
     found = own.cumsum(1)
     precision = np.divide(found, found + others.cumsum(1), out=np.zeros_like(found), where=own > 0)
     return _ratio((own * precision).sum(1), own.sum(1))
 
 
 def _score_histograms(
-    truth: Array, probabilities: Array, owner: NDArray[np.int64], patients: int
-) -> Array:
-    """Return (P, C, 2, K): a class's scores in rank order, distinct ones apart up to SCORE_BINS."""
-    ranks = []
-    for scores in probabilities.T:
+    truth: NDArray[np.int8], probabilities: Array, owner: NDArray[np.int64], patients: int
+) -> tuple[tuple[csr_array, ...], tuple[csr_array, ...]]:
+    """Return a class's own and other cases by patient and rank of score, sparse (P, K).
+
+    Distinct scores are apart up to SCORE_BINS of them.
+    """
+    own: list[csr_array] = []
+    others: list[csr_array] = []
+    for index, scores in enumerate(probabilities.T):
         levels = np.unique(scores)
         if len(levels) > SCORE_BINS:
             levels = np.unique(np.quantile(scores, np.linspace(0, 1, SCORE_BINS), method="lower"))
-        ranks.append(np.searchsorted(levels, scores, "right") - 1)
-    width = max(int(rank.max()) for rank in ranks) + 1
-    histograms = np.zeros((patients, probabilities.shape[1], 2, width))
-    for index, rank in enumerate(ranks):
-        own = truth[:, index].astype(np.int64)
-        np.add.at(histograms[:, index], (owner, own, rank), 1)
-    return histograms
+        rank = np.searchsorted(levels, scores, "right") - 1
+        for mine, parts in ((1, own), (0, others)):
+            who = truth[:, index] == mine
+            at = (owner[who], rank[who])
+            found = coo_array((np.ones(who.sum()), at), shape=(patients, len(levels)))
+            parts.append(found.tocsr())  # adds up what is at one place
+    return tuple(own), tuple(others)
+
+
+def _with_patients(counts: csr_array, sizes: Array, *, best: bool) -> csr_array:
+    """Return counts (P, K) in fewer bins, two of them empty ends, and (M) patients at one end."""
+    levels = counts.shape[1]
+    bins = min(levels, COARSE_BINS)
+    to = 1 + np.arange(levels) * bins // levels
+    merge = csr_array((np.ones(levels), (np.arange(levels), to)), shape=(levels, bins + 2))
+    more = np.zeros((len(sizes), bins + 2))
+    more[:, -1 if best else 0] = sizes
+    return csr_array(vstack([counts @ merge, csr_array(more)]))
+
+
+def _elsewhere(classes: int) -> Array:
+    """Return (C, C): wrong in every way alike."""
+    return np.asarray((1 - np.eye(classes)) / (classes - 1))
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

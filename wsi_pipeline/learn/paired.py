@@ -1,7 +1,12 @@
 """Is one model better than another on the same patients? Differences with paired intervals.
 
-Both models are judged on the same resamples of patients, so what is hard about a patient is hard
-for both and does not blur the difference.
+Both models are judged under the same weights of patients, so what is hard about a patient is hard
+for both and does not blur the difference. As for one model, one imagined patient of each class is
+among them, lost by the first and won by the second for the lower bound and the reverse for the
+upper: two models that agree on ten patients may differ on the eleventh.
+
+``p`` is that of the permutation test in which the two models change places patient by patient; it
+is exact for any measure (Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses", 2005).
 """
 
 from collections.abc import Sequence
@@ -9,21 +14,23 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import norm
 
-from wsi_pipeline.learn.bootstrap import CHUNK, DEFAULT, LEAST_DEFINED, Bootstrap, widened
+from wsi_pipeline.learn.bootstrap import CHUNK, DEFAULT, LEAST_DEFINED, Bootstrap, weights
 from wsi_pipeline.learn.evaluate import Cases
-from wsi_pipeline.learn.metrics import Array, count_cases, measure
+from wsi_pipeline.learn.intervals import TAIL
+from wsi_pipeline.learn.metrics import Array, Counts, count_cases, measure
 
 COMPARED: Final = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "brier")
+LOSSES: Final = ("brier",)  # without imagined patients
+TIE: Final = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """One measure of the first model less that of the second.
 
-    ``low`` and ``high`` are the ends of its 95 % percentile interval over patients, ``p`` is the
-    two-sided share of resamples on the other side of zero, doubled; None where undefined.
+    ``low`` and ``high`` are the ends of its 95 % interval over patients, ``p`` is two-sided; None
+    where undefined.
     """
 
     value: float | None
@@ -40,26 +47,28 @@ def compare_models(
     Args:
         first, second: The same targets and patients in the same order, each model's probabilities.
         classes: Names of the classes.
-        bootstrap: How many resamples, and their seed.
+        bootstrap: How many resamples and permutations, and their seed.
     """
-    counts = [count_cases(c.targets, c.probabilities, c.patients) for c in (first, second)]
-    patients = counts[0].patients
-    rng = np.random.default_rng(bootstrap.seed)
-    uniform = np.full(patients, 1 / patients)
-    parts: dict[str, list[Array]] = {name: [] for name in COMPARED}
-    for start in range(0, bootstrap.resamples, CHUNK):
-        size = min(CHUNK, bootstrap.resamples - start)
-        taken = rng.multinomial(patients, uniform, size=size).astype(np.float64)
-        one, two = (measure(each, taken, classes) for each in counts)
-        for name in COMPARED:
-            parts[name].append(one[name] - two[name])
-    whole = np.ones((1, patients))
-    one, two = (measure(each, whole, classes) for each in counts)
+    both = count_cases(
+        np.concatenate([first.targets, second.targets]),
+        np.concatenate([first.probabilities, second.probabilities]),
+        [f"{number} {who}" for number in (0, 1) for who in first.patients],
+    )
+    patients = both.patients // 2
+    one, two = both.part(slice(patients)), both.part(slice(patients, None))
+    found = _between(one, two, np.ones((1, patients)), classes)
+    if patients < 2:
+        return {name: Difference(value=_or_none(found[name][0])) for name in COMPARED}
+    swapped = _swapped(both, classes, bootstrap)
+    low = _drawn(one.imagine(right=False), two.imagine(right=True), classes, bootstrap)
+    high = _drawn(one.imagine(right=True), two.imagine(right=False), classes, bootstrap)
+    plain = _drawn(one, two, classes, bootstrap)
     return {
         name: _difference(
-            float(one[name][0] - two[name][0]),
-            np.concatenate(parts[name]),
-            norm.cdf(widened(patients)),
+            float(found[name][0]),
+            (plain if name in LOSSES else low)[name],
+            (plain if name in LOSSES else high)[name],
+            swapped[name],
         )
         for name in COMPARED
     }
@@ -70,15 +79,43 @@ def describe_differences(differences: dict[str, Difference]) -> dict[str, Any]:
     return {name: asdict(found) for name, found in differences.items()}
 
 
-def _difference(value: float, drawn: Array, ends: Array) -> Difference:
-    if not np.isfinite(value):
-        return Difference(value=None)
-    defined = drawn[~np.isnan(drawn)]
-    if len(defined) < LEAST_DEFINED * len(drawn) or np.ptp(defined) == 0:
-        return Difference(value=value)
-    low, high = np.quantile(defined, ends)
-    # a resample more on each side: no finite number of them shows that a p is 0
-    tails = [((side * defined <= 0).sum() + 1) / (len(defined) + 1) for side in (1, -1)]
+def _between(one: Counts, two: Counts, taken: Array, classes: Sequence[str]) -> dict[str, Array]:
+    a, b = (measure(each, taken, classes) for each in (one, two))
+    return {name: a[name] - b[name] for name in COMPARED}
+
+
+def _drawn(
+    one: Counts, two: Counts, classes: Sequence[str], bootstrap: Bootstrap
+) -> dict[str, Array]:
+    parts = [_between(one, two, taken, classes) for taken in weights(one.patients, bootstrap)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in COMPARED}
+
+
+def _swapped(both: Counts, classes: Sequence[str], bootstrap: Bootstrap) -> dict[str, Array]:
+    """Differences when the models change places for a random half of the patients."""
+    rng = np.random.default_rng(bootstrap.seed)
+    parts = []
+    for start in range(0, bootstrap.resamples, CHUNK):
+        rows = min(CHUNK, bootstrap.resamples - start)
+        kept = rng.integers(0, 2, (rows, both.patients // 2)).astype(np.float64)
+        a = measure(both, np.concatenate([kept, 1 - kept], axis=1), classes)
+        b = measure(both, np.concatenate([1 - kept, kept], axis=1), classes)
+        parts.append({name: a[name] - b[name] for name in COMPARED})
+    return {name: np.concatenate([part[name] for part in parts]) for name in COMPARED}
+
+
+def _difference(value: float, low: Array, high: Array, swapped: Array) -> Difference:
+    low, high = low[~np.isnan(low)], high[~np.isnan(high)]
+    if not np.isfinite(value) or min(len(low), len(high)) < LEAST_DEFINED * len(swapped):
+        return Difference(value=_or_none(value))
+    extreme = int((np.abs(swapped) >= abs(value) - TIE).sum())
     return Difference(
-        value=value, low=float(low), high=float(high), p=float(min(1, 2 * min(tails)))
+        value=value,
+        low=min(value, float(np.quantile(low, TAIL))),
+        high=max(value, float(np.quantile(high, 1 - TAIL))),
+        p=(extreme + 1) / (len(swapped) + 1),  # what was seen is one of the permutations
     )
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -95,9 +95,11 @@ class FinetuneConfig(StageConfig):
     )
     brightness: float = Field(default=0, ge=0, lt=1, description="Scaled by up to this share.")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    resamples: int = Field(default=1000, ge=100, description="Of the patient bootstrap.")
+    resamples: int = Field(
+        default=1000, ge=100, description="Of patients, for intervals and tests."
+    )
     interval: Literal["percentile", "bca"] = Field(
-        default="bca", description="Kind of the 95 % intervals."
+        default="bca", description="Bootstrap of the losses' intervals."
     )
     device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
 

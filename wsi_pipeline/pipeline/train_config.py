@@ -79,9 +79,11 @@ class TrainConfig(SplitConfig):
     batch: int = Field(default=256, ge=1, description="Tiles per step.")
     bag_batch: int = Field(default=1, ge=1, description="Bags per step.")
     tiles: int = Field(default=2000, ge=1, description="The most tiles of a slide in an epoch.")
-    resamples: int = Field(default=1000, ge=100, description="Of the patient bootstrap.")
+    resamples: int = Field(
+        default=1000, ge=100, description="Of patients, for intervals and tests."
+    )
     interval: Literal["percentile", "bca"] = Field(
-        default="bca", description="Kind of the 95 % intervals."
+        default="bca", description="Bootstrap of the losses' intervals."
     )
     accept_risk: str | None = Field(
         default=None,

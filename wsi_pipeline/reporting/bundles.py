@@ -141,12 +141,15 @@ def _evaluation(
     values: Mapping[str, Any], classes: tuple[str, ...], rows: Sequence[Row]
 ) -> Evaluation:
     interval = values.get("interval", {})
-    words = (
-        f"{interval['level']:.0%} intervals: {interval['method']} bootstrap over "
-        f"{interval['unit']}s, {interval['resamples']} resamples"
-        if interval
-        else ""
-    )
+    words = ""
+    if interval:
+        kind = f"{interval['method']} bootstrap"
+        if "shares" in interval:
+            kind = f"{interval['shares']} for shares, Newcombe's for AUROC, for losses {kind}"
+        words = (
+            f"{interval['level']:.0%} intervals over {interval['unit']}s: {kind}, "
+            f"{interval['resamples']} resamples"
+        )
     return Evaluation(
         model=values["model"],
         split=values["split"],

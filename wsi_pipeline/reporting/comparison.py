@@ -202,7 +202,7 @@ def _row(result: EncoderResult, required: float) -> dict[str, str]:
 def _explanation(comparison: Comparison) -> list[str]:
     """Say what the figures are, and what they are not."""
     rule = (
-        "Accuracy over tiles, with 95 % bootstrap intervals over patients. An encoder passes when "
+        "Accuracy over tiles, with 95 % intervals over patients. An encoder passes when "
         f"the lower bound reaches {comparison.required:.0%} on every held-out part; the external "
         "cohort is read once, after the model is frozen."
     )

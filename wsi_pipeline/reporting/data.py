@@ -154,7 +154,7 @@ class TrainingCurve:
 class ModelDifference:
     """A measure of the primary model less that of another, on the same slides.
 
-    ``p`` is the bootstrap's, two-sided; None where the interval is.
+    ``p`` is that of a permutation test, two-sided; None where the interval is.
     """
 
     split: str

@@ -46,14 +46,9 @@ class _Told:
     name: str
     label: str
     auroc: Estimate
+    sure: float  # what the AUROC exceeds with 95 % confidence
     threshold: float
     patients: int
-
-    @property
-    def low(self) -> float:
-        """The end of the interval that counts; where there is none all resamples agreed."""
-        value = self.auroc.value or 0.0
-        return value if self.auroc.low is None else self.auroc.low
 
 
 def find_nuisances(
@@ -125,11 +120,12 @@ def _labelled(slides: Sequence[SplitSlide]) -> Labelled:
 
 
 def _told(name: str, scores: Array, slides: Labelled, threshold: float) -> _Told:
-    label, auroc = telling(scores, slides)
+    label, auroc, sure = telling(scores, slides)
     return _Told(
         name=name,
         label=label,
         auroc=auroc,
+        sure=sure,
         threshold=threshold,
         patients=slides.patients_of(label),
     )
@@ -160,7 +156,7 @@ def _judged(told: _Told, cases: int, words: str, remedy: str, *, blocks: bool) -
         text=f"{told.name} alone tells {told.label} from the rest (AUROC {auroc.value:.2f} on "
         f"patients left out{interval}): {words}",
         remedy=remedy,
-        blocking=blocks and told.low > told.threshold and told.patients >= LEAST_PATIENTS,
+        blocking=blocks and told.sure > told.threshold and told.patients >= LEAST_PATIENTS,
     )
     return Audit(findings=(finding,), measured=(measured,))
 

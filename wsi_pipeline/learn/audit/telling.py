@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.learn.bootstrap import Bootstrap, Estimate, estimate
-from wsi_pipeline.learn.metrics import count_cases
+from wsi_pipeline.learn.bootstrap import Estimate
+from wsi_pipeline.learn.intervals import TAIL, auroc_interval, effective
+from wsi_pipeline.learn.metrics import count_cases, measure
 
-RESAMPLES: Final = 500
 FOLDS: Final = 5  # that left-out patients are scored in
 FEW_NUMBERS: Final = 2  # up to so many, squares are added, for a class that lies in the middle
 
@@ -88,10 +88,21 @@ def by_numbers(numbers: NDArray[np.generic], slides: Labelled) -> Array | None:
     return scores
 
 
-def telling(scores: Array, slides: Labelled) -> tuple[str, Estimate]:
-    """Return the class that the scores (n, C) tell best from the rest, and its AUROC."""
+def telling(scores: Array, slides: Labelled) -> tuple[str, Estimate, float]:
+    """Return the class that the scores (n, C) tell best from the rest, its AUROC, what is sure.
+
+    The last is the AUROC that is exceeded with 95 % confidence, one-sided. Perfect telling is sure
+    as it is: how few patients may be chance is the caller's to say.
+    """
     classes = slides.classes
     counts = count_cases(slides.targets, scores, slides.patients)
-    found = estimate(counts, classes, Bootstrap(resamples=RESAMPLES))
-    label = max(classes, key=lambda name: found[f"auroc/{name}"].value or 0)
-    return label, found[f"auroc/{label}"]
+    values = measure(counts, np.ones((1, counts.patients)), classes)
+    label = max(classes, key=lambda name: np.nan_to_num(values[f"auroc/{name}"][0]))
+    value = float(values[f"auroc/{label}"][0])
+    if not np.isfinite(value):
+        return label, Estimate(value=None, low=None, high=None), 0.0
+    own = counts.cases[:, classes.index(label)]
+    patients = effective(own), effective(counts.cases.sum(1) - own)
+    low, high = auroc_interval(value, *patients)
+    sure = value if value == 1 else auroc_interval(value, *patients, tail=2 * TAIL)[0]
+    return label, Estimate(value=value, low=low, high=high), sure
