@@ -82,8 +82,8 @@ def evaluate(
     Returns:
         ``cases``, ``patients`` (counts), ``cases_by_class``, ``classes``, ``confusion`` (C, C) true
         × predicted, ``interval`` (how they were made; ``method`` is that of losses), ``curves``
-        (see :func:`curves.describe_curves`) and ``measures``: name → ``{value, low, high}``, None where
-        undefined (see :func:`metrics.measure` for the names).
+        (see :func:`curves.describe_curves`) and ``measures``: name → ``{value, low, high}``, None
+        where undefined (see :func:`metrics.measure` for the names).
     """
     counts = count_cases(cases.targets, cases.probabilities, cases.patients)
     estimates = estimate(counts, classes, bootstrap)
