@@ -34,9 +34,11 @@ SIDE = 64
 COUNTS = {"A": 9, "B": 1, "C": 14, "D": 5}
 
 
-def make_tiles(folder: Path, slide_id: str, count: int, side: int = SIDE) -> Path:
+def make_tiles(
+    folder: Path, slide_id: str, count: int, side: int = SIDE, suffix: str = ".h5"
+) -> Path:
     rng = np.random.default_rng(sum(slide_id.encode()))
-    path = folder / "tiles" / f"{slide_id}.h5"
+    path = folder / "tiles" / f"{slide_id}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with create_tiles(path, tile_px=side, capacity=count) as writer:
         coords = np.stack([np.arange(count) * side, np.zeros(count)], axis=1).astype(np.int64)
@@ -136,9 +138,14 @@ def test_a_damaged_tile_store_costs_its_slide_only(folder: Path) -> None:
     path = folder / "tiles" / "B.h5"
     os.truncate(path, path.stat().st_size // 2)
     make_tiles(folder, "E", 3, side=32)
+    lost = make_tiles(folder, "F", 3, suffix=".zarr") / "tiles/c/0/0/0/0"
+    lost.unlink()
     found = fates(list(run(config(folder))))
-    failed = {slide_id for slide_id, fate in found.items() if isinstance(fate, SlideFailed)}
-    assert failed == {"B", "E"}
+    failed = {
+        slide_id: fate.error for slide_id, fate in found.items() if isinstance(fate, SlideFailed)
+    }
+    assert failed.keys() == {"B", "E", "F"}
+    assert "tiles/c/0/0/0/0 is missing" in failed["F"], "no features of black tiles"
     assert set(arrays(folder)) == {"A", "C", "D"}
 
 

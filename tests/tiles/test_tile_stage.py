@@ -110,14 +110,18 @@ def test_a_slide_that_changed_on_disk_is_noticed(slides: Path, tmp_path: Path) -
     assert "slide_digest" in failed.error
 
 
-def test_a_damaged_store_is_named_and_overwrite_mends_it(slides: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["zarr.json", "tiles/c/0/0/0/0", "coords/c/0/0", "focus/c/0"])
+def test_a_damaged_store_is_named_and_overwrite_mends_it(
+    slides: Path, tmp_path: Path, lost: str
+) -> None:
     only = table(tmp_path, slides, [("a", "a.png", "")])
     settings = config(only, tmp_path / "run", slides=slides)
     list(run(settings))
     store = tmp_path / "run" / "tiles" / "a.zarr"
-    (store / "zarr.json").unlink()
+    (store / lost).unlink()
     (failed,) = of(SlideFailed, run(settings))
-    assert "a.zarr" in failed.error
+    assert "a.zarr: damaged: " in failed.error
+    assert "--overwrite" in failed.error
     mended = run(config(only, tmp_path / "run", slides=slides, overwrite=True))
     assert len(of(SlideDone, mended)) == 1
     assert verify_tiles(store) == []

@@ -1,10 +1,13 @@
 """Tile stores: what comes out is what went in, whole or not at all, with and without our code."""
 
+import multiprocessing
+import operator
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
-from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.tiles import create_tiles, open_tiles, verify_tiles
 
 NAMES = ("tissue_fraction", "background_fraction", "focus", "pen_fraction")
@@ -33,6 +37,9 @@ ATTRIBUTES: dict[str, Any] = {
 }
 
 suffixes = pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+codecs = pytest.mark.parametrize(
+    ("suffix", "codec"), [(".zarr", "zstd"), (".zarr", "jpeg"), (".h5", "none"), (".h5", "jpeg")]
+)
 
 
 def tiles_of(count: int, tile_px: int = 32, seed: int = 0) -> NDArray[np.uint8]:
@@ -247,11 +254,8 @@ def test_what_cannot_be_appended_is_refused(tmp_path: Path, suffix: str) -> None
 def test_unknown_suffixes_and_codecs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"\.zarr or \.h5"):
         create_tiles(tmp_path / "s.tar", tile_px=32, capacity=1)
-    with (
-        pytest.raises(StoreError, match="use codec none or jpeg"),
-        create_tiles(tmp_path / "s.h5", tile_px=32, capacity=1, codec="zstd"),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=r"'zstd': \.h5 stores have auto, none, jpeg"):
+        create_tiles(tmp_path / "s.h5", tile_px=32, capacity=1, codec="zstd")
     assert names_in(tmp_path) == []
 
 
@@ -323,8 +327,52 @@ def test_damage_is_found(tmp_path: Path) -> None:
     assert any("damaged" in problem for problem in verify_tiles(path))
     with pytest.raises(StoreCorruptError, match="damaged"):
         open_tiles(path).tiles[:]
-    shard.unlink()
-    assert any("tiles/c/1/0/0/0" in problem for problem in verify_tiles(path))
+
+
+@pytest.mark.parametrize("codec", ["zstd", "jpeg"])
+def test_a_file_that_is_missing_or_cut_short_is_named_on_opening(
+    tmp_path: Path, codec: str
+) -> None:
+    path = tmp_path / "s.zarr"
+    write(path, 300, codec=codec)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    assert len(files) >= 12
+    for file in files:
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(StoreCorruptError, match=r"--overwrite") as missing:
+            open_tiles(path)
+        file.write_bytes(content[: len(content) // 2])
+        with pytest.raises(StoreCorruptError, match="damaged"):
+            open_tiles(path)
+        file.write_bytes(content)
+        if file.name != "zarr.json":
+            assert str(file.relative_to(path)) in str(missing.value)
+    assert verify_tiles(path) == []
+
+
+def test_lost_files_are_found_in_stores_from_before_they_were_noted(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    write(path, 300)
+    group = zarr.open_group(path, mode="r+")
+    del group.attrs["files"]
+    assert len(open_tiles(path)) == 300
+    for name in ("tiles/c/2/0/0/0", "coords/c/0/0"):
+        (path / name).rename(tmp_path / "aside")
+        with pytest.raises(StoreCorruptError, match=name):
+            open_tiles(path)
+        (tmp_path / "aside").rename(path / name)
+
+
+def test_black_tiles_and_columns_of_zeros_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    black = np.zeros((2, 32, 32, 3), np.uint8)
+    with create_tiles(path, tile_px=32, capacity=2) as writer:
+        writer.append(black, coords_of(2), {"focus": np.zeros(2, np.float32)})
+        writer.commit({})
+    assert (path / "tiles/c/0/0/0/0").stat().st_size > 16 * 128 + 4
+    assert (path / "focus/c/0").stat().st_size == 8
+    np.testing.assert_array_equal(open_tiles(path).tiles[:], black)
 
 
 def test_a_truncated_hdf5_store_is_found(tmp_path: Path) -> None:
@@ -363,9 +411,24 @@ def test_coords_out_of_order_and_nan_are_found(tmp_path: Path, suffix: str) -> N
     assert any("focus" in problem for problem in problems)
 
 
-@suffixes
-def test_an_open_store_travels_to_another_process(tmp_path: Path, suffix: str) -> None:
+@codecs
+def test_an_open_store_travels_to_another_process(tmp_path: Path, suffix: str, codec: str) -> None:
     path = tmp_path / f"s{suffix}"
-    tiles = write(path, 5)
-    store = pickle.loads(pickle.dumps(open_tiles(path)))
-    np.testing.assert_array_equal(store.tiles[:], tiles)
+    write(path, 5, codec=codec)
+    tiles = open_tiles(path).tiles[:]
+    store = open_tiles(path)
+    for again in (pickle.loads(pickle.dumps(store)).tiles, pickle.loads(pickle.dumps(store.tiles))):
+        np.testing.assert_array_equal(again[:], tiles)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(operator.getitem, store.tiles, slice(1, None)).result()
+        np.testing.assert_array_equal(there, tiles[1:])
+
+
+@codecs
+def test_the_workers_of_a_data_loader_read_it(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = tmp_path / f"s{suffix}"
+    write(path, 40, codec=codec)
+    tiles = open_tiles(path).tiles
+    whole = tiles[:]  # so that whatever the format's library keeps is in use before the fork
+    loader = DataLoader(tiles, batch_size=8, num_workers=2, multiprocessing_context="fork")
+    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), whole)

@@ -9,11 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from wsi_pipeline.config import digest
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.features.store import FeatureMeta
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import WHOLE_SLIDE, SlideRequest, TileSettings, TileStore, open_tiles
+from wsi_pipeline.tiles import WHOLE_SLIDE, SlideRequest, TileSettings, open_tiles
 from wsi_pipeline.tiles.decisions import Place, check_places, kept_mask
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords, RgbTiles
@@ -135,12 +134,6 @@ class SlideTiles:
 
 
 SlideSource = StoreTiles | SlideTiles
-
-
-def store_digest(store: TileStore) -> str:
-    """Return a digest of what a tile store was made from and of where its tiles lie."""
-    places = np.ascontiguousarray(store.coords, "<i8").tobytes().hex()
-    return digest({"attributes": dict(store.attributes), "coords": places})
 
 
 def describe_features(

@@ -235,9 +235,8 @@ def _inspect(
     slide_id: str, origin: Path | CutTask, dropped: frozenset[tuple[int, int]]
 ) -> tuple[int, int | None, str]:
     """Return tile side, number of tiles kept and digest of a slide's input."""
-    from wsi_pipeline.features.sources import store_digest
     from wsi_pipeline.slides import slide_digest
-    from wsi_pipeline.tiles import open_tiles
+    from wsi_pipeline.tiles import open_tiles, store_digest
     from wsi_pipeline.tiles.decisions import check_places
 
     if isinstance(origin, Path):

@@ -71,13 +71,13 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         StoreMismatchError: The store was made with other settings or from another file.
     """
     from wsi_pipeline.slides import slide_digest
-    from wsi_pipeline.tiles import SUFFIXES, cut_slide, find_store
+    from wsi_pipeline.tiles import STORE_FORMATS, cut_slide, find_store
 
     started = time.monotonic()
     config = task.settings
     asked = {**task.asked, "slide_digest": slide_digest(task.path)}
     present = find_store(RunFolder(config.run).tiles, task.slide_id)
-    store = RunFolder(config.run).tiles / f"{task.slide_id}{SUFFIXES[config.store]}"
+    store = RunFolder(config.run).tiles / f"{task.slide_id}{STORE_FORMATS[config.store].suffix}"
     if present is not None and is_done(
         present, _stored(present, asked, config), asked, overwrite=config.overwrite
     ):

@@ -97,7 +97,7 @@ def _open(path: Path) -> "TileStore | None":
 def _features(path: Path, store: "TileStore | None", task: VerifyTask) -> list[str]:
     """Check a feature store, and whether its tiles are still those it was made of."""
     from wsi_pipeline.features import read_attributes, verify_features
-    from wsi_pipeline.features.sources import store_digest
+    from wsi_pipeline.tiles import store_digest
     from wsi_pipeline.tiles.decisions import kept_mask
 
     try:

@@ -142,8 +142,9 @@ def _fit_vahadane(pixels: Pixels) -> StainTransform:
         from staintools.stain_extraction.vahadane_stain_extractor import VahadaneStainExtractor
     except ImportError as error:
         raise ConfigError(
-            "Stain method 'vahadane' needs staintools, which is not installed: "
-            "pip install 'wsi-pipeline[staintools]', or choose --stain macenko."
+            "Stain method 'vahadane' needs staintools, which is not installed: pip install "
+            "--no-deps staintools spams-bin (its own list of dependencies brings a second OpenCV), "
+            "or choose --stain macenko."
         ) from error
     image = pixels[:, None].copy()  # staintools writes into its input
     return _fit_matrix("vahadane", pixels, lambda: VahadaneStainExtractor.get_stain_matrix(image))

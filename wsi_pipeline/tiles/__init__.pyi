@@ -1,20 +1,32 @@
 from .blocks import Block, map_blocks, read_blocks
-from .contract import TileStore
 from .cut import CutResult, cut_slide
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, plan_slide, survey_slide
 from .settings import WHOLE_SLIDE, SlideRequest, TileSettings
-from .store import SUFFIXES, TileWriter, create_tiles, find_store, open_tiles, stores_of
-from .verify import verify_tiles
+from .store import (
+    STORE_FORMATS,
+    StoreFormat,
+    TileArray,
+    TileStore,
+    TileWriter,
+    create_tiles,
+    find_store,
+    open_tiles,
+    store_digest,
+    stores_of,
+    verify_tiles,
+)
 
 __all__ = [
-    "SUFFIXES",
+    "STORE_FORMATS",
     "WHOLE_SLIDE",
     "Block",
     "CutResult",
     "Grid",
     "SlidePlan",
     "SlideRequest",
+    "StoreFormat",
+    "TileArray",
     "TileSettings",
     "TileStore",
     "TileWriter",
@@ -26,6 +38,7 @@ __all__ = [
     "plan_grid",
     "plan_slide",
     "read_blocks",
+    "store_digest",
     "stores_of",
     "survey_slide",
     "verify_tiles",

@@ -17,8 +17,8 @@ from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tables import Table, read_table, write_csv
-from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
+from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.types import Coords
 
 Choice = Literal["keep", "drop"]

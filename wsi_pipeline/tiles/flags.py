@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.registry import Registry
-from wsi_pipeline.tiles.contract import TileStore
 from wsi_pipeline.tiles.settings import RuleSettings
+from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tissue import (
     CoarseTiles,
     blood_fractions,

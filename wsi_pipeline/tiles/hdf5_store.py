@@ -16,16 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
-from wsi_pipeline.errors import StoreCorruptError, StoreError
-from wsi_pipeline.tiles.contract import (
-    Backend,
-    Columns,
-    TileArray,
-    TileStore,
-    check_marks,
-)
+from wsi_pipeline.errors import StoreCorruptError
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
-from wsi_pipeline.tiles.settings import Codec
+from wsi_pipeline.tiles.store import AGAIN, Columns, StoreFile, TileArray, TileStore, check_marks
 from wsi_pipeline.types import Coords, RgbTiles
 
 JSON_NAMES: Final = "json_attributes"  # the root attributes that hold JSON text
@@ -33,18 +26,14 @@ PACKED_CHUNK: Final = 1 << 20  # bytes
 
 
 @contextmanager
-def writing_hdf5(path: Path, tile_px: int, capacity: int, codec: Codec) -> Iterator[Backend]:
+def create_store(path: Path, tile_px: int, capacity: int, codec: str) -> Iterator[StoreFile]:
     """Yield the writing half of a file that takes ``path``'s place on leaving."""
-    if codec == "zstd":
-        raise StoreError(
-            f"{path}: plain HDF5 readers know no zstd; use codec none or jpeg, or a Zarr store"
-        )
     with atomic_file(path) as partial, h5py.File(partial, "w") as file:
         if codec == "jpeg":
-            yield _Hdf5Backend(file, _create(file, JPEG, 0, (), PACKED_CHUNK), Packer())
+            yield _Hdf5File(file, _create(file, JPEG, 0, (), PACKED_CHUNK), Packer())
         else:
             tile = (tile_px, tile_px, 3)
-            yield _Hdf5Backend(file, _create(file, "tiles", capacity, tile, 1), None)
+            yield _Hdf5File(file, _create(file, "tiles", capacity, tile, 1), None)
 
 
 def _create(
@@ -55,7 +44,7 @@ def _create(
     )
 
 
-class _Hdf5Backend:
+class _Hdf5File:
     """Writes tiles, or their packed bytes, as rows of one dataset."""
 
     def __init__(self, file: h5py.File, dataset: h5py.Dataset, packer: Packer | None) -> None:
@@ -98,7 +87,7 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, str | bool | int | float)
 
 
-def open_hdf5(path: Path) -> TileStore:
+def open_store(path: Path) -> TileStore:
     """Open an HDF5 tile store; see :func:`wsi_pipeline.tiles.open_tiles`."""
     try:
         with h5py.File(path, "r") as file:
@@ -109,22 +98,15 @@ def open_hdf5(path: Path) -> TileStore:
             tiles: TileArray
             if attributes.get("codec") == "jpeg":
                 stream = _Chunks(path, file[JPEG])
-                tiles = PackedTiles(path, attributes["tile_px"], arrays.pop(OFFSET), stream.read)
+                tiles = PackedTiles(path, attributes["tile_px"], arrays.pop(OFFSET), stream)
             else:
                 tiles = _Hdf5Tiles(_Chunks(path, file["tiles"]))
             coords = arrays.pop("coords")
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreCorruptError):
             raise
-        raise StoreCorruptError(f"{path}: cannot be read: {error}; cut the slide again") from error
-    return TileStore(
-        path=path,
-        tiles=tiles,
-        coords=coords,
-        columns=arrays,
-        attributes=attributes,
-        reopen=open_hdf5,
-    )
+        raise StoreCorruptError(f"{path}: damaged: {error}; {AGAIN}") from error
+    return TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
@@ -138,21 +120,24 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 
 
 class _Chunks:
-    """Rows of a chunked, uncompressed dataset, read from the file without HDF5's lock."""
+    """Rows of a chunked, uncompressed dataset, read from the file without HDF5's lock.
+
+    Nothing is kept open.
+    """
 
     def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
+        self.path = path
         self.shape = dataset.shape
-        self._path = path
-        self._file = path.open("rb", buffering=0)
         self._chunk_rows = dataset.chunks[0]
         self._row_bytes = int(np.prod(dataset.shape[1:], dtype=np.int64))
         self._offsets = np.full(-(-dataset.shape[0] // self._chunk_rows), -1, np.int64)
         dataset.id.chunk_iter(self._note)
         if (self._offsets < 0).any():
-            raise StoreCorruptError(
-                f"{path}: {(self._offsets < 0).sum()} of its chunks are missing; "
-                "cut the slide again"
-            )
+            missing = int((self._offsets < 0).sum())
+            raise StoreCorruptError(f"{path}: damaged: {missing} chunks are missing; {AGAIN}")
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
 
     def _note(self, chunk: Any) -> None:
         index = chunk.chunk_offset[0] // self._chunk_rows
@@ -162,26 +147,37 @@ class _Chunks:
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return rows ``start`` to ``stop``."""
         rows = np.empty((stop - start, *self.shape[1:]), np.uint8)
-        done = start
-        while done < stop:
-            chunk, within = divmod(done, self._chunk_rows)
-            end = min(stop, (chunk + 1) * self._chunk_rows)
-            part = rows[done - start : end - start]
-            offset = int(self._offsets[chunk]) + within * self._row_bytes
-            if os.preadv(self._file.fileno(), [part.data], offset) != part.nbytes:
-                raise StoreCorruptError(f"{self._path}: the file ends in the middle of its tiles")
-            done = end
+        self.fill(start, rows)
         return rows
+
+    def fill(self, start: int, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` with the rows from ``start`` on.
+
+        Raises:
+            StoreCorruptError: The file cannot be read, or ends too early.
+        """
+        done, stop = start, start + len(out)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                while done < stop:
+                    chunk, within = divmod(done, self._chunk_rows)
+                    part = out[done - start : min(stop, (chunk + 1) * self._chunk_rows) - start]
+                    offset = int(self._offsets[chunk]) + within * self._row_bytes
+                    if os.preadv(file.fileno(), [part.data], offset) != part.nbytes:
+                        raise StoreCorruptError(
+                            f"{self.path}: damaged: it ends in the middle of its tiles; {AGAIN}"
+                        )
+                    done += len(part)
+        except OSError as error:
+            if isinstance(error, StoreCorruptError):
+                raise
+            raise StoreCorruptError(f"{self.path}: damaged: {error}; {AGAIN}") from error
 
 
 class _Hdf5Tiles(TileArray):
     def __init__(self, chunks: _Chunks) -> None:
+        super().__init__(chunks.path, len(chunks), chunks.shape[1], threads=1)  # only copies
         self._chunks = chunks
-        self.shape = chunks.shape
 
-    def _range(self, start: int, stop: int) -> RgbTiles:
-        return self._chunks.read(start, stop)
-
-    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
-        rows = [self._chunks.read(row, row + 1) for row in indices.tolist()]
-        return np.concatenate(rows) if rows else self._chunks.read(0, 0)
+    def read_run(self, first: int, out: RgbTiles) -> None:
+        self._chunks.fill(first, out)

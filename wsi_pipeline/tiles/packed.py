@@ -7,24 +7,21 @@ as tiles.
 """
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreCorruptError
-from wsi_pipeline.tiles.contract import TileArray
+from wsi_pipeline.tiles.store import AGAIN, TileArray
 from wsi_pipeline.types import RgbTiles
 
 JPEG: Final = "tiles_jpeg"
 OFFSET: Final = "tiles_offset"
 QUALITY: Final = 90
-THREADS: Final = 2  # the codec lets go of the interpreter
 
 Bytes = NDArray[np.uint8]
 
@@ -53,48 +50,37 @@ class Packer:
         return np.cumsum(self._sizes, dtype=np.int64)
 
 
+class Stream(Protocol):
+    """The bytes of a store's tiles, of which several threads may read."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Bytes: ...
+
+
 class PackedTiles(TileArray):
-    """Tiles decoded as they are asked for."""
+    """Tiles decoded as they are asked for.
+
+    Raises:
+        StoreCorruptError: ``offsets`` do not fit the stream.
+    """
 
     def __init__(
-        self,
-        path: Path,
-        tile_px: int,
-        offsets: NDArray[np.int64],
-        read: Callable[[int, int], Bytes],
+        self, path: Path, tile_px: int, offsets: NDArray[np.int64], stream: Stream
     ) -> None:
-        """``read`` takes the first byte and the one after the last, and is thread-safe."""
-        self.shape = (len(offsets) - 1, tile_px, tile_px, 3)
-        self._path = path
+        super().__init__(path, len(offsets) - 1, tile_px)
+        if offsets[0] != 0 or offsets[-1] > len(stream) or (np.diff(offsets) < 0).any():
+            raise StoreCorruptError(f"{path}: {OFFSET} is damaged; {AGAIN}")
         self._offsets = offsets
-        self._read = read
+        self._stream = stream
 
-    def _range(self, start: int, stop: int) -> RgbTiles:
-        return self._gather(np.arange(start, stop))
-
-    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
-        out = np.empty((len(indices), *self.shape[1:]), np.uint8)
-        cuts = np.flatnonzero(np.diff(indices) != 1) + 1
-        runs = [(a, b) for a, b in pairwise([0, *cuts.tolist(), len(indices)]) if b > a]
-        if len(indices) < 2 * THREADS:
-            for run in runs:
-                self._decode(indices, run, out)
-            return out
-        longest = -(-len(indices) // THREADS)
-        pieces = [(s, min(s + longest, b)) for a, b in runs for s in range(a, b, longest)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda piece: self._decode(indices, piece, out), pieces))
-        return out
-
-    def _decode(self, indices: NDArray[np.int64], run: tuple[int, int], out: RgbTiles) -> None:
-        """Decode consecutive tiles ``indices[slice(*run)]`` into the same rows of ``out``."""
-        first = int(indices[run[0]])
-        bounds = self._offsets[first : first + run[1] - run[0] + 1]
-        stream = self._read(int(bounds[0]), int(bounds[-1]))
-        for row, (start, stop) in zip(range(*run), pairwise(bounds - bounds[0]), strict=True):
+    def read_run(self, first: int, out: RgbTiles) -> None:
+        bounds = self._offsets[first : first + len(out) + 1]
+        stream = self._stream.read(int(bounds[0]), int(bounds[-1]))
+        for row, (start, stop) in enumerate(pairwise(bounds - bounds[0])):
             try:
                 imagecodecs.jpeg8_decode(stream[start:stop].tobytes(), out=out[row])
             except (imagecodecs.Jpeg8Error, ValueError) as error:
                 raise StoreCorruptError(
-                    f"{self._path}: tile {first + row - run[0]} does not decode ({error})"
+                    f"{self.path}: tile {first + row} does not decode ({error}); {AGAIN}"
                 ) from error

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Edge = Literal["drop", "pad"]
 Origin = Literal["auto", "slide", "bounds"]
 Denoise = Literal["none", "median", "gaussian"]
-Codec = Literal["auto", "zstd", "none", "jpeg"]
 
 OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
 
@@ -174,8 +173,10 @@ class StoreSettings(Settings):
     modality: Literal["slide", "ct"] = Field(
         default="slide", description="ct: read DICOM CT slices as flat pictures, native pixels."
     )
-    store: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the tile stores.")
-    codec: Codec = Field(
+    store: Annotated[str, Chosen("wsi_pipeline.tiles.store:STORE_FORMATS")] = Field(
+        default="zarr", description="Format of the tile stores."
+    )
+    codec: str = Field(
         default="auto",
         description="How tiles are packed; auto: zstd in Zarr, none in HDF5; jpeg: a fifth of the "
         "space, with a loss that moves features.",
@@ -183,10 +184,10 @@ class StoreSettings(Settings):
 
     @model_validator(mode="after")
     def _store_has_codec(self) -> Self:
-        if (self.store, self.codec) == ("hdf5", "zstd"):
-            raise ValueError(
-                "codec zstd: plain HDF5 readers do not know it; take none or jpeg, or store zarr"
-            )
+        if self.codec != "auto":
+            from wsi_pipeline.tiles.store import STORE_FORMATS
+
+            STORE_FORMATS.choose(self.store).choose_codec(self.codec)
         return self
 
 

@@ -1,4 +1,4 @@
-"""Tile stores: one per slide, Zarr v3 or HDF5, the same names in both.
+"""Tile stores: one per slide, in one of the formats of a table, the same names in each.
 
 ``tiles`` (N, tile_px, tile_px, 3) uint8, ``coords`` (N, 2) int64 level-0 (x, y) in canonical order,
 one (N,) float32 array per measure (``tissue_fraction``, ``background_fraction``, ``focus``,
@@ -7,27 +7,229 @@ attributes, ``complete`` last. A store is whole or absent: it is written beside 
 renamed.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import remove_partials
-from wsi_pipeline.errors import StoreCorruptError, StoreError
-from wsi_pipeline.tiles.contract import (
-    SCHEMA,
-    SCHEMA_VERSION,
-    Backend,
-    Columns,
-    TileStore,
-)
-from wsi_pipeline.tiles.settings import Codec
+from wsi_pipeline.config import MOST_THREADS, digest, usable_cores
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
+from wsi_pipeline.registry import Registry
 from wsi_pipeline.types import Coords, RgbTiles
 
-SUFFIXES: Final = {"zarr": ".zarr", "hdf5": ".h5"}
+SCHEMA: Final = "wsi_pipeline.tiles"
+SCHEMA_VERSION: Final = 1
+AUTO: Final = "auto"  # the codec that a format prefers
+AGAIN: Final = "cut the slide again with --overwrite"
+
+Columns = Mapping[str, NDArray[np.float32]]
+
+
+class TileArray(ABC):
+    """Tiles on disk, read on demand: an (N, tile_px, tile_px, 3) uint8 array to index by row.
+
+    Several threads may read it, and so may processes that were forked or that it was sent to, as
+    the workers of a ``DataLoader`` are: a format keeps nothing open that dies with its process.
+
+    Attributes:
+        path: The store.
+        threads: That share in reading many tiles.
+    """
+
+    dtype: Final = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, count: int, tile_px: int, threads: int | None = None) -> None:
+        """``threads`` None are the cores at hand."""
+        self.path = path
+        self.shape = (count, tile_px, tile_px, 3)
+        self.threads = min(MOST_THREADS, usable_cores()) if threads is None else threads
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened_tiles, (self.path,)
+
+    def __getitem__(self, key: int | slice | NDArray[Any]) -> NDArray[np.uint8]:
+        """Return one tile for an int, (n, tile_px, tile_px, 3) for a slice or an index array."""
+        if isinstance(key, slice):
+            return self._gather(np.arange(*key.indices(len(self))))
+        indices = np.asarray(key)
+        if indices.dtype == np.bool_:
+            if indices.shape != (len(self),):
+                raise IndexError(f"mask of shape {indices.shape} for {len(self)} tiles")
+            indices = np.flatnonzero(indices)
+        if indices.size and not np.issubdtype(indices.dtype, np.integer):
+            raise IndexError(f"tiles are indexed by integers, not {indices.dtype}")
+        indices = indices.astype(np.int64)
+        if indices.size and not -len(self) <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"index {indices.min()}…{indices.max()} outside of {len(self)} tiles")
+        indices = np.where(indices < 0, indices + len(self), indices)
+        return self._gather(indices.reshape(1))[0] if indices.ndim == 0 else self._gather(indices)
+
+    @abstractmethod
+    def read_run(self, first: int, out: RgbTiles) -> None:
+        """Fill ``out`` with consecutive tiles from ``first`` on; called from several threads.
+
+        Raises:
+            StoreCorruptError: They are damaged.
+        """
+
+    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
+        out = np.empty((len(indices), *self.shape[1:]), np.uint8)
+        runs = _runs(indices, self.threads)
+        if self.threads == 1 or len(indices) < 2 * self.threads:
+            for start, stop in runs:
+                self.read_run(int(indices[start]), out[start:stop])
+        else:  # a pool of the call's own: threads that are kept are not there after a fork
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(lambda r: self.read_run(int(indices[r[0]]), out[slice(*r)]), runs))
+        return out
+
+
+def _runs(indices: NDArray[np.int64], threads: int) -> list[tuple[int, int]]:
+    """Cut rows of ``indices`` where they are not consecutive, and into parts for the threads."""
+    ends = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
+    longest = -(-len(indices) // threads) or 1
+    return [
+        (start, min(start + longest, end))
+        for begin, end in pairwise(ends)
+        for start in range(begin, end, longest)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileStore:
+    """An open, complete store; safe to read from several threads and processes.
+
+    Attributes:
+        path: The ``.zarr`` folder or ``.h5`` file.
+        tiles: (N, tile_px, tile_px, 3) uint8, read on demand.
+        coords: (N, 2) int64, level-0 (x, y).
+        columns: Measure name to (N,) float32.
+        attributes: Everything else that was recorded.
+    """
+
+    path: Path
+    tiles: TileArray
+    coords: Coords
+    columns: Columns
+    attributes: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse a store whose parts are not of the same tiles.
+
+        Raises:
+            StoreCorruptError: As said.
+        """
+        lengths = {"tiles": len(self.tiles), "coords": len(self)}
+        lengths |= {name: len(column) for name, column in self.columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise StoreCorruptError(f"{self.path}: row counts differ: {lengths}; {AGAIN}")
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def batches(self, size: int = 256) -> Iterator[RgbTiles]:
+        """Yield all tiles in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.tiles[start : start + size]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_tiles, (self.path,)
+
+
+def _reopened_tiles(path: Path) -> TileArray:
+    return open_tiles(path).tiles
+
+
+class StoreFile(Protocol):
+    """One format's writing half, at work on a temporary."""
+
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent on packing tiles, where that is done here."""
+
+    def write(self, tiles: RgbTiles) -> None:
+        """Take ``tiles`` as the next rows."""
+
+    def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
+        """Cut the tile array to ``len(coords)`` rows and write all the rest; completion last."""
+
+
+class Backend(Protocol):
+    """What writes and reads one format: a module with two functions."""
+
+    def create_store(
+        self, path: Path, tile_px: int, capacity: int, codec: str, /
+    ) -> AbstractContextManager[StoreFile]:
+        """Write into a temporary that takes ``path``'s place on leaving without an error."""
+
+    def open_store(self, path: Path, /) -> TileStore:
+        """Open a complete store.
+
+        Raises:
+            StoreError, StoreCorruptError: As :func:`open_tiles`; call :func:`check_marks`.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFormat:
+    """One way to keep tiles.
+
+    Attributes:
+        suffix: Of its stores.
+        codecs: How it can pack tiles; the first is what ``auto`` takes.
+        load: Imports the backend, whose libraries are slow to import.
+    """
+
+    suffix: str
+    codecs: tuple[str, ...]
+    load: Callable[[], Backend]
+
+    def choose_codec(self, codec: str) -> str:
+        """Return the codec itself, or the preferred one for ``auto``.
+
+        Raises:
+            ConfigError: The format has no such codec.
+        """
+        if codec == AUTO:
+            return self.codecs[0]
+        if codec not in self.codecs:
+            known = ", ".join((AUTO, *self.codecs))
+            raise ConfigError(f"codec {codec!r}: {self.suffix} stores have {known}")
+        return codec
+
+
+def _zarr() -> Backend:
+    from wsi_pipeline.tiles import zarr_store
+
+    return zarr_store
+
+
+def _hdf5() -> Backend:
+    from wsi_pipeline.tiles import hdf5_store
+
+    return hdf5_store
+
+
+STORE_FORMATS: Final = Registry(
+    "format of tile stores",
+    {
+        "zarr": StoreFormat(suffix=".zarr", codecs=("zstd", "none", "jpeg"), load=_zarr),
+        # plain HDF5 readers know no zstd
+        "hdf5": StoreFormat(suffix=".h5", codecs=("none", "jpeg"), load=_hdf5),
+    },
+)
 
 
 class TileWriter:
@@ -36,7 +238,7 @@ class TileWriter:
     def __init__(
         self,
         path: Path,
-        opening: AbstractContextManager[Backend],
+        opening: AbstractContextManager[StoreFile],
         *,
         tile_px: int,
         capacity: int,
@@ -52,7 +254,7 @@ class TileWriter:
         self._committed = False
 
     def __enter__(self) -> Self:
-        self._backend = self._opening.__enter__()
+        self._file = self._opening.__enter__()
         return self
 
     def __exit__(
@@ -75,7 +277,7 @@ class TileWriter:
     @property
     def encode_s(self) -> float:
         """Seconds spent on packing tiles; where the store's library does that, it does not tell."""
-        return self._backend.encode_s
+        return self._file.encode_s
 
     def append(self, tiles: RgbTiles, coords: Coords, columns: Columns) -> None:
         """Add tiles with their level-0 (x, y) and measures.
@@ -103,7 +305,7 @@ class TileWriter:
             raise StoreError(f"{self.path}: more than the {self._capacity} tiles announced")
         if not count:
             return
-        self._backend.write(tiles)
+        self._file.write(tiles)
         self._coords.append(np.array(coords, np.int64))
         self._columns.append(
             {name: np.array(column, np.float32) for name, column in columns.items()}
@@ -126,7 +328,7 @@ class TileWriter:
             "tile_px": self._tile[0],
             "codec": self._codec,
         }
-        self._backend.finish(coords, columns, {**attributes, **marks})
+        self._file.finish(coords, columns, {**attributes, **marks})
         self._opening.__exit__(None, None, None)
         self._committed = True
 
@@ -135,11 +337,11 @@ class _GivenUpError(Exception):
     """Tells the temporary's context that nothing was committed."""
 
 
-def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: Codec = "auto") -> TileWriter:
+def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: str = AUTO) -> TileWriter:
     """Begin a store; use the result in a ``with`` and commit it.
 
     Args:
-        path: Ends in ``.zarr`` or ``.h5``. What an earlier, killed writer left beside it is
+        path: Its suffix names the format. What an earlier, killed writer left beside it is
             removed, so the caller must be its only writer. A store there is replaced on commit.
         tile_px: Side of a tile.
         capacity: The most tiles that may come.
@@ -147,25 +349,18 @@ def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: Codec = "aut
             ``jpeg`` (quality 90) takes a fifth of the space, and only we read the tiles.
 
     Raises:
-        StoreError: The suffix is unknown, or the format has no such codec.
+        StoreError: The suffix is unknown.
+        ConfigError: The format has no such codec.
     """
+    kind = _format_of(path)
+    codec = kind.choose_codec(codec)
     remove_partials(path)
-    opening: AbstractContextManager[Backend]
-    if _format(path) == "zarr":
-        from wsi_pipeline.tiles.zarr_store import writing_zarr
-
-        codec = "zstd" if codec == "auto" else codec
-        opening = writing_zarr(path, tile_px, capacity, codec)
-    else:
-        from wsi_pipeline.tiles.hdf5_store import writing_hdf5
-
-        codec = "none" if codec == "auto" else codec
-        opening = writing_hdf5(path, tile_px, capacity, codec)
+    opening = kind.load().create_store(path, tile_px, capacity, codec)
     return TileWriter(path, opening, tile_px=tile_px, capacity=capacity, codec=codec)
 
 
 def open_tiles(path: Path) -> TileStore:
-    """Open a store for reading.
+    """Open a store for reading; that all of its files are there is looked at, not what is in them.
 
     Raises:
         StoreError: There is none, or a newer version wrote it.
@@ -173,35 +368,104 @@ def open_tiles(path: Path) -> TileStore:
     """
     if not path.exists():
         raise StoreError(f"{path}: there is no such tile store; cut the slide first")
-    if _format(path) == "zarr":
-        from wsi_pipeline.tiles.zarr_store import open_zarr
+    return _format_of(path).load().open_store(path)
 
-        store = open_zarr(path)
-    else:
-        from wsi_pipeline.tiles.hdf5_store import open_hdf5
 
-        store = open_hdf5(path)
-    lengths = {"tiles": len(store.tiles), "coords": len(store)}
-    lengths |= {name: len(column) for name, column in store.columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise StoreCorruptError(f"{path}: row counts differ: {lengths}; cut the slide again")
-    return store
+def check_marks(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Refuse a store that is not ours, not complete, or newer than we are.
+
+    Raises:
+        StoreError, StoreCorruptError: As said.
+    """
+    if attributes.get("schema") != SCHEMA:
+        raise StoreError(f"{path}: not a tile store (schema {attributes.get('schema')!r})")
+    if attributes.get("schema_version", 0) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema version {attributes['schema_version']} is newer than the "
+            f"{SCHEMA_VERSION} known here; update the package"
+        )
+    if attributes.get("complete") is not True:
+        raise StoreCorruptError(f"{path}: never completed; {AGAIN}")
 
 
 def find_store(folder: Path, slide_id: str) -> Path | None:
     """Return the slide's store in ``folder``, of whichever format; None if there is none."""
-    paths = [folder / f"{slide_id}{suffix}" for suffix in SUFFIXES.values()]
+    paths = [folder / f"{slide_id}{kind.suffix}" for kind in STORE_FORMATS.values()]
     return next((path for path in paths if path.exists()), None)
 
 
 def stores_of(folder: Path) -> dict[str, Path]:
     """Return the stores in ``folder`` by slide, those that are being written left out."""
-    paths = (path for path in sorted(folder.glob("[!.]*")) if path.suffix in SUFFIXES.values())
+    suffixes = {kind.suffix for kind in STORE_FORMATS.values()}
+    paths = (path for path in sorted(folder.glob("[!.]*")) if path.suffix in suffixes)
     return {path.stem: path for path in paths}
 
 
-def _format(path: Path) -> str:
-    for name, suffix in SUFFIXES.items():
-        if path.suffix == suffix:
-            return name
-    raise StoreError(f"{path}: a tile store ends in {' or '.join(SUFFIXES.values())}")
+def _format_of(path: Path) -> StoreFormat:
+    for kind in STORE_FORMATS.values():
+        if path.suffix == kind.suffix:
+            return kind
+    suffixes = " or ".join(kind.suffix for kind in STORE_FORMATS.values())
+    raise StoreError(f"{path}: a tile store ends in {suffixes}")
+
+
+def store_digest(store: TileStore) -> str:
+    """Return a digest of what a tile store was made from and of where its tiles lie."""
+    places = np.ascontiguousarray(store.coords, "<i8").tobytes().hex()
+    return digest({"attributes": dict(store.attributes), "coords": places})
+
+
+def verify_tiles(path: Path, slide_digest: str | None = None, *, pixels: bool = True) -> list[str]:
+    """Check a tile store.
+
+    Args:
+        path: The store.
+        slide_digest: Digest of the slide as it is now; None leaves staleness unchecked.
+        pixels: Whether to decode every tile.
+
+    Returns:
+        What is wrong with it, one sentence each; empty when nothing is.
+    """
+    try:
+        store = open_tiles(path)
+    except StoreError as error:
+        return [str(error)]
+    problems = [*_wrong_shapes(store), *_wrong_order(store), *_stale(store, slide_digest)]
+    return problems + (list(_undecodable(store)) if pixels else [])
+
+
+def _wrong_shapes(store: TileStore) -> Iterator[str]:
+    side = store.attributes.get("tile_px")
+    if store.tiles.shape != (len(store), side, side, 3):
+        yield f"{store.path}: tiles have shape {store.tiles.shape}, tile_px is {side}"
+    if store.coords.shape != (len(store), 2) or store.coords.dtype != np.int64:
+        yield f"{store.path}: coords are {store.coords.shape} {store.coords.dtype}"
+    for name, column in store.columns.items():
+        if column.shape != (len(store),) or column.dtype != np.float32:
+            yield f"{store.path}: {name} is {column.shape} {column.dtype}"
+        elif not np.isfinite(column).all():
+            yield f"{store.path}: {name} has values that are not finite"
+
+
+def _wrong_order(store: TileStore) -> Iterator[str]:
+    x, y = store.coords.T
+    later = (np.diff(y) > 0) | ((np.diff(y) == 0) & (np.diff(x) > 0))
+    if not later.all():
+        yield f"{store.path}: coords are not in canonical order at row {int(later.argmin()) + 1}"
+
+
+def _stale(store: TileStore, slide_digest: str | None) -> Iterator[str]:
+    stored = store.attributes.get("slide_digest")
+    if slide_digest is not None and stored != slide_digest:
+        yield (
+            f"{store.path}: was cut from another file (slide digest {stored}, now {slide_digest}); "
+            f"{AGAIN}"
+        )
+
+
+def _undecodable(store: TileStore) -> Iterator[str]:
+    try:
+        for _ in store.batches():
+            pass
+    except StoreError as error:
+        yield str(error)

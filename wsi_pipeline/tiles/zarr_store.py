@@ -1,14 +1,24 @@
-"""Tile stores as Zarr v3: metadata by zarr-python, tiles in bulk by tensorstore.
+"""Tile stores as Zarr v3: metadata by zarr-python, tiles written in bulk by tensorstore.
 
 One tile is one chunk, so that any tile is read alone; 128 of them are one shard, so that a slide
 is few files. A CRC-32C per chunk tells damage from data. Plain ``zarr.open`` reads all of it.
+
+Zarr reads a chunk that is not there as zeros, and a lost file would become black tiles. So a store
+notes its files and their sizes, every chunk is written whatever is in it, and opening looks whether
+the files are there. Shards are read here: tensorstore ends a process that was forked after it had
+been used, as workers of a ``DataLoader`` are.
 """
 
+import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
+import google_crc32c
+import imagecodecs
 import numpy as np
 import tensorstore as ts
 import zarr
@@ -17,15 +27,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsi_pipeline.atomic import atomic_folder
 from wsi_pipeline.errors import StoreCorruptError
-from wsi_pipeline.tiles.contract import (
-    Backend,
-    Columns,
-    TileArray,
-    TileStore,
-    check_marks,
-)
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
-from wsi_pipeline.tiles.settings import Codec
+from wsi_pipeline.tiles.store import AGAIN, Columns, StoreFile, TileArray, TileStore, check_marks
 from wsi_pipeline.types import Coords, RgbTiles
 
 SHARD: Final = 128  # tiles in a file
@@ -33,10 +36,13 @@ PACKED_CHUNK: Final = 1 << 16  # bytes read for a tile, about
 PACKED_SHARD: Final = 1 << 24  # bytes in a file, and twice in memory
 MOST_PER_PIXEL: Final = 4  # bytes: no JPEG is larger
 ZSTD_LEVEL: Final = 1  # scanned tissue hardly compresses; more effort buys nothing
+FILES: Final = "files"  # root attribute: the size of every file but its own, bytes
+CHECKSUM_BYTES: Final = 4
+NO_CHUNK: Final = 2**64 - 1  # stands in a shard's index for a chunk that holds fill values
 
 
 @contextmanager
-def writing_zarr(path: Path, tile_px: int, capacity: int, codec: Codec) -> Iterator[Backend]:
+def create_store(path: Path, tile_px: int, capacity: int, codec: str) -> Iterator[StoreFile]:
     """Yield the writing half of a folder that takes ``path``'s place on leaving."""
     with atomic_folder(path) as folder:
         group = zarr.create_group(folder, zarr_format=3)
@@ -49,7 +55,7 @@ def writing_zarr(path: Path, tile_px: int, capacity: int, codec: Codec) -> Itera
                 dtype="uint8",
                 compressors=[Crc32cCodec()],
             )
-            yield _ZarrBackend(folder, group, JPEG, Packer())
+            yield _ZarrFile(folder, group, JPEG, Packer())
             return
         zstd = [] if codec == "none" else [ZstdCodec(level=ZSTD_LEVEL)]
         group.create_array(
@@ -61,17 +67,18 @@ def writing_zarr(path: Path, tile_px: int, capacity: int, codec: Codec) -> Itera
             compressors=[*zstd, Crc32cCodec()],
             dimension_names=("tile", "y", "x", "channel"),
         )
-        yield _ZarrBackend(folder, group, "tiles", None)
+        yield _ZarrFile(folder, group, "tiles", None)
 
 
-class _ZarrBackend:
+class _ZarrFile:
     """Writes tiles, or their packed bytes, as rows of one array."""
 
     def __init__(self, folder: Path, group: zarr.Group, name: str, packer: Packer | None) -> None:
+        self._folder = folder
         self._group = group
         self._name = name
         self._packer = packer
-        self._rows = _Rows(_tensorstore(folder / name, write=True), group[name].shards[0])
+        self._rows = _Rows(folder / name, group[name].shards[0])
 
     @property
     def encode_s(self) -> float:
@@ -88,16 +95,26 @@ class _ZarrBackend:
         if self._packer is not None:
             arrays[OFFSET] = self._packer.offsets
         for name, values in arrays.items():
-            self._group.create_array(name, data=values, chunks=values.shape, compressors=None)
-        self._group.attrs.put({**attributes, "complete": True})  # in one go, not one by one
+            self._group.create_array(
+                name, data=values, chunks=values.shape, compressors=None,
+                config={"write_empty_chunks": True},
+            )  # fmt: skip
+        marks = {FILES: _sizes(self._folder), "complete": True}
+        self._group.attrs.put({**attributes, **marks})  # in one go, not one by one
 
 
 class _Rows:
     """Gathers rows to whole shards; one is written in the background while the next fills."""
 
-    def __init__(self, array: ts.TensorStore, shard: int) -> None:
-        self._array = array
-        self._shard, self._other = (np.empty((shard, *array.shape[1:]), np.uint8) for _ in range(2))
+    def __init__(self, array: Path, shard: int) -> None:
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(array.absolute())},
+            "store_data_equal_to_fill_value": True,
+        }
+        self._array = ts.open(spec, open=True, write=True).result()
+        row = self._array.shape[1:]
+        self._shard, self._other = (np.empty((shard, *row), np.uint8) for _ in range(2))
         self._begin = 0
         self._filled = 0
         self._pending: ts.WriteFutures | None = None
@@ -133,79 +150,191 @@ class _Rows:
             self._pending = None
 
 
-def open_zarr(path: Path) -> TileStore:
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of every file below ``folder``, by its path; not of the folder's own."""
+    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def open_store(path: Path) -> TileStore:
     """Open a Zarr tile store; see :func:`wsi_pipeline.tiles.open_tiles`."""
-    try:
+    with _library_errors(path):
         group = zarr.open_group(path, mode="r", zarr_format=3)
         attributes = dict(group.attrs)
-        check_marks(path, attributes)
-        arrays = {
-            name: np.asarray(array[...])
-            for name, array in group.arrays()
-            if name not in ("tiles", JPEG)
-        }
-        tiles: TileArray
-        if attributes.get("codec") == "jpeg":
-            stream = _ZarrRows(path, JPEG)
-            tiles = PackedTiles(path, attributes["tile_px"], arrays.pop(OFFSET), stream.read)
-        else:
-            tiles = _ZarrTiles(path)
+    check_marks(path, attributes)
+    # not group.arrays(), which leaves out what is damaged
+    names = [folder.name for folder in path.iterdir() if folder.is_dir()]
+    with _library_errors(path):
+        arrays = {name: np.asarray(group[name][...]) for name in {*names} - {"tiles", JPEG}}
         coords = arrays.pop("coords")
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, StoreCorruptError):
-            raise
-        raise StoreCorruptError(f"{path}: cannot be read: {error}; cut the slide again") from error
-    return TileStore(
-        path=path,
-        tiles=tiles,
-        coords=coords,
-        columns=arrays,
-        attributes=attributes,
-        reopen=open_zarr,
-    )
+        offsets = arrays.pop(OFFSET) if attributes.get("codec") == "jpeg" else None
+    files = attributes.pop(FILES, None)
+    tiles: TileArray
+    if offsets is None:
+        tiles = _ZarrTiles(path, _Shards(path, "tiles"))
+    else:
+        stream = _Stream(_Shards(path, JPEG))
+        tiles = PackedTiles(path, attributes["tile_px"], offsets, stream)
+    store = TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
+    _check_files(path, files or _least_files(store))
+    return store
 
 
-class _ZarrRows:
-    """An array whose rows are read by tensorstore."""
+@contextmanager
+def _library_errors(path: Path) -> Iterator[None]:
+    """Tell what zarr-python raises on files that it can make no sense of.
+
+    Raises:
+        StoreCorruptError: As said.
+    """
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise StoreCorruptError(f"{path}: damaged: {error}; {AGAIN}") from error
+
+
+def _check_files(path: Path, sizes: Mapping[str, int | None]) -> None:
+    """Look for a store's files.
+
+    Raises:
+        StoreCorruptError: One is missing, or of another size than it had.
+    """
+    for name, size in sizes.items():
+        try:
+            found = (path / name).stat().st_size
+        except OSError:
+            raise StoreCorruptError(f"{path}: damaged: {name} is missing; {AGAIN}") from None
+        if size is not None and found != size:
+            raise StoreCorruptError(
+                f"{path}: damaged: {name} has {found} bytes instead of {size}; {AGAIN}"
+            )
+
+
+def _least_files(store: TileStore) -> dict[str, None]:
+    """Return what a store from before its files were noted must have; zeros were not written."""
+    return {"coords/c/0/0": None} if store.coords.any() or len(store) > 1 else {}
+
+
+class _Shards:
+    """The chunks of one array, which lie in files of many with an index behind them.
+
+    Nothing is kept open. The indices are read at once, each with its checksum.
+
+    Source: the Zarr v3 specification, codec ``sharding_indexed`` 1.0.
+
+    Attributes:
+        shape: Of the array.
+        chunk_rows: Rows of a chunk.
+
+    Raises:
+        StoreCorruptError: A shard is missing or cut short, or the array was packed by another.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
-        self.array = _tensorstore(path / name, write=False)
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        return self.fetch(self.array[start:stop])
-
-    def fetch(self, view: ts.TensorStore) -> NDArray[np.uint8]:
+        self._array = path / name
         try:
-            return np.asarray(view.read().result())
-        except ValueError as error:
-            raise StoreCorruptError(f"{self._path}: damaged tiles: {error}") from error
+            about = json.loads((self._array / "zarr.json").read_text("utf-8"))
+            (sharding,) = about["codecs"]
+            packing = sharding["configuration"]
+            self.shape = tuple(map(int, about["shape"]))
+            shard_rows = int(about["chunk_grid"]["configuration"]["chunk_shape"][0])
+            self.chunk_rows = int(packing["chunk_shape"][0])
+            codecs = [codec["name"] for codec in packing["codecs"]]
+            self._chunks = shard_rows // self.chunk_rows
+            count = -(-self.shape[0] // shard_rows)
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise self._damaged(f"{name}/zarr.json cannot be read ({error})") from error
+        self._zstd = "zstd" in codecs
+        if sharding["name"] != "sharding_indexed" or codecs not in (
+            ["bytes", "crc32c"],
+            ["bytes", "zstd", "crc32c"],
+        ):
+            raise self._damaged(f"{name} was packed by another program")
+        within = ["0"] * (len(self.shape) - 1)
+        self._files = [self._array.joinpath("c", str(shard), *within) for shard in range(count)]
+        self._index = [self._read_index(file) for file in self._files]
+
+    def fill(self, first: int, out: NDArray[np.uint8]) -> None:
+        """Fill the rows of ``out`` (n, bytes of a chunk) with the chunks from ``first`` on.
+
+        Raises:
+            StoreCorruptError: One cannot be read, or its checksum is wrong.
+        """
+        done = 0
+        while done < len(out):
+            shard, place = divmod(first + done, self._chunks)
+            rows = out[done : done + self._chunks - place]
+            try:
+                with self._files[shard].open("rb", buffering=0) as file:
+                    for row, where in zip(rows, self._index[shard][place:].tolist(), strict=False):
+                        self._fill_row(file, where, row)
+            except (OSError, ValueError, imagecodecs.ZstdError) as error:
+                name = self._name(self._files[shard])
+                raise self._damaged(f"tiles in {name} ({error})") from error
+            done += len(rows)
+
+    def _fill_row(self, file: FileIO, where: list[int], row: NDArray[np.uint8]) -> None:
+        offset, size = where
+        if offset == NO_CHUNK:
+            row[...] = 0
+            return
+        stored = os.pread(file.fileno(), size, offset)
+        packed = stored[:-CHECKSUM_BYTES]
+        if len(stored) != size or not _intact(packed, stored[-CHECKSUM_BYTES:]):
+            raise ValueError(f"a checksum is wrong at byte {offset}")
+        if not self._zstd:
+            row[...] = np.frombuffer(packed, np.uint8)
+        elif len(imagecodecs.zstd_decode(packed, out=row.data)) != len(row):
+            raise ValueError(f"a chunk is too small at byte {offset}")
+
+    def _read_index(self, file: Path) -> NDArray[np.uint64]:
+        """Return the (chunks, 2) offsets and sizes of a shard's chunks."""
+        length = 16 * self._chunks + CHECKSUM_BYTES
+        try:
+            with file.open("rb", buffering=0) as opened:
+                end = opened.seek(0, 2)
+                opened.seek(max(0, end - length))
+                stored = opened.read(length)
+        except OSError as error:
+            raise self._damaged(f"{self._name(file)} is missing ({error.strerror})") from error
+        packed = stored[:-CHECKSUM_BYTES]
+        if len(stored) != length or not _intact(packed, stored[-CHECKSUM_BYTES:]):
+            raise self._damaged(f"{self._name(file)} is cut short, or its index is damaged")
+        return np.frombuffer(packed, "<u8").reshape(-1, 2)
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self._path).as_posix()
+
+    def _damaged(self, what: str) -> StoreCorruptError:
+        return StoreCorruptError(f"{self._path}: damaged: {what}; {AGAIN}")
+
+
+def _intact(data: bytes, checksum: bytes) -> bool:
+    return bool(google_crc32c.value(data) == int.from_bytes(checksum, "little"))
 
 
 class _ZarrTiles(TileArray):
-    def __init__(self, path: Path) -> None:
-        self._rows = _ZarrRows(path, "tiles")
-        count, height, width, channels = self._rows.array.shape
-        self.shape = (count, height, width, channels)
+    def __init__(self, path: Path, shards: _Shards) -> None:
+        super().__init__(path, shards.shape[0], shards.shape[1])
+        self._shards = shards
 
-    def _range(self, start: int, stop: int) -> RgbTiles:
-        return self._rows.read(start, stop)
-
-    def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
-        return self._rows.fetch(self._rows.array[indices])
+    def read_run(self, first: int, out: RgbTiles) -> None:
+        self._shards.fill(first, out.reshape(len(out), -1))
 
 
-def _tensorstore(array: Path, *, write: bool) -> ts.TensorStore:
-    """Open one array of a Zarr folder."""
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array.absolute())}}
-    return ts.open(spec, open=True, read=True, write=write).result()
+class _Stream:
+    """The bytes of packed tiles."""
 
+    def __init__(self, shards: _Shards) -> None:
+        self._shards = shards
 
-def missing_shards(path: Path) -> list[str]:
-    """Name the shard files that the store must have and has not."""
-    group = zarr.open_group(path, mode="r", zarr_format=3)
-    name = JPEG if JPEG in group else "tiles"
-    array = group[name]
-    tail = "/0" * (array.ndim - 1)
-    names = [f"{name}/c/{i}{tail}" for i in range(-(-array.shape[0] // array.shards[0]))]
-    return [name for name in names if not (path / name).is_file()]
+    def __len__(self) -> int:
+        return self._shards.shape[0]
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        size = self._shards.chunk_rows
+        first = start // size
+        chunks = np.empty((-(-stop // size) - first, size), np.uint8)
+        self._shards.fill(first, chunks)
+        return chunks.reshape(-1)[start - first * size : stop - first * size]

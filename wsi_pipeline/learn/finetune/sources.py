@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from wsi_pipeline.cohort import CohortSlide, safe_id
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.features.sources import store_digest
 from wsi_pipeline.learn.splits import SplitSlide
 from wsi_pipeline.slides import slide_digest
-from wsi_pipeline.tiles import TileStore, find_store, open_tiles
+from wsi_pipeline.tiles import TileStore, find_store, open_tiles, store_digest
 from wsi_pipeline.types import RgbImage, RgbTiles
 
 OPEN_STORES: Final = 64
