@@ -1,19 +1,10 @@
-"""Look for leaks and nuisances before training; status 1 where something must be put right.
-
-python -m wsi_pipeline.audit runs/liver --encoder densenet121 --external tma
-"""
+"""``python -m wsi_pipeline.audit``, the same as ``wsi audit``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.audit import AuditConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("audit", AuditConfig, run, argv)
-
+main = verb_main("audit")
 
 if __name__ == "__main__":
     sys.exit(main())

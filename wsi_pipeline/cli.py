@@ -1,118 +1,112 @@
-"""What every verb shares: flags and TOML to a config, events to the screen, and exit status.
+"""The one door: a verb, its flags and TOML file to settings, its events to the screen, exit status.
 
-0: all done. 1: some slides failed, or the work did. 2: the request itself was wrong.
+``wsi VERB``, ``python -m wsi_pipeline VERB`` and ``python -m wsi_pipeline.VERB`` are the same.
+Exit status 0: all done. 1: some slides failed, or the work did. 2: the request itself was wrong.
 """
 
 import argparse
-import copy
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Final
 
-from pydantic import Field, ValidationError, create_model
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
-
-from wsi_pipeline.config import StageConfig, describe, load_toml
+from wsi_pipeline import __version__, verbs
+from wsi_pipeline.config import StageConfig, load_toml
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError
-from wsi_pipeline.events import Event
+from wsi_pipeline.flags import flags_of
+from wsi_pipeline.verbs import Verb
 
-Config = TypeVar("Config", bound=StageConfig)
+WIDTH: Final = 100  # of the list of verbs
 
 
-def command(
-    verb: str,
-    config_class: type[Config],
-    run: Callable[[Config], Iterator[Event]],
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Run one verb from its command line and return its exit status.
-
-    Args:
-        verb: The verb's name, for usage lines and the log.
-        config_class: What can be asked; its fields are the flags.
-        run: The stage.
-        argv: Arguments without the program's name; None takes the process's own.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb that is named first; without one, list them. Return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(listing())
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"wsi_pipeline {__version__}\n")
+        return 0
     try:
-        config = parse(verb, config_class, arguments)
-        from wsi_pipeline.screen import show
+        verb = verbs.VERBS.choose(words[0].replace("-", "_"))
+    except ConfigError as error:
+        _say(f"wsi: {error}")
+        return 2
+    return command(verb, words[1:])
 
-        return show(verb, config, run(config))
+
+def verb_main(name: str) -> Callable[..., int]:
+    """Return ``main`` of a verb's own module: it takes the arguments after the verb's name."""
+
+    def own_main(argv: Sequence[str] | None = None) -> int:
+        return main([name, *(sys.argv[1:] if argv is None else argv)])
+
+    return own_main
+
+
+def command(verb: Verb, argv: Sequence[str]) -> int:
+    """Run one verb on its arguments and return its exit status."""
+    try:
+        config = parse(verb, argv)
+        from wsi_pipeline.screen import show  # after parsing: --help needs no screen
+
+        return show(verb.name, config, verb.run(config))
     except WsiError as error:
-        if "--debug" in arguments:
+        if "--debug" in argv:
             traceback.print_exc()
-        _say(f"{verb}: {error}")
+        _say(f"{verb.name}: {error}")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        _say(f"{verb}: stopped. What is finished is kept; the same command goes on from there.")
+        _say(
+            f"{verb.name}: stopped. What is finished is kept; the same command goes on from there."
+        )
         return 130
 
 
-def parse(verb: str, config_class: type[Config], argv: Sequence[str]) -> Config:
+def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:
     """Make a config from flags and, with ``--config FILE.toml``, a file; a flag wins.
 
     Raises:
-        ConfigError: An impossible value, or an unknown key in the file.
-        SystemExit: After ``--help``, or with status 2 on an unknown flag.
+        ConfigError: A flag or a key is unknown, or a value impossible.
+        SystemExit: After ``--help``.
     """
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--config", type=Path)
     file = peek.parse_known_args(argv)[0].config
     values = load_toml(file) if file else {}
+    config_class = verb.config_class
     unknown = [key for key in values if key not in config_class.model_fields]
     if unknown:
         raise ConfigError(f"{file}: unknown setting {', '.join(map(repr, unknown))}; see --help")
+    prog = _prog(verb.name)
+    parser = flags_of(config_class, prog, verb.about, values)
+    parser.epilog = f"example:\n  {prog} {verb.example}"
+    given = parser.read(argv)
     source = f"command line and {file}" if file else "command line"
-    try:
-        flags = _command_line(verb, config_class, values, argv)()
-    except ValidationError as error:
-        raise ConfigError(describe(error, source)) from None
-    config = config_class.from_mapping(
-        {name: getattr(flags, name) for name in config_class.model_fields}, source
-    )
-    return config.for_scheduler()
+    return config_class.from_mapping(values | given, source).for_scheduler()
 
 
-def _command_line(
-    verb: str, config_class: type[StageConfig], values: dict[str, Any], argv: Sequence[str]
-) -> type[BaseSettings]:
-    """Build the settings class whose only source is ``argv`` and whose defaults are ``values``."""
+def listing() -> str:
+    """Return every verb with a sentence, by what it works on."""
+    lines = ["usage: wsi VERB [options], or python -m wsi_pipeline.VERB", ""]
+    for group in dict.fromkeys(verb.group for verb in verbs.VERBS.values()):
+        lines.append(f"{group}:")
+        for verb in verbs.VERBS.values():
+            if verb.group == group:
+                indent = " " * 20
+                lines += textwrap.wrap(f"  {verb.name:<16}  {verb.about}", WIDTH,
+                                       subsequent_indent=indent)  # fmt: skip
+        lines.append("")
+    return "\n".join([*lines, "wsi VERB --help says what a verb can be told.", ""])
 
-    class Flags(BaseSettings, config_class):  # type: ignore[misc, valid-type]
-        model_config = SettingsConfigDict(
-            cli_prog_name=f"python -m wsi_pipeline.{verb}",
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-            extra="forbid",
-        )
-        config: Path | None = Field(
-            default=None, description="TOML file with the same settings; a flag wins."
-        )
-        debug: bool = Field(default=False, description="Show the traceback of an error.")
 
-        @classmethod
-        def settings_customise_sources(  # type: ignore[override]
-            cls, settings_cls: type[BaseSettings], **_: Any
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (CliSettingsSource(settings_cls, cli_parse_args=list(argv)),)
-
-    Flags.__doc__ = config_class.__doc__
-    defaults: dict[str, Any] = {}
-    for name, value in values.items():
-        field = copy.copy(config_class.model_fields[name])
-        field.default = value
-        defaults[name] = (field.annotation, field)
-    return create_model("Flags", __base__=Flags, __doc__=config_class.__doc__, **defaults)
+def _prog(verb: str) -> str:
+    """Return how a verb is called: as it just was."""
+    short = Path(sys.argv[0]).name == "wsi"
+    return f"wsi {verb}" if short else f"python -m wsi_pipeline.{verb}"
 
 
 def _say(text: str) -> None:

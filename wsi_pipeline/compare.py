@@ -1,19 +1,10 @@
-"""Compare encoders on the same patients, against a required accuracy.
-
-python -m wsi_pipeline.compare stages/compare.toml
-"""
+"""``python -m wsi_pipeline.compare``, the same as ``wsi compare``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.compare import CompareConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("compare", CompareConfig, run, argv)
-
+main = verb_main("compare")
 
 if __name__ == "__main__":
     sys.exit(main())

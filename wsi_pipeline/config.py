@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -26,10 +26,11 @@ from pydantic import (
 )
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.registry import Registry, import_named, unknown
+from wsi_pipeline.registry import Registry, load, unknown
 from wsi_pipeline.run_folder import RunFolder
 
 HOW: Final = "how"  # annotation of a field that does not change the result
+POSITIONAL: Final = "positional"  # of one that stands on the command line without its name
 MOST_THREADS: Final = 8  # on one slide: its tiles are written by one, which more would wait for
 
 
@@ -38,6 +39,17 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """Annotation of a field: what ``--help`` shows in the place of its value."""
+
+    text: str
+
+
+FILE: Final = Metavar("FILE")
+DIR: Final = Metavar("DIR")
 
 
 @dataclass(frozen=True)
@@ -52,16 +64,18 @@ class Chosen:
 
     def registry(self) -> Registry[Any]:
         """Import the registry."""
-        found = import_named("registry", self.table)
+        found = load(self.table)
         if not isinstance(found, Registry):
             found = Registry("such name", dict.fromkeys(cast("Iterable[str]", found)))
         return found
 
 
 class Settings(BaseModel):
-    """Knobs of one topic; its ``title`` heads them in ``--help``. Unknown keys are refused."""
+    """Knobs of one topic, which heads them in ``--help``. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    topic: ClassVar = "options"
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     @field_validator("*")
     @classmethod
@@ -94,6 +108,8 @@ class Settings(BaseModel):
 
 class StageConfig(Settings):
     """What every stage can be told."""
+
+    topic: ClassVar = "how the work is done"
 
     workers: Annotated[int, HOW] = Field(
         default=0, ge=0, description="Worker processes; 0 works in this process."

@@ -1,19 +1,10 @@
-"""Find the cores of a tissue microarray, join them with its core map, draw them.
-
-python -m wsi_pipeline.cores slides/tma.svs --map manifests/map.csv --preview cores/tma.jpg
-"""
+"""``python -m wsi_pipeline.cores``, the same as ``wsi cores``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.cores import CoresConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("cores", CoresConfig, run, argv)
-
+main = verb_main("cores")
 
 if __name__ == "__main__":
     sys.exit(main())

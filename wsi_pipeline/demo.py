@@ -1,19 +1,10 @@
-"""Generate the synthetic cohort and take it through the whole pipeline.
-
-python -m wsi_pipeline.demo
-"""
+"""``python -m wsi_pipeline.demo``, the same as ``wsi demo``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.demo import DemoConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("demo", DemoConfig, run, argv)
-
+main = verb_main("demo")
 
 if __name__ == "__main__":
     sys.exit(main())

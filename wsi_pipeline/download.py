@@ -1,19 +1,10 @@
-"""Fetch GDC slides by manifest, verified and resumable.
-
-python -m wsi_pipeline.download manifests/gdc_tcga_liver.txt --out slides/
-"""
+"""``python -m wsi_pipeline.download``, the same as ``wsi download``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.download import DownloadConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("download", DownloadConfig, run, argv)
-
+main = verb_main("download")
 
 if __name__ == "__main__":
     sys.exit(main())

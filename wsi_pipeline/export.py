@@ -1,19 +1,10 @@
-"""Write features in the layouts of CLAM, TRIDENT and STAMP.
-
-python -m wsi_pipeline.export runs/liver --layout clam --encoder densenet121
-"""
+"""``python -m wsi_pipeline.export``, the same as ``wsi export``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.export import ExportConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("export", ExportConfig, run, argv)
-
+main = verb_main("export")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,20 +1,10 @@
-"""Turn tiles into features.
-
-python -m wsi_pipeline.extract runs/liver --encoder densenet121
-"""
+"""``python -m wsi_pipeline.extract``, the same as ``wsi extract``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.extract import run
-from wsi_pipeline.pipeline.extract_config import ExtractConfig
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("extract", ExtractConfig, run, argv)
-
+main = verb_main("extract")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,19 +1,10 @@
-"""Look at what was flagged, and decide what the next stage leaves out.
-
-python -m wsi_pipeline.qc runs/liver
-"""
+"""``python -m wsi_pipeline.qc``, the same as ``wsi qc``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.qc import QcConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("qc", QcConfig, run, argv)
-
+main = verb_main("qc")
 
 if __name__ == "__main__":
     sys.exit(main())

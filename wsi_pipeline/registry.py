@@ -8,7 +8,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from wsi_pipeline.errors import ConfigError
 
@@ -43,6 +43,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def takes_own(self) -> bool:
+        """Whether a user's own is taken, named ``module:function``."""
+        return self._wrap is not None
+
     def choose(self, name: str) -> Entry:
         """Return the entry of ``name``, importing a user's own.
 
@@ -74,14 +79,19 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"there is no {what} {name!r}; {hint}Known: {', '.join(names)}"
 
 
+def load(name: str) -> Any:
+    """Import what ``module:name`` of ours names; where there is none, that is a bug."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def import_named(what: str, name: str) -> object:
     """Import what ``module:function`` names.
 
     Raises:
         ConfigError: The module or the name in it cannot be imported.
     """
-    module, _, attribute = name.partition(":")
     try:
-        return cast("object", getattr(importlib.import_module(module), attribute))
+        return cast("object", load(name))
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{what} {name!r}: cannot import it: {error}") from error

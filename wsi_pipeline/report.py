@@ -1,19 +1,10 @@
-"""Write a run's report, one self-contained HTML page.
-
-python -m wsi_pipeline.report runs/liver
-"""
+"""``python -m wsi_pipeline.report``, the same as ``wsi report``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.report import ReportConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("report", ReportConfig, run, argv)
-
+main = verb_main("report")
 
 if __name__ == "__main__":
     sys.exit(main())

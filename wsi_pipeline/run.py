@@ -1,19 +1,10 @@
-"""Run a whole study from its file; what is finished is not redone.
-
-python -m wsi_pipeline.run stages/liver.toml
-"""
+"""``python -m wsi_pipeline.run``, the same as ``wsi run``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.study import RunConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("run", RunConfig, run, argv)
-
+main = verb_main("run")
 
 if __name__ == "__main__":
     sys.exit(main())

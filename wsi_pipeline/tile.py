@@ -1,20 +1,10 @@
-"""Find tissue, normalise stains, cut tiles.
-
-python -m wsi_pipeline.tile manifests/liver.csv --slides slides/ --run runs/liver
-"""
+"""``python -m wsi_pipeline.tile``, the same as ``wsi tile``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("tile", TileConfig, run, argv)
-
+main = verb_main("tile")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,19 +1,10 @@
-"""Check everything a run folder holds.
-
-python -m wsi_pipeline.verify runs/liver
-"""
+"""``python -m wsi_pipeline.verify``, the same as ``wsi verify``."""
 
 import sys
-from collections.abc import Sequence
 
-from wsi_pipeline.cli import command
-from wsi_pipeline.pipeline.verify import VerifyConfig, run
+from wsi_pipeline.cli import verb_main
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; return its exit status."""
-    return command("verify", VerifyConfig, run, argv)
-
+main = verb_main("verify")
 
 if __name__ == "__main__":
     sys.exit(main())

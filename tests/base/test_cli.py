@@ -2,33 +2,42 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
+from base.toy import CutConfig
 
-from wsi_pipeline.cli import command, parse
-from wsi_pipeline.config import HOW, StageConfig, digest
+from wsi_pipeline import verbs
+from wsi_pipeline.cli import command, main, parse
+from wsi_pipeline.config import StageConfig, digest
 from wsi_pipeline.errors import ConfigError, SlideOpenError, UsageError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, StageStarted
+from wsi_pipeline.registry import Registry
+from wsi_pipeline.verbs import Verb
+
+CUT = Verb(
+    name="cut",
+    group=verbs.TILES,
+    about="Cut something.",
+    config="base.toy:CutConfig",
+    stage="base.toy:cut",
+    example="x --out y",
+)
 
 
-class CutConfig(StageConfig):
-    """Cut something."""
-
-    slides: CliPositionalArg[Path] = Field(description="What to cut.")
-    out: Annotated[Path, HOW] = Field(description="Where to.")
-    mpp: float = Field(default=0.5, gt=0, description="Target µm per pixel.")
+@pytest.fixture
+def with_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy stage, which enters by the one table."""
+    table = Registry("verb", {**verbs.VERBS, "cut": CUT})
+    monkeypatch.setattr(verbs, "VERBS", table)
 
 
 def test_flags_file_and_precedence(tmp_path: Path) -> None:
     file = tmp_path / "cut.toml"
     file.write_text('slides = "a"\nout = "b"\nmpp = 0.3\n')
-    assert parse("cut", CutConfig, ["--config", str(file)]) == CutConfig(
+    assert parse(CUT, ["--config", str(file)]) == CutConfig(
         slides=Path("a"), out=Path("b"), mpp=0.3
     )
-    assert parse("cut", CutConfig, ["x", "--mpp", "0.25", "--config", str(file)]) == CutConfig(
+    assert parse(CUT, ["x", "--mpp", "0.25", "--config", str(file)]) == CutConfig(
         slides=Path("x"), out=Path("b"), mpp=0.25
     )
 
@@ -37,19 +46,21 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     file = tmp_path / "cut.toml"
     file.write_text("mmp = 0.3\n")
     with pytest.raises(ConfigError, match=r"cut\.toml: unknown setting 'mmp'"):
-        parse("cut", CutConfig, ["x", "--config", str(file)])
+        parse(CUT, ["x", "--config", str(file)])
     with pytest.raises(ConfigError, match=r"'mpp': Input should be greater than 0 \(found '-1'\)"):
-        parse("cut", CutConfig, ["x", "--out", "y", "--mpp", "-1"])
+        parse(CUT, ["x", "--out", "y", "--mpp", "-1"])
     with pytest.raises(ConfigError, match="'out' is required"):
-        parse("cut", CutConfig, ["x"])
+        parse(CUT, ["x"])
     with pytest.raises(ConfigError, match="no such settings file"):
-        parse("cut", CutConfig, ["x", "--config", "nowhere.toml"])
+        parse(CUT, ["x", "--config", "nowhere.toml"])
 
 
 def test_identity_leaves_out_how() -> None:
     one = CutConfig(slides=Path("a"), out=Path("b"), workers=3)
     two = CutConfig(slides=Path("a"), out=Path("c"), dry_run=True)
-    assert one.identity() == two.identity() == {"slides": "a", "mpp": 0.5}
+    assert (
+        one.identity() == two.identity() == {"slides": "a", "mpp": 0.5, "several": [], "keep": True}
+    )
     assert digest(one.identity()) != digest(CutConfig(slides=Path("b"), out=Path("b")).identity())
 
 
@@ -57,8 +68,13 @@ def test_identity_leaves_out_how() -> None:
     ("error", "status"),
     [(None, 0), ("slide", 1), (SlideOpenError("gone"), 1), (UsageError("no"), 2)],
 )
-def test_exit_status(error: object, status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(config: CutConfig) -> Iterator[Event]:
+def test_exit_status(
+    error: object,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(_self: Verb, _config: StageConfig) -> Iterator[Event]:
         yield StageStarted(stage="cut", total=2)
         yield SlideDone(slide_id="a", counts={"tiles kept": 1200})
         if isinstance(error, Exception):
@@ -66,10 +82,115 @@ def test_exit_status(error: object, status: int, capsys: pytest.CaptureFixture[s
         if error:
             yield SlideFailed(slide_id="b", error="b.svs: truncated")
 
-    assert command("cut", CutConfig, run, ["x", "--out", "y"]) == status
+    monkeypatch.setattr(Verb, "run", run)
+    assert command(CUT, ["x", "--out", "y"]) == status
     out, err = capsys.readouterr()
     assert "a: done" in out
     assert "Traceback" not in out + err
     if error == "slide":
         assert "failed b: b.svs: truncated" in out
         assert "1,200" in out
+
+
+def test_lists_and_switches_on_the_command_line(tmp_path: Path) -> None:
+    """Several with commas, the flag again, or as in TOML; a switch can be turned back."""
+    for words in (
+        ["--several", "a,b c"],
+        ["--several", "a", "--several=b c"],
+        ["--several", '[a,"b c"]'],
+    ):
+        assert parse(CUT, ["x", "--out", "y", *words]).several == ("a", "b c")
+    file = tmp_path / "cut.toml"
+    file.write_text('slides = "a"\nout = "b"\nseveral = ["a"]\nkeep = false\ndry_run = true\n')
+    config = ["--config", str(file)]
+    assert (parse(CUT, config).keep, parse(CUT, config).dry_run) == (False, True)
+    again = parse(CUT, [*config, "--keep", "--no-dry-run", "--several", ""])
+    assert (again.keep, again.dry_run, again.several) == (True, False, ())
+
+
+def test_what_is_no_flag_is_met_with_the_nearest() -> None:
+    for words, message in (
+        (["x", "--mmp", "1"], "no flag --mmp; did you mean --mpp"),
+        (["x", "--zzz"], "no flag --zzz; see --help"),
+        (["x", "y"], "'y' stands alone"),
+        (["x", "--mpp"], "--mpp: expected one argument"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(CUT, words)
+
+
+def test_a_stage_enters_by_the_table(
+    with_cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One entry: `wsi cut`, the list of verbs, its help and `[cut]` in a study know it."""
+    assert main([]) == 0
+    assert "  cut               Cut something." in capsys.readouterr().out
+    assert main(["cut", "x", "--out", "y", "--mpp", "0.25"]) == 0
+    assert "x: done" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["cut", "--help"])
+    assert end.value.code == 0
+    assert "--mpp µm/px" in capsys.readouterr().out
+    study = tmp_path / "study.toml"
+    study.write_text("[cut]\nslides = 'x'\nout = 'y'\n")
+    assert main(["run", str(study)]) == 0
+    assert "x: done" in capsys.readouterr().out
+
+
+def test_the_door(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("wsi_pipeline 0.")
+    assert main(["tail"]) == 2
+    assert "no verb 'tail'; did you mean 'tile'?" in capsys.readouterr().err
+    assert main(["import-features"]) == 2
+    assert "'source' is required" in capsys.readouterr().err
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name}" in listed for name in verbs.VERBS)
+
+
+def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Own settings first, by topic; choices and units; no noise; an example at the end."""
+    for name in verbs.VERBS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        text = capsys.readouterr().out
+        assert not [noise for noise in ("list[", "tuple[", "None", "--no-dry-run") if noise in text]
+        own, machine, example = (
+            text.index(f"\n{t}:")
+            for t in (text.split("\n\n")[2].split(":")[0], "how the work is done", "example")
+        )
+        assert own < machine < text.index("--workers N") < text.index("--config FILE") < example
+        assert verbs.VERBS[name].example in text
+    with pytest.raises(SystemExit):
+        main(["tile", "--help"])
+    text = capsys.readouterr().out
+    topics = [
+        "what and where",
+        "resolution and grid",
+        "tissue and annotations",
+        "pixels and stain",
+        "rules",
+        "files",
+        "how the work is done",
+    ]
+    assert [
+        line[:-1] for line in text.splitlines() if line.endswith(":") and line[:1].isalpha()
+    ] == [*topics, "example"]
+    for shown in (
+        "COHORT --run DIR [options]",
+        "--mpp µm/px",
+        "--store {zarr,hdf5}",
+        "--tile-px px",
+        "--stain {macenko,",
+        "--no-annotated-only",
+        "--drop-flagged {pen,",
+        "(0.125)",
+    ):
+        assert shown in text
+
+
+@pytest.mark.parametrize("name", list(verbs.VERBS))
+def test_every_example_parses(name: str) -> None:
+    verb = verbs.VERBS[name]
+    assert isinstance(parse(verb, verb.example.split()), verb.config_class)

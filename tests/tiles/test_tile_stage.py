@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from wsi_pipeline.cli import main
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import (
@@ -265,3 +266,58 @@ def test_a_core_table_that_cannot_be_read_is_refused(
     )
     with pytest.raises(CohortError, match=r"TMA9\.csv: line 2.*whole numbers"):
         list(run(config(microarray / "cohort.csv", tmp_path)))
+
+
+def test_a_study_runs_any_verb(
+    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``[qc]`` and ``[verify]`` are stages as ``[tile]`` is, in the order in which verbs stand."""
+    cohort, study = table(tmp_path, slides, [("a", "a.png", "")]), tmp_path / "study.toml"
+    study.write_text(
+        f"[study]\nrun = '{tmp_path / 'run'}'\nslides = '{slides}'\n[verify]\n[qc]\ndrop = []\n"
+        f"[tile]\ncohort = '{cohort}'\nmpp_override = 0.5\n"
+    )
+    assert main(["run", str(study)]) == 0
+    titles = [
+        line.split(":")[0] for line in capsys.readouterr().out.splitlines() if " s   " in line
+    ]
+    assert titles == ["tile", "qc", "verify"]
+    assert (tmp_path / "run" / "qc" / "decisions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--stain mazenko", "no stain method 'mazenko'; did you mean 'macenko'?"),
+        ("--stain nowhere:method", "cannot import it: No module named 'nowhere'"),
+        ("--tissue-method otsi", "no tissue method 'otsi'; did you mean 'otsu'?"),
+        ("--reader openslid", "'openslid'; did you mean 'openslide'?"),
+        ("--drop-flagged pen,blured", "no tile flag 'blured'; did you mean 'blurred'?"),
+        ("--edge pat", "no choice 'pat'; did you mean 'pad'?"),
+        ("--denoise medium", "did you mean 'median'?"),
+        ("--store hdf", "did you mean 'hdf5'?"),
+        ("--codec zstd --store hdf5", "plain HDF5 readers do not know it"),
+        ("--mpp-override -3", "'mpp_override': Input should be greater than or equal to 0.05"),
+        ("--mpp 0", "'mpp': Input should be greater than 0"),
+        ("--overlap-px 300", "overlap_px 300 leaves tiles of 256 px no step to take"),
+        ("--min-tissue-fraction 50", "less than or equal to 1"),
+        ("--tile-px large", "'tile_px': Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_word_stops_before_any_slide_is_opened(
+    words: str,
+    answer: str,
+    slides: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a slide was opened")
+
+    monkeypatch.setattr("wsi_pipeline.slides.open.open_slide", opened)
+    monkeypatch.setattr("wsi_pipeline.slides.digest.slide_digest", opened)
+    assert main(["tile", str(slides), "--run", str(tmp_path / "run"), *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert answer in err
+    assert (out, (tmp_path / "run").exists()) == ("", False)

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import HOW, StageConfig, describe, load_toml
+from wsi_pipeline.config import FILE, HOW, POSITIONAL, StageConfig, describe, load_toml
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
-from wsi_pipeline.pipeline import stage
 from wsi_pipeline.run_folder import BundleFile, RunFolder
+from wsi_pipeline.verbs import VERBS
 
 if TYPE_CHECKING:
     from wsi_pipeline.reporting.comparison import EncoderResult
@@ -32,9 +31,9 @@ TABLES: Final = ("compare", "finetune", "extract", "train")
 class CompareConfig(StageConfig):
     """Compare encoders: the same patients, the same recipe, one table and one figure."""
 
-    plan: CliPositionalArg[Path] = Field(description="File, for instance stages/compare.toml.")
-    only: Annotated[list[str], HOW] = Field(
-        default=[], description="Train these encoders alone; the table still shows all."
+    plan: Annotated[Path, POSITIONAL, FILE] = Field(description="Plan of the comparison.")
+    only: Annotated[tuple[str, ...], HOW] = Field(
+        default=(), description="Train these encoders alone; the table still shows all."
     )
 
     @property
@@ -98,7 +97,7 @@ def read_plan(path: Path) -> Plan:
     except ValidationError as error:
         raise ConfigError(describe(error, f"{path} [compare]")) from None
     for step in _steps(plan, plan.encoders[0]):
-        stage(step.name).config_class.from_mapping(step.settings, f"{path} [{step.name}]")
+        VERBS[step.name].config_class.from_mapping(step.settings, f"{path} [{step.name}]")
     return plan
 
 
@@ -136,7 +135,7 @@ def _train(config: CompareConfig, plan: Plan, encoder: str) -> Iterator[Event]:
     how = {"dry_run": config.dry_run, "overwrite": config.overwrite, "workers": config.workers,
            "scheduler": config.scheduler}  # fmt: skip
     for step in _steps(plan, encoder):
-        found = stage(step.name)
+        found = VERBS[step.name]
         settings = found.config_class.from_mapping(step.settings, str(config.plan))
         for event in found.run(settings.model_copy(update=how)):
             if not isinstance(event, StageStarted | Written):

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.cohort import read_core_map
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.events import (
     Event,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 class CoresConfig(StageConfig):
     """Find the cores of a tissue microarray, name them, and draw them for a person to check."""
 
-    slide: Annotated[CliPositionalArg[str], HOW] = Field(
+    slide: Annotated[str, HOW, POSITIONAL] = Field(
         description="TMA slide, or a flat picture of it; a URL will do."
     )
     preview: Annotated[Path, HOW] = Field(description="Picture to write, .png or .jpg.")

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import HOW, StageConfig, digest
+from wsi_pipeline.config import HOW, POSITIONAL, StageConfig, digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.events import Event, Note, Planned, SlideDone, SlideSkipped, StageStarted, Written
-from wsi_pipeline.pipeline.study import RunConfig
-from wsi_pipeline.pipeline.study import run as run_study
+from wsi_pipeline.pipeline.run import RunConfig
+from wsi_pipeline.pipeline.run import run as run_study
 from wsi_pipeline.run_folder import RunFolder
 
 PACKAGED_ENCODER: Final = "tf_efficientnet_lite0"
@@ -50,7 +49,7 @@ title = "Synthetic demo cohort"
 class DemoConfig(StageConfig):
     """Generate the synthetic cohort and take it through the whole pipeline."""
 
-    folder: Annotated[CliPositionalArg[Path], HOW] = Field(
+    folder: Annotated[Path, HOW, POSITIONAL] = Field(
         default=Path("demo"), description="Where slides, run folder and report go."
     )
     cohort_only: Annotated[bool, HOW] = Field(

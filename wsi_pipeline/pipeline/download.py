@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.cohort import write_cohort
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
 from wsi_pipeline.errors import DiskFullError, UsageError
 from wsi_pipeline.events import (
     Event,
@@ -33,7 +32,7 @@ MIB: Final = 1 << 20
 class DownloadConfig(StageConfig):
     """Fetch GDC slides by manifest or query, resumable and verified; or verify, or only plan."""
 
-    manifest: CliPositionalArg[Path | None] = Field(
+    manifest: Annotated[Path | None, POSITIONAL] = Field(
         default=None, description="Manifest as the GDC portal writes it."
     )
     out: Annotated[Path | None, HOW] = Field(

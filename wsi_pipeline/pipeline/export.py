@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import (
@@ -31,7 +30,7 @@ RECORDS: Final = ".exported"  # what each slide's files were made from, beside t
 class ExportConfig(StageConfig):
     """Write a run folder's features as another tool reads them."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     layout: Literal["clam", "trident", "stamp"] = Field(description="Whose layout.")
     encoder: str = Field(
         default="densenet121", description="Whose features: an encoder's tag or its bare name."

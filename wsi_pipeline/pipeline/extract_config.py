@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 
 
 class ExtractConfig(StageConfig):
     """Encode every tile of a run folder; one feature store a slide."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     encoder: str = Field(
         default="densenet121",
         description="A timm model, with or without its weights' tag (densenet121.tv_in1k), "

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn.finetune import FineTuneSettings
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 class FinetuneConfig(StageConfig):
     """Fine-tune an encoder end to end on a run folder's tiles, or on flat images; validate it."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     encoder: str = Field(default="densenet121", description="A timm model, as for extract.")
     weights: str = Field(
         default="auto", description="What it starts from: auto, hub, package, random, or a file."

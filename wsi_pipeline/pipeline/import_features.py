@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort, write_cohort
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError, named
 from wsi_pipeline.events import (
@@ -35,7 +34,7 @@ NO_FILE: Final = "no feature file"
 class ImportConfig(StageConfig):
     """Take over features of CLAM, TRIDENT or STAMP; the layout is recognised."""
 
-    source: CliPositionalArg[Path] = Field(
+    source: Annotated[Path, POSITIONAL] = Field(
         description="Folder of the tool's .h5 files, one a slide; CLAM's may be the one above "
         "h5_files."
     )

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import read_cohort
-from wsi_pipeline.config import HOW, StageConfig, digest
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig, digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, named
 from wsi_pipeline.events import (
@@ -25,10 +24,10 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.pipeline import stage
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
+from wsi_pipeline.verbs import VERBS
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import BundleConfig, SlidePrediction
@@ -39,7 +38,7 @@ NO_FEATURES = "no features"
 class PredictConfig(StageConfig):
     """Score a run folder's slides with a trained model; draw heatmaps."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(
         description="Run folder whose features are scored; predictions go there too."
     )
     model: Path | None = Field(
@@ -166,7 +165,7 @@ def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
         "run": config.run,
     }
     source = f"model {model.name}"
-    tile, extract = stage("tile"), stage("extract")
+    tile, extract = VERBS["tile"], VERBS["extract"]
     chosen = _encoder(config, model)
     settings = model.tiling | how
     settings |= {"cohort": config.new_slides, "mpp_override": config.mpp_override}

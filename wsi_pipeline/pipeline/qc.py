@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.cohort import read_cohort
-from wsi_pipeline.config import HOW, Chosen, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, Chosen, StageConfig
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.events import (
     Event,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 class QcConfig(StageConfig):
     """Show flagged tiles on one page, and write the table that says which of them to drop."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
         default=("pen", "blurred"),
         description="Flags whose tiles the new table drops; others it keeps, for a person to "

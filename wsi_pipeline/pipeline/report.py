@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.run_folder import RunFolder
@@ -16,7 +15,7 @@ from wsi_pipeline.run_folder import RunFolder
 class ReportConfig(StageConfig):
     """Write one self-contained HTML page about a run folder."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     title: str | None = Field(
         default=None, description="Of the page; the cohorts' names if not given."
     )

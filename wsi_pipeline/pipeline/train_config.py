@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import CliPositionalArg
 
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 class SplitConfig(StageConfig):
     """What decides who is trained and tested on; the audit and the training ask the same."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     encoder: str = Field(default="densenet121", description="Whose features to train on.")
     external: str | None = Field(
         default=None,

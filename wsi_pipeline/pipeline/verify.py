@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from wsi_pipeline.atomic import PARTIAL
 from wsi_pipeline.cohort import CohortSlide, read_cohort
-from wsi_pipeline.config import HOW, StageConfig
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError, named
 from wsi_pipeline.events import (
@@ -29,7 +28,7 @@ ROOMS: Final = ("tiles", "features", "models", "predictions")
 class VerifyConfig(StageConfig):
     """Check every tile store, feature store, model and prediction of a run folder."""
 
-    run: Annotated[CliPositionalArg[Path], HOW] = Field(description="Run folder.")
+    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
     slides: Annotated[Path | None, HOW] = Field(
         default=None,
         description="Folder the cohort table's paths start from: the slides' digests are compared "

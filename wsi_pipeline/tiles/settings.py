@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from wsi_pipeline.config import Chosen, Settings
 
@@ -21,7 +21,7 @@ OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
 class GridSettings(Settings):
     """At which resolution tiles are taken, and where they lie."""
 
-    model_config = ConfigDict(title="resolution and grid")
+    topic: ClassVar = "resolution and grid"
 
     mpp: float = Field(default=0.5, gt=0, description="Resolution of the tiles, µm/px.")
     mpp_override: float | None = Field(
@@ -64,7 +64,7 @@ class GridSettings(Settings):
 class TissueSettings(Settings):
     """Where the tissue is: computed, and as people drew it."""
 
-    model_config = ConfigDict(title="tissue and annotations")
+    topic: ClassVar = "tissue and annotations"
 
     tissue_method: Annotated[str, Chosen("wsi_pipeline.tissue.methods:TISSUE_METHODS")] = Field(
         default="otsu", description="How tissue is found."
@@ -74,8 +74,7 @@ class TissueSettings(Settings):
     )
     exclude_annotations: tuple[str, ...] = Field(
         default=("ignore*", "ignore", "exclude", "exclusion"),
-        description="Classes, in any case, whose drawn regions give no tiles; may be given several "
-        "times.",
+        description="Classes, in any case, whose drawn regions give no tiles.",
     )
     annotated_only: bool = Field(
         default=True, description="Where regions are drawn, take tiles from them alone."
@@ -93,7 +92,7 @@ class TissueSettings(Settings):
 class StainSettings(Settings):
     """How the tiles' colours are brought into line."""
 
-    model_config = ConfigDict(title="pixels and stain")
+    topic: ClassVar = "pixels and stain"
 
     stain: Annotated[str, Chosen("wsi_pipeline.stain.methods:STAIN_METHODS")] = Field(
         default="macenko", description="How stains are normalised."
@@ -113,7 +112,7 @@ class StainSettings(Settings):
 class RuleSettings(Settings):
     """Which tiles are kept, which are flagged, and what is done with these."""
 
-    model_config = ConfigDict(title="rules")
+    topic: ClassVar = "rules"
 
     max_background_fraction: float = Field(
         default=0.125, ge=0, le=1, description="Share of a normalised tile that may be empty."
@@ -152,7 +151,7 @@ class RuleSettings(Settings):
         default=0.5, ge=0, le=1, description="More blood than this flags a tile."
     )
     drop_flagged: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
-        default=(), description="Leave tiles with this flag out; may be given several times."
+        default=(), description="Leave tiles with this flag out."
     )
     max_dropped_fraction: float = Field(
         default=0.5,
@@ -165,7 +164,7 @@ class RuleSettings(Settings):
 class StoreSettings(Settings):
     """How slides are read and tiles are kept."""
 
-    model_config = ConfigDict(title="files")
+    topic: ClassVar = "files"
 
     reader: Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")] = Field(
         default="auto", description="What reads the slides; auto: what suits the file."

@@ -1,8 +1,8 @@
 """A whole study from one TOML file: its stages in their order, each resumable.
 
-The file has a table a stage (``[download]``, ``[tile]``, ``[extract]``, ``[train]``, ``[predict]``,
-``[report]``); those present are run. ``[study]`` holds what several of them share, for instance the
-run folder; a stage takes from it the settings it knows.
+The file has a table a stage, ``[tile]`` or any other verb; those present are run, in the order in
+which the verbs are listed. ``[study]`` holds what several of them share, for instance the run
+folder; a stage takes from it the settings it knows.
 """
 
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
-from wsi_pipeline.config import HOW, StageConfig, load_toml
+from wsi_pipeline.config import FILE, HOW, POSITIONAL, StageConfig, load_toml
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
-from wsi_pipeline.pipeline import STAGES, Stage, stage
+from wsi_pipeline.registry import unknown
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.verbs import Verb, stages
 
 SHARED = "study"
 
@@ -24,9 +24,11 @@ SHARED = "study"
 class RunConfig(StageConfig):
     """Run every stage of a study file, one after the other; what is finished is not redone."""
 
-    study: CliPositionalArg[Path] = Field(description="Study file, for instance stages/liver.toml.")
-    only: Annotated[list[str], HOW] = Field(
-        default=[], description="Run these stages alone; may be given several times."
+    study: Annotated[Path, POSITIONAL, FILE] = Field(
+        description="Study file, for instance stages/liver.toml."
+    )
+    only: Annotated[tuple[str, ...], HOW] = Field(
+        default=(), description="Run these stages alone; may be given several times."
     )
 
     @property
@@ -39,7 +41,7 @@ class RunConfig(StageConfig):
         return next((config.run_folder for _, config in plan if config.run_folder), None)
 
 
-def read_study(path: Path) -> list[tuple[Stage, StageConfig]]:
+def read_study(path: Path) -> list[tuple[Verb, StageConfig]]:
     """Read and validate a study file.
 
     Returns:
@@ -48,30 +50,23 @@ def read_study(path: Path) -> list[tuple[Stage, StageConfig]]:
     Raises:
         ConfigError: It names no stage, an unknown one, or an unknown or impossible setting.
     """
-    tables = load_toml(path)
-    unknown = [name for name in tables if name not in (SHARED, *STAGES)]
-    if unknown:
-        raise ConfigError(
-            f"{path}: unknown table {', '.join(f'[{name}]' for name in unknown)}; "
-            f"known are {', '.join(f'[{name}]' for name in (SHARED, *STAGES))}"
-        )
+    tables, known = load_toml(path), stages()
+    for name in tables:
+        if name not in (SHARED, *known):
+            raise ConfigError(f"{path}: [{name}]: {unknown('stage', name, (SHARED, *known))}")
     shared: dict[str, Any] = tables.get(SHARED, {})
     plan = []
     used: set[str] = set()
-    for name in STAGES:
-        if name not in tables:
-            continue
-        found = stage(name)
-        known = {
-            key: value for key, value in shared.items() if key in found.config_class.model_fields
-        }
-        used |= known.keys()
-        values = known | tables[name]
-        plan.append((found, found.config_class.from_mapping(values, f"{path} [{name}]")))
+    for verb in (verb for name, verb in known.items() if name in tables):
+        config_class = verb.config_class
+        common = {key: shared[key] for key in shared if key in config_class.model_fields}
+        used |= common.keys()
+        values = common | tables[verb.name]
+        plan.append((verb, config_class.from_mapping(values, f"{path} [{verb.name}]")))
     if not plan:
         raise ConfigError(
             f"{path}: names no stage; give at least one of "
-            f"{', '.join(f'[{name}]' for name in STAGES)}"
+            f"{', '.join(f'[{name}]' for name in known)}"
         )
     if shared.keys() - used:
         raise ConfigError(
@@ -98,7 +93,7 @@ def run(config: RunConfig) -> Iterator[Event]:
         yield from run_stage(found, stage_config.model_copy(update=how).for_scheduler())
 
 
-def run_stage(found: Stage, config: StageConfig) -> Iterator[Event]:
+def run_stage(found: Verb, config: StageConfig) -> Iterator[Event]:
     """Run one stage and say when every slide of it failed."""
     started, failed = 0, 0
     for event in found.run(config):

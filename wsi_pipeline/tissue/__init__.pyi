@@ -1,0 +1,56 @@
+from .annotations import (
+    Annotation,
+    annotated_mask,
+    draw_annotation,
+    read_annotations,
+    tile_labels,
+    write_geojson,
+)
+from .blood import blood_fractions, blood_threshold
+from .coarse import CoarseTiles, coarse_tiles, reduce_tiles
+from .folds import fold_fractions, fold_threshold
+from .fractions import tissue_fractions
+from .glance import glance
+from .mask import LeftOut, Tissue, find_tissue
+from .methods import TISSUE_METHODS
+from .overlay import draw_overlay
+from .qc import (
+    BACKGROUND_LEVEL,
+    background_fractions,
+    coarse_pen_fractions,
+    focus,
+    ink_fractions,
+    pen_fractions,
+)
+from .tilt import Tilt, tissue_tilt
+
+__all__ = [
+    "BACKGROUND_LEVEL",
+    "TISSUE_METHODS",
+    "Annotation",
+    "CoarseTiles",
+    "LeftOut",
+    "Tilt",
+    "Tissue",
+    "annotated_mask",
+    "background_fractions",
+    "blood_fractions",
+    "blood_threshold",
+    "coarse_pen_fractions",
+    "coarse_tiles",
+    "draw_annotation",
+    "draw_overlay",
+    "find_tissue",
+    "focus",
+    "fold_fractions",
+    "fold_threshold",
+    "glance",
+    "ink_fractions",
+    "pen_fractions",
+    "read_annotations",
+    "reduce_tiles",
+    "tile_labels",
+    "tissue_fractions",
+    "tissue_tilt",
+    "write_geojson",
+]
