@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Self, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -68,6 +69,16 @@ class Chosen:
         if not isinstance(found, Registry):
             found = Registry("such name", dict.fromkeys(cast("Iterable[str]", found)))
         return found
+
+
+def _is_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(unknown("device", name, DEVICES))
+    return name
+
+
+DEVICES: Final = ("auto", "cpu", "cuda", "cuda:N", "mps")
+Device = Annotated[str, AfterValidator(_is_device), HOW, Metavar("{" + ",".join(DEVICES) + "}")]
 
 
 class Settings(BaseModel):

@@ -14,7 +14,8 @@ WsiError
 ├── StoreError            a tile or feature store
 │   ├── StoreCorruptError
 │   └── StoreMismatchError   written with other settings, or from another input
-├── EncoderError          unknown encoder, or weights that cannot be had
+├── EncoderError          weights that cannot be had, a device that is not there
+│   └── UnknownEncoderError  no such encoder: a ConfigError too → exit status 2
 ├── LearnError            splits, training, evaluation, model bundles
 └── DownloadError
 
@@ -82,6 +83,10 @@ class StoreMismatchError(StoreError, ValueError):
 
 class EncoderError(WsiError, ValueError):
     """The encoder is unknown or its weights cannot be had."""
+
+
+class UnknownEncoderError(EncoderError, ConfigError):
+    """No encoder has this name, or no weights of it this tag."""
 
 
 class LearnError(WsiError, ValueError):

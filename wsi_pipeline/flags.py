@@ -107,7 +107,8 @@ def _add(add: Any, name: str, field: FieldInfo, default: Any) -> None:
     """Add one field's flag, or its place on the line."""
     flag, text = f"--{name.replace('_', '-')}", _sentence(field, default)
     if POSITIONAL in field.metadata:
-        add(name, nargs="?", metavar=metavar(name, field), help=text)
+        several = get_origin(_kind(field)) in (tuple, list)
+        add(name, nargs="*" if several else "?", metavar=metavar(name, field), help=text)
     elif _kind(field) is bool and default:
         add(flag, action=BooleanOptionalAction, help=text)
     elif _kind(field) is bool:

@@ -194,3 +194,30 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
 def test_every_example_parses(name: str) -> None:
     verb = verbs.VERBS[name]
     assert isinstance(parse(verb, verb.example.split()), verb.config_class)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("extract r --device cudda", "no device 'cudda'; did you mean 'cuda'?"),
+        ("extract r --device cuda:", "no device 'cuda:'"),
+        ("extract r --kernels openvno", "did you mean 'openvino'?"),
+        ("extract r --precision fp8", "no choice 'fp8'"),
+        ("extract r --encoder densnet121", "did you mean densenet121"),
+        ("extract r --encoder nowhere:make", "cannot import it"),
+        ("cores x.svs --preview p.png --reader opnslide", "did you mean 'openslide'?"),
+        ("qc r --drop blod", "no tile flag 'blod'; did you mean 'blood'?"),
+        ("export r --layout calm", "did you mean 'clam'?"),
+        ("download --resolve lastest", "did you mean 'latest'?"),
+    ],
+)
+def test_a_wrong_word_is_met_with_the_right_one(
+    words: str,
+    answer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert answer in capsys.readouterr().err

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-from wsi_pipeline.errors import EncoderError
+from wsi_pipeline.errors import UnknownEncoderError
 from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
 
 if TYPE_CHECKING:  # torch takes seconds to import: only those who load an encoder pay for it
@@ -140,11 +140,11 @@ def _require_known(name: str) -> None:
     if not timm.is_model(base):
         close = difflib.get_close_matches(base, [*timm.list_models(), *_REGISTERED], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
-        raise EncoderError(f"encoder {name!r}: timm has no such model; {hint}")
+        raise UnknownEncoderError(f"encoder {name!r}: timm has no such model; {hint}")
     known = timm.list_pretrained(f"{base}.*") if tag else []
     if tag and name not in known:
         offer = ", ".join(known) or "none"
-        raise EncoderError(f"encoder {name!r}: no such weights; published are {offer}")
+        raise UnknownEncoderError(f"encoder {name!r}: no such weights; published are {offer}")
 
 
 def _imported(name: str) -> EncoderFactory | None:
@@ -154,7 +154,7 @@ def _imported(name: str) -> EncoderFactory | None:
     try:
         factory: EncoderFactory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise EncoderError(f"encoder {name!r}: cannot import it: {error}") from error
+        raise UnknownEncoderError(f"encoder {name!r}: cannot import it: {error}") from error
     return factory
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from wsi_pipeline.cohort import read_core_map
-from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
+from wsi_pipeline.config import FILE, HOW, POSITIONAL, Chosen, StageConfig
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.events import (
     Event,
@@ -30,13 +30,13 @@ class CoresConfig(StageConfig):
     slide: Annotated[str, HOW, POSITIONAL] = Field(
         description="TMA slide, or a flat picture of it; a URL will do."
     )
-    preview: Annotated[Path, HOW] = Field(description="Picture to write, .png or .jpg.")
-    map: Annotated[Path | None, HOW] = Field(
+    preview: Annotated[Path, HOW, FILE] = Field(description="Picture to write, .png or .jpg.")
+    map: Annotated[Path | None, HOW, FILE] = Field(
         default=None,
         description="Core map (CSV row, column, core_id, patient_id, label); without one, places "
         "are named after the grid.",
     )
-    out: Annotated[Path | None, HOW] = Field(
+    out: Annotated[Path | None, HOW, FILE] = Field(
         default=None,
         description="Table of the cores' places, to be corrected by hand; what is there is read, "
         "not written over. Beside the preview if not given; the tile stage reads "
@@ -51,7 +51,9 @@ class CoresConfig(StageConfig):
     core_diameter_um: float | None = Field(
         default=None, gt=0, description="The cores' diameter where it is known, µm."
     )
-    reader: str = Field(default="auto", description="auto, openslide, tiffslide or image.")
+    reader: Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")] = Field(
+        default="auto", description="What reads the slide; auto: what suits the file."
+    )
 
     @field_validator("preview")
     @classmethod

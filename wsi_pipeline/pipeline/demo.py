@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import HOW, POSITIONAL, StageConfig, digest
+from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig, digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.events import Event, Note, Planned, SlideDone, SlideSkipped, StageStarted, Written
@@ -49,7 +49,7 @@ title = "Synthetic demo cohort"
 class DemoConfig(StageConfig):
     """Generate the synthetic cohort and take it through the whole pipeline."""
 
-    folder: Annotated[Path, HOW, POSITIONAL] = Field(
+    folder: Annotated[Path, HOW, POSITIONAL, DIR] = Field(
         default=Path("demo"), description="Where slides, run folder and report go."
     )
     cohort_only: Annotated[bool, HOW] = Field(

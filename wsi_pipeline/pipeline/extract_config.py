@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
+from wsi_pipeline.config import DIR, FILE, HOW, POSITIONAL, Device, Metavar, StageConfig
 
 
 class ExtractConfig(StageConfig):
@@ -28,8 +28,8 @@ class ExtractConfig(StageConfig):
     dtype: Literal["float32", "float16"] = Field(
         default="float32", description="Of the features on disk."
     )
-    device: Annotated[str, HOW] = Field(
-        default="auto", description="auto, cpu, cuda, cuda:N or mps."
+    device: Device = Field(
+        default="auto", description="What the encoder runs on; auto: the best there is."
     )
     batch: Annotated[int | None, HOW] = Field(
         default=None, ge=1, description="Tiles of one forward pass; chosen by device if not given."
@@ -45,15 +45,15 @@ class ExtractConfig(StageConfig):
         description="Take the tiles from the tile stores, or cut them from the slides as they are "
         "needed and write none.",
     )
-    cohort: Annotated[Path | None, HOW] = Field(
+    cohort: Annotated[Path | None, HOW, Metavar("COHORT")] = Field(
         default=None, description="With --source slide: cohort table (CSV), or a folder of slides."
     )
-    slides: Annotated[Path | None, HOW] = Field(
+    slides: Annotated[Path | None, HOW, DIR] = Field(
         default=None,
         description="With --source slide: folder the table's paths start from; the table's own if "
         "left out.",
     )
-    tile_settings: Path | None = Field(
+    tile_settings: Annotated[Path | None, FILE] = Field(
         default=None,
         description="With --source slide: TOML file that says how to cut, as for the tile stage.",
     )
