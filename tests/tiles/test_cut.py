@@ -223,7 +223,7 @@ def test_a_slide_smaller_than_a_tile_says_so(tmp_path: Path) -> None:
 
 
 def test_rules_that_reject_everything_are_named(mosaic: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"background_level": 0})
+    settings = SETTINGS.model_copy(update={"background_rule": "normalised", "background_level": 0})
     with pytest.raises(NoTissueError, match="20 for background"):
         cut_slide(mosaic, tmp_path / "s.zarr", settings)
     assert list(tmp_path.iterdir()) == []
@@ -296,3 +296,29 @@ def test_a_slide_that_is_not_he_is_flagged_and_left_as_it_is(
     x, y = store.coords[0].tolist()
     with open_slide(slide) as opened:
         np.testing.assert_array_equal(store.tiles[0], opened.read(0, x, y, 256, 256))
+
+
+def test_the_stain_method_does_not_decide_which_tiles_are_kept(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    path = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    kept = []
+    for stain in ("macenko", "reinhard", "none"):
+        cut_slide(path, tmp_path / f"{stain}.zarr", TileSettings(stain=stain))
+        store = open_tiles(tmp_path / f"{stain}.zarr")
+        kept.append((store.coords, store.columns["background_fraction"]))
+    for coords, background in kept[1:]:
+        np.testing.assert_array_equal(coords, kept[0][0])
+        np.testing.assert_array_equal(background, kept[0][1])
+
+
+def test_the_study_counted_bright_pixels_after_normalisation(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    path = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    settings = TileSettings(background_rule="normalised-pixel", max_background_fraction=0.5)
+    cut_slide(path, tmp_path / "tiles.zarr", settings)
+    store = open_tiles(tmp_path / "tiles.zarr")
+    level = store.attributes["background_level"]
+    share = (store.tiles[:].min(axis=3) >= level).mean(axis=(1, 2))
+    np.testing.assert_allclose(store.columns["background_fraction"], share, atol=1e-6)

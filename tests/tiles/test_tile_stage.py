@@ -1,6 +1,7 @@
 """The tile stage: what a user sees of a cohort, of reruns, of failures and of a microarray."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -321,3 +322,21 @@ def test_a_wrong_word_stops_before_any_slide_is_opened(
     out, err = capsys.readouterr()
     assert answer in err
     assert (out, (tmp_path / "run").exists()) == ("", False)
+
+
+def test_a_store_older_than_a_knob_resumes_by_the_rule_it_was_made_with(
+    slides: Path, tmp_path: Path
+) -> None:
+    cohort = table(tmp_path, slides, [("a", "a.png", "")])
+    folder = tmp_path / "run"
+    old = config(cohort, folder, slides=slides, background_rule="normalised")
+    list(run(old))
+    store = next((folder / "tiles").glob("*.zarr"))
+    record = store / "zarr.json"
+    text = json.loads(record.read_text())
+    del text["attributes"]["config"]["background_rule"]
+    record.write_text(json.dumps(text))
+    assert [event.reason for event in of(SlideSkipped, run(old))] == ["done earlier"]
+    now = config(cohort, folder, slides=slides)
+    (failed,) = of(SlideFailed, run(now))
+    assert "background_rule: 'normalised', asked 'scanned'" in failed.error

@@ -107,6 +107,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
 def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[str, Any] | None:
     """Return what the store was made from; None if it is to be made anew because it is damaged."""
     from wsi_pipeline.tiles import open_tiles
+    from wsi_pipeline.tiles.settings import BEFORE
 
     try:
         attributes = open_tiles(path).attributes
@@ -114,7 +115,8 @@ def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[st
         if config.overwrite:
             return None
         raise
-    return {name: attributes.get(name) for name in asked}
+    stored = {name: attributes.get(name) for name in asked}
+    return stored | {"config": {**BEFORE, **(stored["config"] or {})}}
 
 
 def _remove(store: Path) -> None:

@@ -1,8 +1,9 @@
 """What decides how a slide is cut: each knob once, for flags, TOML files and the code that cuts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 Edge = Literal["drop", "pad"]
 Origin = Literal["auto", "slide", "bounds"]
 Denoise = Literal["none", "median", "gaussian"]
+
+BEFORE: Final[Mapping[str, Any]] = {"background_rule": "normalised"}
+"""What a store was made with that does not know a knob, because it is older."""
 
 OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
 
@@ -115,20 +119,27 @@ class RuleSettings(Settings):
     topic: ClassVar = "rules"
 
     max_background_fraction: float = Field(
-        default=0.125, ge=0, le=1, description="Share of a normalised tile that may be empty."
+        default=0.125, ge=0, le=1, description="Share of a tile that may be empty."
+    )
+    background_rule: Annotated[str, Chosen("wsi_pipeline.tiles.background:BACKGROUND_RULES")] = (
+        Field(
+            default="scanned",
+            description="What is empty: where light passes as scanned; or what is bright after "
+            "normalisation, in squares or pixel by pixel.",
+        )
     )
     background_level: int | None = Field(
         default=None,
         ge=0,
         le=255,
-        description="Grey level all channels of an empty pixel reach; the slide's own glass "
-        "less 10 if not given.",
+        description="Grey level all channels of an empty normalised pixel reach; the slide's own "
+        "glass less 10 if not given.",
     )
     background_um: float = Field(
         default=4.0,
         ge=0,
         description="Side of the squares averaged before that, µm, so that the pale gaps inside a "
-        "cell are no background; 0: pixels.",
+        "cell are no background; 0: pixels. For --background-rule normalised.",
     )
     max_pen_fraction: float = Field(
         default=0.1, ge=0, le=1, description="More pen than this flags a tile."

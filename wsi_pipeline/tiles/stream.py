@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, fit_stain
+from wsi_pipeline.tiles.background import BACKGROUND_RULES, GLASS_MARGIN, Judged
 from wsi_pipeline.tiles.blocks import NOTHING, Block, Held, Indices, map_blocks, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
@@ -20,11 +21,7 @@ from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
-from wsi_pipeline.tissue import (
-    background_fractions,
-    glance,
-    reduce_tiles,
-)
+from wsi_pipeline.tissue import coarse_tiles, focus
 from wsi_pipeline.types import Coords, RgbTiles
 
 Made = TypeVar("Made")
@@ -32,8 +29,6 @@ Made = TypeVar("Made")
 SAMPLED_TILES: Final = 128
 SAMPLED_PIXELS: Final = 100_000
 HELD_BYTES: Final = 64 << 20  # of tiles read for the sample, which are not read again
-
-GLASS_MARGIN: Final = 10  # grey levels by which dust, noise and vignetting darken empty glass
 
 TOO_MUCH_FLAGGED: Final = "too_much_flagged_to_drop"
 
@@ -101,8 +96,10 @@ def fit_slide(
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
         stain = fit_stain(settings.stain, _draw(clean, plan.tissue_in(indices), rng))
         level = _background_level(plan, stain, settings)
-        background = _background(stain.apply(clean), plan, level, settings)
-        full = tiles[background <= settings.max_background_fraction]
+        rule = BACKGROUND_RULES.choose(settings.background_rule)
+        normalised = stain.apply(clean) if rule.on_normalised else None
+        judged = _judged(tiles, normalised, plan, level)
+        full = tiles[rule.share(judged, settings) <= settings.max_background_fraction]
         fit = _look_at(full, plan, stain, settings)
         fit = replace(fit, background_level=level, held=_by_index(blocks, most))
         return _keep_enough(full, plan, fit, settings)
@@ -115,7 +112,7 @@ def _look_at(
     return SlideFit(
         stain=stain,
         background_level=0,
-        rules=learn_rules(settings, _look(tiles, np.arange(len(tiles)), plan)),
+        rules=learn_rules(settings, _look(tiles, plan)),
         drop=settings.drop_flagged,
         flags=(),
         held=NOTHING,
@@ -128,17 +125,28 @@ def _keep_enough(
     """Drop nothing if the sampled tiles say that it were too much."""
     if not len(tiles) or not fit.drop:
         return fit
-    measures = fit.rules.measure(_look(tiles, np.arange(len(tiles)), plan))
+    measures = fit.rules.measure(_look(tiles, plan))
     lost = any_mark(fit.rules.marks(measures), fit.drop)
     if lost.mean() > settings.max_dropped_fraction:
         return replace(fit, drop=(), flags=(TOO_MUCH_FLAGGED,))
     return fit
 
 
-def _look(tiles: RgbTiles, places: Indices, plan: SlidePlan) -> Look:
-    """Look at the tiles, as scanned, at (n,) places."""
-    sharpness, coarse = glance(tiles, places, plan.grid.effective_mpp)
-    return Look(focus=sharpness, coarse=coarse, glass=plan.glass)
+def _look(tiles: RgbTiles, plan: SlidePlan) -> Look:
+    """Look at tiles as scanned."""
+    coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
+    return Look(focus=focus(tiles), coarse=coarse, glass=plan.glass)
+
+
+def _judged(tiles: RgbTiles, normalised: RgbTiles | None, plan: SlidePlan, level: int) -> Judged:
+    mpp = plan.grid.effective_mpp
+    return Judged(
+        scanned=coarse_tiles(tiles, mpp),
+        normalised=normalised,
+        mpp=mpp,
+        glass=plan.glass,
+        level=level,
+    )
 
 
 def finish_tiles(
@@ -186,20 +194,27 @@ def _finish(
     space: Workspace,
 ) -> tuple[Finished, Counter[str]]:
     """Normalise and judge tiles; also return how many met which fate."""
-    with watch.phase("normalise"):
-        clean = denoise_tiles(block.tiles, settings.denoise, settings.denoise_radius_px)
-        tiles = fit.stain.apply(clean, space.array("normalised", *clean.shape))
+    rule = BACKGROUND_RULES.choose(settings.background_rule)
+
+    def normalise(scanned: RgbTiles) -> RgbTiles:
+        with watch.phase("normalise"):
+            clean = denoise_tiles(scanned, settings.denoise, settings.denoise_radius_px)
+            return fit.stain.apply(clean, space.array("normalised", *clean.shape))
+
+    normalised = normalise(block.tiles) if rule.on_normalised else None
     with watch.phase("judge"):
-        background = _background(tiles, plan, fit.background_level, settings)
+        judged = _judged(block.tiles, normalised, plan, fit.background_level)
+        background = rule.share(judged, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        columns = fit.rules.measure(_look(block.tiles, full, plan))
+        columns = fit.rules.measure(_look_again(block.tiles, judged, full))
         marks = fit.rules.marks(columns)
         kept, fates = _fates(marks, fit.drop)
     fates["rejected_background"] = len(background) - len(full)
     places = full[kept]
     indices = block.indices[places]
+    chosen = space.taken("kept", block.tiles if normalised is None else normalised, places)
     finished = Finished(
-        tiles=space.taken("kept", tiles, places),
+        tiles=normalise(chosen) if normalised is None else chosen,
         coords=plan.grid.coords(indices),
         columns={
             "tissue_fraction": plan.tissue_fraction[indices],
@@ -210,6 +225,11 @@ def _finish(
         flagged=any_mark(marks)[kept],
     )
     return finished, fates
+
+
+def _look_again(tiles: RgbTiles, judged: Judged, places: Indices) -> Look:
+    """Look at the tiles at (n,) places, of which the coarse ones are there."""
+    return Look(focus=focus(tiles, places), coarse=judged.scanned.at(places), glass=judged.glass)
 
 
 def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.float32]]:
@@ -237,23 +257,6 @@ def _background_level(plan: SlidePlan, stain: StainTransform, settings: TileSett
         return settings.background_level
     glass = stain.apply(plan.glass.reshape(1, 1, 1, 3))
     return max(0, int(glass.min()) - GLASS_MARGIN)
-
-
-def _background(
-    tiles: RgbTiles, plan: SlidePlan, level: int, settings: TileSettings
-) -> NDArray[np.float32]:
-    """Return (n,) the share of each normalised tile that is as bright as glass."""
-    averaged = _averaged(tiles, plan, settings.background_um)
-    return background_fractions(averaged, level)
-
-
-def _averaged(tiles: RgbTiles, plan: SlidePlan, side_um: float) -> RgbTiles:
-    """Average pixels over squares of about ``side_um``; as at 0.5 µm/px where that is unknown."""
-    side = plan.grid.tile_px
-    cells = round(side * (plan.grid.effective_mpp or 0.5) / side_um) if side_um else side
-    if cells >= side:
-        return tiles
-    return reduce_tiles(tiles, (max(1, cells), max(1, cells)))
 
 
 def _fates(

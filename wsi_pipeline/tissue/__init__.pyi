@@ -8,9 +8,9 @@ from .annotations import (
 )
 from .blood import blood_fractions, blood_threshold
 from .coarse import CoarseTiles, coarse_tiles, reduce_tiles
+from .empty import empty_fractions, empty_masks
 from .folds import fold_fractions, fold_threshold
 from .fractions import tissue_fractions
-from .glance import glance
 from .mask import LeftOut, Tissue, find_tissue
 from .methods import TISSUE_METHODS
 from .overlay import draw_overlay
@@ -40,11 +40,12 @@ __all__ = [
     "coarse_tiles",
     "draw_annotation",
     "draw_overlay",
+    "empty_fractions",
+    "empty_masks",
     "find_tissue",
     "focus",
     "fold_fractions",
     "fold_threshold",
-    "glance",
     "ink_fractions",
     "pen_fractions",
     "read_annotations",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
@@ -50,6 +50,10 @@ class CoarseTiles:
             for plane in cv2.split(as_picture(self.rgb))
         )
         return red, green, blue
+
+    def at(self, places: NDArray[np.integer[Any]]) -> "CoarseTiles":
+        """Return those at (n,) places."""
+        return CoarseTiles(rgb=self.rgb[places], um_per_px=self.um_per_px)
 
     def handfuls(self, px: int = HANDFUL_PX) -> Iterator["CoarseTiles"]:
         """Yield a few tiles at a time, see :func:`handfuls`."""

@@ -5,6 +5,8 @@ so that each stays in the processor's cache while OpenCV works on it. Folds and 
 judged against the rest of their slide, have modules of their own.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ BACKGROUND_LEVEL = 220
 BLACK_RADIUS_UM = 8.0  # half the width that black must have: nuclei and keratin are dark but narrow
 
 
-def focus(tiles: RgbTiles) -> NDArray[np.float32]:
+def focus(tiles: RgbTiles, places: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float32]:
     """Sharpness: the variance of the Laplacian of luminance; higher is sharper.
 
     It also grows with the amount of detail, so compare tiles of one slide with each other and
@@ -39,9 +41,10 @@ def focus(tiles: RgbTiles) -> NDArray[np.float32]:
 
     Args:
         tiles: (N, H, W, 3) uint8.
+        places: (n,) indices of those to look at, which need not be copied together; None for all.
 
     Returns:
-        (N,) float32, in squared grey levels.
+        (N,) or (n,) float32, in squared grey levels.
 
     Raises:
         ConfigError: ``tiles`` has another shape or type.
@@ -50,7 +53,8 @@ def focus(tiles: RgbTiles) -> NDArray[np.float32]:
     """
     check_tiles(tiles)
     sharpness = Sharpness((tiles.shape[2], tiles.shape[1]))
-    return np.array([sharpness(tile) for tile in tiles], np.float32)
+    chosen = range(len(tiles)) if places is None else places
+    return np.array([sharpness(tiles[place]) for place in chosen], np.float32)
 
 
 class Sharpness:

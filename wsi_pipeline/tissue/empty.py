@@ -1,0 +1,123 @@
+"""What is empty of a tile: where light passes as through the slide's glass.
+
+Judged on pixels as scanned, so that no stain method changes it, at about 2 µm/px. The light in a
+lumen is tinted (233, 226, 234 beside glass of 243 on one slide), and clear cells are nearly as pale
+as glass: brightness alone tells neither. Three kinds of places are empty:
+
+* even ones: bright, without contrast, at least 10 µm wide: lumina, vessels, glass;
+* calm ones: a little darker, but nothing dark within 22 µm: glass with specks or mucus on it;
+* narrow ones: bright and 6 µm wide, over a larger area: clefts and torn edges.
+
+The vacuoles and the cleared cytoplasm of single cells are smaller and parted by membranes, or have
+wisps in them: they are tissue.
+
+Developed on liver with clefts, on glycogen-filled liver (H&E) and on PAS liver; on the other slides
+an estimate by another method differs by more than 0.1 on at most 1 % of tiles
+(``tests/tissue/test_empty.py``).
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.tissue.coarse import CoarseTiles, Levels, as_picture
+from wsi_pipeline.tissue.ink import disc
+
+BRIGHT_DENSITY: Final = 0.05  # optical density of any channel against glass, that of a lumen's tint
+CALM_DENSITY: Final = 0.07
+EDGE_DENSITY: Final = 0.08  # up to which an empty place reaches into its blurred edge
+MOST_CONTRAST: Final = 20  # grey levels between neighbours, in an even place
+EVEN_UM: Final = 4.0  # half widths that places must have
+CALM_UM: Final = 10.0
+NARROW_UM: Final = 2.0
+EDGE_UM: Final = 4.0
+LEAST_UM2: Final = 400.0  # a cell
+
+
+def empty_fractions(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Share of each tile that is empty.
+
+    Args:
+        coarse: (N, h, w, 3) tiles as scanned.
+        glass: (3,) uint8, colour of the slide's empty glass.
+
+    Returns:
+        (N,) float32 in [0, 1].
+    """
+    area = coarse.rgb.shape[1] * coarse.rgb.shape[2]
+    counts = [
+        cv2.countNonZero(mask) if mask is not None else 0
+        for few in coarse.handfuls()
+        for mask in _few(few, glass)
+    ]
+    return np.asarray(np.array(counts, np.float64) / max(area, 1), np.float32)
+
+
+def empty_masks(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where each tile is empty; (N, h, w) bool. See :func:`empty_fractions`."""
+    found = np.zeros(coarse.rgb.shape[:3], np.bool_)
+    for index, mask in enumerate(mask for few in coarse.handfuls() for mask in _few(few, glass)):
+        if mask is not None:
+            found[index] = mask != 0
+    return found
+
+
+def _few(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> list[Levels | None]:
+    """(h, w) uint8 for each tile, not 0 where it is empty; None where nothing is."""
+    if not len(coarse.rgb):
+        return []
+    picture, shape = as_picture(coarse.rgb), coarse.rgb.shape[:3]
+    bright, calm, edge = (
+        _as_bright(picture, glass, density).reshape(shape)
+        for density in (BRIGHT_DENSITY, CALM_DENSITY, EDGE_DENSITY)
+    )
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8).reshape(shape)
+    find = _Finder(coarse.um_per_px)
+    return [find(*planes) for planes in zip(bright, calm, edge, grey, strict=True)]
+
+
+def _as_bright(picture: Levels, glass: NDArray[np.uint8], density: float) -> Levels:
+    """255 where all channels let as much light through as glass of this optical density."""
+    low = np.ceil(glass.astype(np.float64) * 10**-density)
+    return np.asarray(cv2.inRange(picture, low, np.full(3, 255.0)), np.uint8)
+
+
+class _Finder:
+    """Finds what is empty on tiles of one resolution."""
+
+    def __init__(self, um_per_px: float) -> None:
+        self._even, self._calm, self._narrow, self._edge = (
+            disc(max(1, round(um / um_per_px))) for um in (EVEN_UM, CALM_UM, NARROW_UM, EDGE_UM)
+        )
+        self._least_px = max(1, round(LEAST_UM2 / um_per_px**2))
+
+    def __call__(self, bright: Levels, calm: Levels, edge: Levels, grey: Levels) -> Levels | None:
+        if cv2.countNonZero(calm) < self._least_px:
+            return None
+        even = cv2.inRange(cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, disc(1)), 0, MOST_CONTRAST)
+        places = _opened(np.asarray(cv2.bitwise_and(bright, even), np.uint8), self._even)
+        cv2.bitwise_or(places, _opened(calm, self._calm), dst=places)
+        places = self._large(places)
+        reached = cv2.bitwise_and(cv2.dilate(places, self._edge), edge)
+        cv2.bitwise_or(places, reached, dst=places)
+        cv2.bitwise_or(places, self._large(_opened(bright, self._narrow)), dst=places)
+        return places
+
+    def _large(self, mask: Levels) -> Levels:
+        """Keep the pieces that are larger than a cell."""
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+        keep = np.where(stats[:, cv2.CC_STAT_AREA] >= self._least_px, 255, 0).astype(np.uint8)
+        keep[0] = 0
+        if count <= 256:
+            return np.asarray(cv2.LUT(labels.astype(np.uint8), np.pad(keep, (0, 256 - count))))
+        return np.asarray(keep[labels], np.uint8)
+
+
+def _opened(mask: Levels, element: Levels) -> Levels:
+    """Open a mask as if it went on beyond the tile's sides."""
+    margin = element.shape[0]
+    padded = cv2.copyMakeBorder(mask, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+    inner = cv2.morphologyEx(padded, cv2.MORPH_OPEN, element)[margin:-margin, margin:-margin]
+    return np.ascontiguousarray(inner)
