@@ -4,7 +4,7 @@ import csv
 import difflib
 import textwrap
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, HelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin
@@ -18,20 +18,17 @@ UNITS: Final = {"mpp": "µm/px", "px": "px", "level0": "px", "um": "µm", "deg":
                 "mib": "MiB"}  # fmt: skip
 NUMBERS: Final = {int: "N", float: "X"}
 INDENT: Final = 30  # columns before the sentences
-
 NO_SETTINGS: Final = ("config", "debug")  # where settings come from; how errors are told
-
-Fields = dict[str, FieldInfo]
 
 
 class Flags(ArgumentParser):
-    """What a verb understands. It never exits by itself but after ``--help``."""
+    """What a verb understands."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
-        """Return the settings that stand in ``argv``, as text where they are not flags alone.
+        """Return the settings that stand in ``argv``: text, lists of text, or True and False.
 
         Raises:
             ConfigError: A flag is unknown or lacks its value.
@@ -52,7 +49,7 @@ class Flags(ArgumentParser):
 
 
 def flags_of(
-    config_class: type[StageConfig], prog: str, about: str, given: Mapping[str, Any] | None = None
+    config_class: type[StageConfig], prog: str, about: str, given: Mapping[str, Any]
 ) -> Flags:
     """Return the command line of a config: its own settings by topic, then how the work is done.
 
@@ -62,70 +59,85 @@ def flags_of(
         about: A sentence.
         given: Values of a settings file, which are the defaults then.
     """
-    given = given or {}
     fields = config_class.model_fields
-    parser = Flags(prog=prog, description=about, add_help=False, allow_abbrev=False,
-                   argument_default=SUPPRESS, formatter_class=_Help)  # fmt: skip
-    parser.usage = _usage(prog, {name: f for name, f in fields.items() if name not in given})
-    for title, names in _groups(config_class):
-        group = parser.add_argument_group(title)
-        for name in sorted(names, key=lambda name: POSITIONAL not in fields[name].metadata):
+    needed = [name for name, field in fields.items() if field.is_required() and name not in given]
+    parser = Flags(
+        prog=prog, description=about, usage=_usage(prog, fields, needed), add_help=False,
+        allow_abbrev=False, argument_default=SUPPRESS, formatter_class=_Help,
+    )  # fmt: skip
+    for topic, names in _topics(config_class):
+        group = parser.add_argument_group(topic)
+        for name in sorted(names, key=lambda name: not _stands_alone(fields[name])):
             _add(group.add_argument, name, fields[name], given.get(name, fields[name].default))
-        if title == StageConfig.topic:
-            config = "TOML file with the same settings; a flag wins."
-            group.add_argument("--config", type=Path, metavar="FILE", default=None, help=config)
-            debug = "Show the traceback of an error."
-            group.add_argument("--debug", action="store_true", help=debug)
-            group.add_argument("-h", "--help", action="help", help="Show this and exit.")
+    group.add_argument("--config", type=Path, metavar="FILE",
+                       help="TOML file with the same settings; a flag wins.")  # fmt: skip
+    group.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    group.add_argument("-h", "--help", action="help", help="Show this and exit.")
     return parser
 
 
-def _groups(config_class: type[StageConfig]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each group's title and fields: the stage's own, the rooms', and the machine's last."""
-    left = dict(config_class.model_fields)
+def _topics(config_class: type[StageConfig]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each topic and its fields: the stage's own, the rooms', and the machine's last."""
+    left = set(config_class.model_fields)
     classes = [cls for cls in config_class.__mro__ if issubclass(cls, Settings)]
     for cls in sorted(classes, key=lambda cls: cls is StageConfig):
-        names = [name for name in cls.__annotations__ if left.pop(name, None) is not None]
+        names = [name for name in cls.__annotations__ if name in left]
+        left.difference_update(names)
         if names:
             yield str(vars(cls).get("topic", Settings.topic)), names
 
 
-def _usage(prog: str, fields: Fields) -> str:
+def _usage(prog: str, fields: Mapping[str, FieldInfo], needed: Sequence[str]) -> str:
     """Say what has to be given; the rest are options."""
-    parts = [prog]
-    for name, field in fields.items():
-        positional = POSITIONAL in field.metadata
-        if positional:
-            shown = metavar(name, field)
-            parts.insert(1, shown if field.is_required() else f"[{shown}]")
-        elif field.is_required():
-            parts.append(f"--{name.replace('_', '-')} {metavar(name, field)}")
-    return " ".join([*parts, "[options]"]).replace("%", "%%")
+    alone = [name for name, field in fields.items() if _stands_alone(field)]
+    places = [metavar(name, fields[name]) for name in alone]
+    places = [text if name in needed else f"[{text}]"
+              for name, text in zip(alone, places, strict=True)]  # fmt: skip
+    flags = [f"{_flag(name)} {metavar(name, fields[name])}"
+             for name in needed if name not in alone]  # fmt: skip
+    return " ".join([prog, *places, *flags, "[options]"]).replace("%", "%%")
 
 
-def _add(add: Any, name: str, field: FieldInfo, default: Any) -> None:
+def _add(add: Callable[..., object], name: str, field: FieldInfo, default: object) -> None:
     """Add one field's flag, or its place on the line."""
-    flag, text = f"--{name.replace('_', '-')}", _sentence(field, default)
-    if POSITIONAL in field.metadata:
-        several = get_origin(_kind(field)) in (tuple, list)
-        add(name, nargs="*" if several else "?", metavar=metavar(name, field), help=text)
-    elif _kind(field) is bool and default:
-        add(flag, action=BooleanOptionalAction, help=text)
-    elif _kind(field) is bool:
-        add(flag, action="store_true", help=text)
-        add(f"--no-{flag[2:]}", dest=name, action="store_false", help=SUPPRESS)
-    elif get_origin(_kind(field)) in (tuple, list):
-        add(flag, action="extend", type=_several, metavar=metavar(name, field), help=text)
+    text = _sentence(field, default)
+    if _kind(field) is bool:
+        _add_switch(add, name, text, on=default is True)
+    elif _stands_alone(field):
+        shown = metavar(name, field)
+        add(name, nargs="*" if _takes_several(field) else "?", metavar=shown, help=text)
+    elif _takes_several(field):
+        shown = metavar(name, field)
+        add(_flag(name), action="extend", type=_several, metavar=shown, help=text)
     else:
-        add(flag, metavar=metavar(name, field), help=text)
+        add(_flag(name), metavar=metavar(name, field), help=text)
+
+
+def _add_switch(add: Callable[..., object], name: str, text: str, *, on: bool) -> None:
+    """Add ``--x`` and ``--no-x``; the latter is shown only where x is on by default."""
+    if on:
+        add(_flag(name), action=BooleanOptionalAction, help=text)
+        return
+    add(_flag(name), action="store_true", help=text)
+    add(f"--no-{_flag(name)[2:]}", dest=name, action="store_false", help=SUPPRESS)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _stands_alone(field: FieldInfo) -> bool:
+    return POSITIONAL in field.metadata
+
+
+def _takes_several(field: FieldInfo) -> bool:
+    return get_origin(_kind(field)) in (tuple, list)
 
 
 def _several(text: str) -> list[str]:
     """Split a list: ``a,b``, ``[a, b]`` or ``"a, with a comma",b``."""
-    rows = list(
-        csv.reader([text.strip().removeprefix("[").removesuffix("]")], skipinitialspace=True)
-    )
-    return [word for row in rows for word in row if word]
+    inside = text.strip().removeprefix("[").removesuffix("]")
+    return [word for row in csv.reader([inside], skipinitialspace=True) for word in row if word]
 
 
 def metavar(name: str, field: FieldInfo) -> str:
@@ -136,29 +148,29 @@ def metavar(name: str, field: FieldInfo) -> str:
         if isinstance(mark, Chosen):
             registry = mark.registry()
             return _choices([*registry, "module:function"] if registry.takes_own else registry)
-    kind = _kind(field)
-    if get_origin(kind) in (tuple, list):
-        kind = get_args(kind)[0]
+    kind = get_args(_kind(field))[0] if _takes_several(field) else _kind(field)
     if get_origin(kind) is Literal:
         return _choices(get_args(kind))
-    words = () if "_per_" in name else reversed(name.split("_"))
-    unit = next((UNITS[word] for word in words if word in UNITS), None)
     if kind in NUMBERS:
-        return unit or _share(field) or NUMBERS[kind]
+        return _unit(name) or _share(field) or NUMBERS[kind]
     return "PATH" if kind is Path else name.rpartition("_")[2].upper()
 
 
-def _choices(names: Any) -> str:
+def _choices(names: Iterable[str]) -> str:
     return "{" + ",".join(names) + "}"
 
 
+def _unit(name: str) -> str | None:
+    """Return the unit that a field's name bears."""
+    words = [] if "_per_" in name else name.split("_")
+    return next((UNITS[word] for word in reversed(words) if word in UNITS), None)
+
+
 def _share(field: FieldInfo) -> str | None:
-    """Return ``0–1`` for a share, which the bounds tell."""
-    low = next((m.ge if hasattr(m, "ge") else m.gt for m in field.metadata
-                if hasattr(m, "ge") or hasattr(m, "gt")), None)  # fmt: skip
-    high = next((m.le if hasattr(m, "le") else m.lt for m in field.metadata
-                 if hasattr(m, "le") or hasattr(m, "lt")), None)  # fmt: skip
-    return "0–1" if (low, high) == (0, 1) else None
+    """Return ``0–1`` where the bounds say so."""
+    bounds = [getattr(mark, name) for mark in field.metadata
+              for name in ("ge", "gt", "le", "lt") if hasattr(mark, name)]  # fmt: skip
+    return "0–1" if sorted(bounds) == [0, 1] else None
 
 
 def _kind(field: FieldInfo) -> Any:
@@ -172,12 +184,14 @@ def _kind(field: FieldInfo) -> Any:
 def _sentence(field: FieldInfo, default: Any) -> str:
     """Return a field's sentence, with the default where it says something."""
     text = field.description or ""
-    if get_origin(_kind(field)) in (tuple, list):
+    if field.is_required():
+        default = None
+    elif _takes_several(field):
         text = f"{text.rstrip('.')}; several with commas."
-        default = ",".join(map(str, default))
-    if not field.is_required() and default is not None and default is not False and default != "":
-        text = f"{text} ({'on' if default is True else default})"
-    return text.strip().replace("%", "%%")
+        default = ",".join(map(str, default)) or None
+    shown = "on" if default is True else default
+    told = f"{text} ({shown})" if shown is not None and shown is not False else text
+    return told.strip().replace("%", "%%")
 
 
 class _Help(HelpFormatter):

@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import cv2
 import numpy as np
 
-from wsi_pipeline.errors import MppError, WsiError
+from wsi_pipeline.errors import WsiError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed
+from wsi_pipeline.pipeline.tile_task import CutTask
+from wsi_pipeline.slides import Slide, compression_of, open_for_metadata, open_slide
+from wsi_pipeline.tiles import Grid, grid_for, native_mpp
+from wsi_pipeline.tissue import find_tissue, tissue_fractions
 from wsi_pipeline.types import RgbImage
-
-if TYPE_CHECKING:
-    from wsi_pipeline.pipeline.tile_task import CutTask
-    from wsi_pipeline.slides import Slide
-    from wsi_pipeline.tiles import Grid
 
 Row = dict[str, str | int | float | None]
 
@@ -42,7 +42,7 @@ class Checked:
     error: str | None
 
 
-def preflight(tasks: "Sequence[CutTask]") -> Iterator[Event]:
+def preflight(tasks: Sequence[CutTask]) -> Iterator[Event]:
     """Look at every slide, several at a time; a row each, and a failure for those refused."""
     sums: Counter[str] = Counter()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -59,30 +59,27 @@ def preflight(tasks: "Sequence[CutTask]") -> Iterator[Event]:
     )
 
 
-def check(task: "CutTask") -> Checked:
+def check(task: CutTask) -> Checked:
     """Look at one slide; what is wrong with it becomes part of its row."""
-    from wsi_pipeline.slides import open_for_metadata, open_slide
-
     row: Row = {**EMPTY, "slide": task.slide_id}
+    asked = task.settings
+    automatic = asked.reader == "auto" and asked.modality == "slide"
     try:
-        asked = task.settings
-        automatic = asked.reader == "auto" and asked.modality == "slide"
         with (
             open_for_metadata(task.path)
             if automatic
             else open_slide(task.path, asked.reader, modality=asked.modality)
         ) as slide:
             row |= _about(slide, task, automatic=automatic)
-            row |= _resolution(slide, task)
-            row |= _amount(slide, task)
+            mpp, source = native_mpp(slide, asked, task.request)
+            row |= {"µm/px": mpp, "from": source}
+            row |= _amount(slide, task, mpp)
     except WsiError as error:
         return Checked(row=row | {"refused": _short(str(error), task)}, error=str(error))
     return Checked(row=row, error=None)
 
 
-def _about(slide: "Slide", task: "CutTask", *, automatic: bool) -> Row:
-    from wsi_pipeline.slides import compression_of
-
+def _about(slide: Slide, task: CutTask, *, automatic: bool) -> Row:
     info = slide.info
     width, height = info.dimensions
     compression = compression_of(task.path, info.dimensions)
@@ -97,46 +94,23 @@ def _about(slide: "Slide", task: "CutTask", *, automatic: bool) -> Row:
     }
 
 
-def _resolution(slide: "Slide", task: "CutTask") -> Row:
-    from wsi_pipeline.slides import resolve_mpp
-
-    try:
-        resolved = resolve_mpp(slide.info, task.request.mpp_given(task.settings))
-    except MppError:
-        if task.settings.takes_unknown_mpp and slide.info.mpp is None:
-            return {"from": "unknown"}
-        raise
-    return {"µm/px": resolved.mpp, "from": resolved.source}
-
-
-def _amount(slide: "Slide", task: "CutTask") -> Row:
-    from wsi_pipeline.slides import resolve_mpp
-    from wsi_pipeline.tiles import plan_grid
-
-    asked, info = task.settings, slide.info
-    given = task.request.mpp_given(asked)
-    mpp = None if given is None and info.mpp is None else resolve_mpp(info, given).mpp
-    grid = plan_grid(
-        info, mpp, asked.mpp, tile_px=asked.tile_px, overlap_px=asked.overlap_px,
-        edge=asked.edge, region=task.request.region, allow_coarser=asked.allow_coarser,
-    )  # fmt: skip
+def _amount(slide: Slide, task: CutTask, mpp: float | None) -> Row:
+    """Estimate what cutting the slide would come to."""
+    grid = grid_for(slide.info, mpp, task.settings, task.request.region)
     wanted = _wanted(slide, grid, task, mpp)
     tiles = len(grid) if wanted is None else wanted
-    megapixels = tiles * asked.tile_px**2 / 1e6
+    read = tiles * (grid.tile_px_level / grid.tile_px) ** 2  # tiles' worth of pixels
     return {
         "level": grid.level,
         "places": len(grid),
         "tiles ≈": tiles,
-        "MB ≈": round(megapixels * MEGABYTES_PER_MEGAPIXEL),
-        "s ≈": round(tiles * (grid.tile_px_level / grid.tile_px) ** 2
-                                / TILES_PER_SECOND, 1),
-    }  # fmt: skip
+        "MB ≈": round(tiles * grid.tile_px**2 / 1e6 * MEGABYTES_PER_MEGAPIXEL),
+        "s ≈": round(read / TILES_PER_SECOND, 1),
+    }
 
 
-def _wanted(slide: "Slide", grid: "Grid", task: "CutTask", mpp: float | None) -> int | None:
+def _wanted(slide: Slide, grid: Grid, task: CutTask, mpp: float | None) -> int | None:
     """Estimate how many places have enough tissue; None where no small picture shows it."""
-    from wsi_pipeline.tissue import find_tissue, tissue_fractions
-
     rgb = _glimpse(slide)
     if rgb is None or not len(grid):
         return None
@@ -148,10 +122,8 @@ def _wanted(slide: "Slide", grid: "Grid", task: "CutTask", mpp: float | None) ->
     return int(np.count_nonzero(enough))
 
 
-def _glimpse(slide: "Slide") -> RgbImage | None:
+def _glimpse(slide: Slide) -> RgbImage | None:
     """The whole slide, at most ``GLIMPSE_PX`` wide and high; None where that takes long."""
-    import cv2
-
     sizes = slide.info.level_dimensions
     level = max((k for k, size in enumerate(sizes) if max(size) >= GLIMPSE_PX), default=0)
     width, height = sizes[level]
@@ -168,6 +140,6 @@ def _glimpse(slide: "Slide") -> RgbImage | None:
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _short(error: str, task: "CutTask") -> str:
+def _short(error: str, task: CutTask) -> str:
     """What was found, without the path before it and the advice behind it."""
     return error.removeprefix(f"{task.path}: ").split("; ", 1)[0].rstrip(".")

@@ -1,7 +1,7 @@
 from .blocks import Block, map_blocks, read_blocks
 from .cut import CutResult, cut_slide
 from .grid import Grid, plan_grid
-from .plan import SlidePlan, plan_slide, survey_slide
+from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide
 from .settings import WHOLE_SLIDE, SlideRequest, TileSettings
 from .store import (
     STORE_FORMATS,
@@ -33,7 +33,9 @@ __all__ = [
     "create_tiles",
     "cut_slide",
     "find_store",
+    "grid_for",
     "map_blocks",
+    "native_mpp",
     "open_tiles",
     "plan_grid",
     "plan_slide",

@@ -95,8 +95,8 @@ def survey_slide(
 ) -> SlidePlan:
     """Like :func:`plan_slide`, but a slide on which nothing is worth reading gives a plan too."""
     info = slide.info
-    mpp, source = _native_mpp(slide, settings, request)
-    grid = _grid(info, mpp, settings, request.region)
+    mpp, source = native_mpp(slide, settings, request)
+    grid = grid_for(info, mpp, settings, request.region)
     area = info.bounds if request.region is None else _with_surroundings(request.region, info)
     picture = _read_picture(slide, mpp, area)
     overview = _overview(picture, mpp)
@@ -107,7 +107,7 @@ def survey_slide(
     if settings.straighten and not can_turn(slide, request):
         tissue = replace(tissue, flags=(*tissue.flags, NOT_STRAIGHTENED))
     if settings.crop_to_tissue and tissue.mask.any():
-        grid = _grid(info, mpp, settings, _around_tissue(tissue.mask, overview, grid))
+        grid = grid_for(info, mpp, settings, _around_tissue(tissue.mask, overview, grid))
     fraction = tissue_fractions(
         tissue.mask, grid.coords(), grid.tile_px_level0, overview.downsample, overview.origin
     )
@@ -146,9 +146,14 @@ def require_tissue(path: str, plan: SlidePlan, settings: TileSettings) -> None:
         )
 
 
-def _grid(
+def grid_for(
     info: SlideInfo, mpp: float | None, settings: TileSettings, region: Region | None
 ) -> Grid:
+    """Lay out the tile places of the slide or of a region of it, level-0 px.
+
+    Raises:
+        MppError: The slide is coarser than asked.
+    """
     return plan_grid(
         info, mpp, settings.mpp, tile_px=settings.tile_px, overlap_px=settings.overlap_px,
         edge=settings.edge, region=region, allow_coarser=settings.allow_coarser,
@@ -178,9 +183,14 @@ def _whole_tiles(extent: float, grid: Grid) -> int:
     return int(np.ceil((steps * stride + side + 1) * grid.downsample))
 
 
-def _native_mpp(
+def native_mpp(
     slide: Slide, settings: TileSettings, request: SlideRequest
 ) -> tuple[float | None, str]:
+    """Return the slide's resolution, µm/px, and where it comes from; None and ``unknown``.
+
+    Raises:
+        MppError: It is missing or implausible, and unknown ones are not to be cut.
+    """
     try:
         resolved = resolve_mpp(slide.info, request.mpp_given(settings))
     except MppError:
