@@ -90,7 +90,7 @@ def _topics(config_class: type[StageConfig]) -> Iterator[tuple[str, list[str]]]:
 def _usage(prog: str, fields: Mapping[str, FieldInfo], needed: Sequence[str]) -> str:
     """Say what has to be given; the rest are options."""
     alone = [name for name, field in fields.items() if _stands_alone(field)]
-    places = [metavar(name, fields[name]) for name in alone]
+    places = [metavar(name, fields[name]) + " …" * _takes_several(fields[name]) for name in alone]
     places = [text if name in needed else f"[{text}]"
               for name, text in zip(alone, places, strict=True)]  # fmt: skip
     flags = [f"{_flag(name)} {metavar(name, fields[name])}"
@@ -187,7 +187,7 @@ def _sentence(field: FieldInfo, default: Any) -> str:
     if field.is_required():
         default = None
     elif _takes_several(field):
-        text = f"{text.rstrip('.')}; several with commas."
+        text = f"{text.rstrip('.')}; several with {'blanks' if _stands_alone(field) else 'commas'}."
         default = ",".join(map(str, default)) or None
     shown = "on" if default is True else default
     told = f"{text} ({shown})" if shown is not None and shown is not False else text

@@ -73,7 +73,7 @@ VERBS: Final = Registry(
                 "manifests/gdc_tcga_liver.txt --out slides",
             ),
             _ours(
-                "cores", SLIDES, "cores:CoresConfig",
+                "cores", SLIDES, "configs:CoresConfig",
                 "Find the cores of a tissue microarray, name them, and draw them for a person to "
                 "check.",
                 "slides/TMA1.svs --map manifests/TMA1.csv --preview runs/liver/cores/TMA1.jpg",
@@ -137,7 +137,7 @@ VERBS: Final = Registry(
                 "runs/liver --slides slides",
             ),
             _ours(
-                "report", RUNS, "report:ReportConfig",
+                "report", RUNS, "configs:ReportConfig",
                 "Write one self-contained HTML page about a run folder.",
                 "runs/liver",
             ),
@@ -148,7 +148,7 @@ VERBS: Final = Registry(
                 "stages/liver.toml",
             ),
             _ours(
-                "demo", STUDIES, "demo:DemoConfig",
+                "demo", STUDIES, "configs:DemoConfig",
                 "Generate the synthetic cohort and take it through the whole pipeline.",
                 "demo --workers 2",
             ),

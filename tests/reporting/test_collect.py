@@ -11,7 +11,8 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from wsi_pipeline.errors import ConfigError, LearnError
 from wsi_pipeline.events import Written
-from wsi_pipeline.pipeline.report import ReportConfig, run
+from wsi_pipeline.pipeline.configs import ReportConfig
+from wsi_pipeline.pipeline.report import run
 from wsi_pipeline.reporting import Limits, collect, render_page
 
 

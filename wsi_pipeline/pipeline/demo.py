@@ -6,18 +6,19 @@ Everything in it is drawn by a program; its accuracy is no claim about medicine.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
-
-from pydantic import Field
+from typing import Final
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig, digest
+from wsi_pipeline.config import digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.events import Event, Note, Planned, SlideDone, SlideSkipped, StageStarted, Written
+from wsi_pipeline.features import DEFAULT, encoder_tag
+from wsi_pipeline.pipeline.configs import DemoConfig
 from wsi_pipeline.pipeline.run import RunConfig
 from wsi_pipeline.pipeline.run import run as run_study
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.synthetic import TMA_COHORT, SlideSpec, plan_cohort, write_slide, write_tables
 
 PACKAGED_ENCODER: Final = "tf_efficientnet_lite0"
 
@@ -46,41 +47,11 @@ title = "Synthetic demo cohort"
 """
 
 
-class DemoConfig(StageConfig):
-    """Generate the synthetic cohort and take it through the whole pipeline."""
-
-    folder: Annotated[Path, HOW, POSITIONAL, DIR] = Field(
-        default=Path("demo"), description="Where slides, run folder and report go."
-    )
-    cohort_only: Annotated[bool, HOW] = Field(
-        default=False, description="Generate the slides and their tables, and stop."
-    )
-    seed: int = Field(default=0, ge=0, description="Equal seeds give equal slides, byte for byte.")
-    patients_per_label: int = Field(default=8, ge=2, description="Patients of each class.")
-    side_px: int = Field(default=3584, ge=1024, description="Mean side of a slide, level-0 px.")
-    tma_rows: int = Field(default=5, ge=0, description="Rows of the held-out TMA; 0 for none.")
-    tma_columns: int = Field(default=6, ge=0, description="Columns of the held-out TMA.")
-    include_broken: bool = Field(
-        default=False, description="Add a slide whose file ends in the middle."
-    )
-    encoder: str = Field(
-        default="auto",
-        description="Encoder; auto is densenet121 where its weights can be had, else the packaged "
-        "tf_efficientnet_lite0.",
-    )
-
-    @property
-    def run_folder(self) -> RunFolder:
-        return RunFolder(self.folder / "run")
-
-
 def run(config: DemoConfig) -> Iterator[Event]:
     """Generate what is missing of the cohort, then run ``<folder>/study.toml``."""
     yield from generate(config)
     if config.cohort_only or config.dry_run:
         return
-    from wsi_pipeline.synthetic import TMA_COHORT
-
     encoder, weights, why = _encoder(config.encoder)
     yield Note(text=f"encoder {encoder}: {why}")
     study = config.folder / "study.toml"
@@ -94,8 +65,6 @@ def run(config: DemoConfig) -> Iterator[Event]:
 
 def generate(config: DemoConfig) -> Iterator[Event]:
     """Write the cohort's slides, its table and its core map into ``<folder>/slides``."""
-    from wsi_pipeline.synthetic import plan_cohort, write_tables
-
     specs = plan_cohort(
         config.seed,
         patients_per_label=config.patients_per_label,
@@ -127,8 +96,6 @@ def generate(config: DemoConfig) -> Iterator[Event]:
 
 def generate_slide(payload: tuple[object, Path]) -> SlideDone | SlideSkipped:
     """Write one slide, unless the file there was written from the same plan."""
-    from wsi_pipeline.synthetic import SlideSpec, write_slide
-
     spec, folder = payload
     assert isinstance(spec, SlideSpec)
     started = time.monotonic()
@@ -144,8 +111,6 @@ def generate_slide(payload: tuple[object, Path]) -> SlideDone | SlideSkipped:
 
 def _encoder(asked: str) -> tuple[str, str, str]:
     """Return the encoder's name, where its weights come from, and why it is this one."""
-    from wsi_pipeline.features import DEFAULT, encoder_tag
-
     if asked not in ("auto", PACKAGED_ENCODER):
         return asked, "auto", "asked for"
     if asked == "auto":

@@ -1,36 +1,12 @@
 """One page about a run folder: what went in, what stayed, how good the model is."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.pipeline.configs import ReportConfig
+from wsi_pipeline.reporting import Limits, collect, write_page
 from wsi_pipeline.run_folder import RunFolder
-
-
-class ReportConfig(StageConfig):
-    """Write one self-contained HTML page about a run folder."""
-
-    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
-    title: str | None = Field(
-        default=None, description="Of the page; the cohorts' names if not given."
-    )
-    slides: Annotated[Path | None, HOW] = Field(
-        default=None,
-        description="Folder the cohort table's paths start from, for tiles as scanned beside the "
-        "normalised ones; without it these are left out.",
-    )
-    out: Annotated[Path | None, HOW] = Field(
-        default=None, description="The page; <run>/report/index.html if not given."
-    )
-    date: Annotated[str | None, HOW] = Field(
-        default=None, description="To be printed; without it equal runs give equal pages."
-    )
-    max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
 
 
 def run(config: ReportConfig) -> Iterator[Event]:
@@ -41,8 +17,6 @@ def run(config: ReportConfig) -> Iterator[Event]:
         CohortError: Its cohort table is unusable.
         LearnError: One of its model bundles is not whole.
     """
-    from wsi_pipeline.reporting import Limits, collect, write_page
-
     if not config.run.is_dir():
         raise ConfigError(f"{config.run}: there is no such run folder")
     target = config.out or RunFolder(config.run).report
