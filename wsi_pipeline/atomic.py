@@ -98,15 +98,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the OS lock on ``path`` for the block; yield False if another process holds it.
+def try_lock(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
+    """Hold the OS lock on ``path`` for the block; yield False if another process keeps it.
 
     The file stays behind empty; the lock itself is the kernel's and ends with the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         yield False
         return

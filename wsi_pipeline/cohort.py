@@ -1,21 +1,23 @@
 """Cohort tables: which slides, whose, and what they are.
 
 CSV with the columns ``slide_id, path, patient_id, label, cohort`` and, optionally, ``mpp, split,
-site, preservation, scanner, tma_map, annotations``. Paths are relative to the slides folder. A TMA
-slide names a core map (CSV ``row, column, core_id, patient_id, label``); each of its cores becomes
-a slide of its own. Everything wrong is reported at once, with line numbers.
+site, preservation, scanner, tma_map, annotations``. Paths are relative to the slides folder, which
+a run's own table names row by row as ``root``, since its rows may come from several. A TMA slide
+names a core map (CSV ``row, column, core_id, patient_id, label``); each of its cores becomes a
+slide of its own. Everything wrong is reported at once, with line numbers.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.errors import CohortError
+from wsi_pipeline.errors import CohortError, named
 from wsi_pipeline.registry import unknown
-from wsi_pipeline.tables import Table, read_table, write_csv
+from wsi_pipeline.tables import Table, TableRow, read_table, write_csv
 from wsi_pipeline.types import Region
 
 REQUIRED: Final = ("slide_id", "path", "patient_id", "label", "cohort")
@@ -28,12 +30,14 @@ OPTIONAL: Final = (
     "sample_type",
     "tma_map",
     "annotations",
+    "root",
 )
 PLACE: Final = ("region_x", "region_y", "region_width", "region_height")  # level-0 px
 CORE_COLUMNS: Final = (*PLACE, "tilt_deg")
 MAP_COLUMNS: Final = ("row", "column", "core_id", "patient_id", "label")
 IDS: Final = ("slide_id", "patient_id")
 SPLITS: Final = ("train", "val", "test", "external")
+RARE: Final = 10  # a label is doubted that stands so many times less often than one like it
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 
 
@@ -42,7 +46,8 @@ class CohortSlide:
     """One row: a slide, or one core of a TMA slide.
 
     Of a core ``region`` is its place, level-0 px, and ``tilt_deg`` how far the rows of its
-    microarray are turned, clockwise.
+    microarray are turned, clockwise. ``root`` is the folder that ``path`` starts from, where the
+    row knows it, and ``line`` where the row stands in the table it was read from.
     """
 
     slide_id: str
@@ -58,8 +63,23 @@ class CohortSlide:
     sample_type: str | None = None
     tma_map: str | None = None
     annotations: str | None = None
+    root: str | None = None
     region: Region | None = None
     tilt_deg: float | None = None
+    line: int | None = field(default=None, compare=False)
+
+    def locate(self, slides: Path | None = None) -> str | Path | None:
+        """Return the slide's file or URL; None where nothing says which folder ``path`` is of.
+
+        Args:
+            slides: Folder of slides as the user gave it; it goes before ``root``, unless the file
+                is not there.
+        """
+        if "://" in self.path:
+            return self.path
+        roots = [Path(root) for root in (slides, self.root) if root is not None]
+        paths = [root / self.path for root in roots]
+        return next((path for path in paths if path.exists()), paths[0] if paths else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +107,13 @@ def read_cohort(path: Path, labels: Sequence[str] | None = None) -> list[CohortS
     slides = []
     for row in _read(path, REQUIRED, (*OPTIONAL, *CORE_COLUMNS), IDS):
         try:
-            slides.append((row.line, _slide(row.cells)))
+            slides.append(_slide(row))
         except ValueError as error:
             problems.append(f"line {row.line}: {error}")
-    problems += _contradictions(slides, labels)
+    problems += contradictions([(f"line {slide.line}", slide) for slide in slides])
+    problems += _strange_labels(slides, labels)
     _refuse(path, problems)
-    return [slide for _, slide in slides]
+    return slides
 
 
 def read_core_map(path: Path) -> list[MappedCore]:
@@ -132,22 +153,87 @@ def read_core_map(path: Path) -> list[MappedCore]:
     return cores
 
 
-def cohort_of(paths: Iterable[Path], root: Path) -> list[CohortSlide]:
+def cohort_of(
+    paths: Iterable[Path], root: Path, known: Mapping[str, str] | None = None
+) -> tuple[list[CohortSlide], dict[Path, str]]:
     """Make an unlabelled cohort of slide files: ``slide_id`` is the file's stem.
 
-    Raises:
-        CohortError: Two files share a stem.
+    Files that share a stem are told apart by their sub-folders, ``P1/HE.svs`` and ``P2/HE.svs`` as
+    ``P1-HE`` and ``P2-HE``.
+
+    Args:
+        paths: The files.
+        root: The folder they lie below.
+        known: Ids that files have already, by path relative to ``root``; they keep them.
+
+    Returns:
+        The slides, and by path why a file is none: another one would have the same id.
     """
-    slides: dict[str, CohortSlide] = {}
-    for path in paths:
-        slide_id = safe_id(path.stem)
-        if slide_id in slides:
-            raise CohortError(
-                f"{root}: {slides[slide_id].path} and {path.relative_to(root)} would share the "
-                f"slide_id {slide_id!r}; rename one, or give a cohort table"
+    names = {path: path.relative_to(root) for path in paths}
+    ids = {path: (known or {}).get(str(name)) for path, name in names.items()}
+    shared = _shared(ids[path] or safe_id(path.stem) for path in names)
+    for path, name in names.items():
+        if ids[path] is None:
+            short, long = safe_id(path.stem), safe_id("-".join(name.with_suffix("").parts))
+            ids[path] = long if short.casefold() in shared else short
+    shared = _shared(found for found in ids.values() if found)
+    slides, problems = [], {}
+    for path, name in names.items():
+        slide_id = ids[path] or ""
+        if slide_id.casefold() in shared and str(name) not in (known or {}):
+            problems[path] = (
+                f"would share the slide_id {slide_id!r} with another file; rename one, or give a "
+                "cohort table"
             )
-        slides[slide_id] = CohortSlide(slide_id=slide_id, path=str(path.relative_to(root)))
-    return list(slides.values())
+            continue
+        text = str(name) if not str(name).startswith(" ") else f"./{name}"  # tables lose blanks
+        slides.append(CohortSlide(slide_id=slide_id, path=text))
+    return slides, problems
+
+
+def _shared(ids: Iterable[str]) -> set[str]:
+    """Return the ids that stand twice, also where only case tells them apart."""
+    return {name for name, count in Counter(map(str.casefold, ids)).items() if count > 1}
+
+
+def doubtful_labels(slides: Iterable[CohortSlide]) -> Iterator[str]:
+    """Yield a sentence for each label that may be another one with a letter wrong.
+
+    It is rare beside the other, and one letter is missing, too many, another or swapped; labels
+    that differ in digits, such as grades, are no doubt.
+    """
+    places: dict[str, list[str]] = {}
+    for slide in slides:
+        if slide.label is not None:
+            places.setdefault(slide.label, []).append(
+                slide.slide_id if slide.line is None else f"line {slide.line}"
+            )
+    for label, found in places.items():
+        for other, often in places.items():
+            if RARE * len(found) <= len(often) and _one_letter_apart(label, other):
+                yield (
+                    f"label {label!r} stands in {named(found)} alone, and {other!r} in "
+                    f"{len(often)} rows; is it the same with a letter wrong?"
+                )
+
+
+def _one_letter_apart(label: str, other: str) -> bool:
+    def without(text: str, index: int) -> str:
+        return text[:index] + text[index + 1 :]
+
+    if re.sub(r"\d", "", label) == re.sub(r"\d", "", other):
+        return False
+    short, long = sorted((label, other), key=len)
+    if len(long) == len(short):
+        wrong = [i for i in range(len(long)) if long[i] != short[i]]
+        swapped = (
+            len(wrong) == 2
+            and long[wrong[0] : wrong[1] + 1] == (short[wrong[0] : wrong[1] + 1][::-1])
+        )
+        return len(wrong) == 1 or swapped
+    return len(long) == len(short) + 1 and any(
+        without(long, index) == short for index in range(len(long))
+    )
 
 
 def safe_id(stem: str) -> str:
@@ -180,7 +266,8 @@ def _read(
     return table
 
 
-def _slide(row: Mapping[str, str]) -> CohortSlide:
+def _slide(found: TableRow) -> CohortSlide:
+    row = found.cells
     if not SAFE_ID.fullmatch(row["slide_id"]):
         raise ValueError(
             f"slide_id {row['slide_id']!r} cannot be a file name (letters, digits, . _ + = @ -)"
@@ -191,9 +278,9 @@ def _slide(row: Mapping[str, str]) -> CohortSlide:
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
     texts = {
-        field.name: row.get(field.name) or None
-        for field in fields(CohortSlide)
-        if field.name not in ("mpp", "region", "tilt_deg", "slide_id", "path")
+        item.name: row.get(item.name) or None
+        for item in fields(CohortSlide)
+        if item.name not in ("mpp", "region", "tilt_deg", "slide_id", "path", "line")
     }
     return CohortSlide(
         slide_id=row["slide_id"],
@@ -201,6 +288,7 @@ def _slide(row: Mapping[str, str]) -> CohortSlide:
         mpp=_mpp(row.get("mpp")),
         region=_region(row),
         tilt_deg=_tilt(row.get("tilt_deg")),
+        line=found.line,
         **texts,
     )
 
@@ -235,30 +323,56 @@ def _region(row: Mapping[str, str]) -> Region | None:
     return Region(x=x, y=y, width=width, height=height)
 
 
-def _contradictions(
-    slides: Sequence[tuple[int, CohortSlide]], labels: Sequence[str] | None
-) -> list[str]:
+def contradictions(slides: Sequence[tuple[str, CohortSlide]]) -> list[str]:
+    """Return a sentence for each row that contradicts one before it.
+
+    Args:
+        slides: Rows with where each stands, such as ``line 3``.
+    """
     problems = []
-    ids: dict[str, int] = {}
-    homes: dict[str, tuple[int, str | None]] = {}
-    for line, slide in slides:
+    ids: dict[str, str] = {}
+    homes: dict[str, tuple[str, str | None]] = {}
+    for place, slide in slides:
         folded = slide.slide_id.casefold()  # file systems that ignore case must not merge slides
         if folded in ids:
-            problems.append(
-                f"line {line}: slide_id {slide.slide_id!r} stands in line {ids[folded]} too"
-            )
-        ids.setdefault(folded, line)
-        if labels is not None and slide.label is not None and slide.label not in labels:
-            problems.append(f"line {line}: label {slide.label!r} is none of {', '.join(labels)}")
+            problems.append(f"{place}: slide_id {slide.slide_id!r} stands in {ids[folded]} too")
+        ids.setdefault(folded, place)
         if slide.patient_id is None:
             continue
-        home_line, home = homes.setdefault(slide.patient_id, (line, slide.cohort))
+        home_place, home = homes.setdefault(slide.patient_id, (place, slide.cohort))
         if home != slide.cohort:
             problems.append(
-                f"line {line}: patient {slide.patient_id!r} is in cohort {slide.cohort!r}, "
-                f"but in {home!r} in line {home_line}"
+                f"{place}: patient {slide.patient_id!r} is in cohort {slide.cohort!r}, "
+                f"but in {home!r} in {home_place}"
             )
-    return problems
+    return problems + list(_spellings(slides))
+
+
+def _spellings(slides: Sequence[tuple[str, CohortSlide]]) -> Iterator[str]:
+    """Yield a sentence for each label that another one differs from in case or blanks alone."""
+    places: dict[str, list[str]] = {}
+    for place, slide in slides:
+        if slide.label is not None:
+            places.setdefault(slide.label, []).append(place)
+    first: dict[str, str] = {}
+    for label, found in places.items():
+        other = first.setdefault(re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold()), label)
+        if other != label:
+            yield (
+                f"{named(found)}: label {label!r} is spelt {other!r} in {places[other][0]}; one "
+                "class, one spelling"
+            )
+
+
+def _strange_labels(slides: Sequence[CohortSlide], labels: Sequence[str] | None) -> Iterator[str]:
+    """Yield a sentence for each label that is not allowed, with the nearest that is."""
+    places: dict[str, list[str]] = {}
+    for slide in slides:
+        if labels is not None and slide.label is not None and slide.label not in labels:
+            places.setdefault(slide.label, []).append(str(slide.line))
+    for label, found in places.items():
+        where = f"line{'s' * (len(found) > 1)} {named(found)}"
+        yield f"{where}: {unknown('label', label, labels or ())}"
 
 
 def _refuse(path: Path, problems: Sequence[str]) -> None:

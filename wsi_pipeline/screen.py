@@ -21,14 +21,15 @@ from wsi_pipeline.events import (
     EpochDone,
     Event,
     FileProgress,
-    Note,
     Planned,
+    RowsMerged,
     SlideDone,
     SlideFailed,
     SlideSkipped,
     SlideStarted,
     StageStarted,
     TimeSpent,
+    Unmatched,
     Written,
 )
 from wsi_pipeline.timing import Span, bottleneck, trace_events
@@ -68,6 +69,8 @@ class Summary:
                 self.failed[slide_id] = error
             case Written(path=path, what=what):
                 self.written[path] = what
+            case RowsMerged() | Unmatched():
+                self.counts.update(event.counts)
             case Planned():
                 self.planned.append(event)
 
@@ -88,11 +91,11 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
             if isinstance(event, StageStarted):
                 summaries.append(Summary(stage=event.stage, unit=event.unit))
             summaries[-1].add(event)
-            line = plain_line(event)
+            line = event.line()
             if line:
                 log.write(line)
                 log.write(getattr(event, "traceback", ""))
-                if bars is None or isinstance(event, Note | SlideFailed):
+                if bars is None or event.LOUD:
                     console.print(escape(line), soft_wrap=True, highlight=False)
             if bars is not None:
                 bars.advance(event)
@@ -126,31 +129,6 @@ def _close(console: Console, summaries: Sequence[Summary]) -> None:
     for summary in summaries:
         for path, what in summary.written.items():
             console.print(f"{escape(what)}: {escape(path)}", soft_wrap=True, highlight=False)
-
-
-def plain_line(event: Event) -> str:
-    """Return the log line of an event, empty for those that have none."""
-    match event:
-        case StageStarted(stage=stage, total=total, unit=unit):
-            return f"{stage}: {total} {unit}"
-        case SlideStarted(slide_id=slide_id):
-            return f"{slide_id}: started"
-        case SlideDone(slide_id=slide_id, counts=counts, flags=flags, seconds=seconds):
-            parts = [f"{count} {name}" for name, count in counts.items()]
-            parts += [f"flag {flag}" for flag in flags]
-            return f"{slide_id}: done in {seconds:.1f} s" + (
-                f" ({', '.join(parts)})" if parts else ""
-            )
-        case SlideSkipped(slide_id=slide_id, reason=reason, detail=detail):
-            return f"{slide_id}: skipped, {reason}" + (f": {detail}" if detail else "")
-        case SlideFailed(slide_id=slide_id, error=error):
-            return f"{slide_id}: failed, {error}"
-        case EpochDone(model=model, epoch=epoch, epochs=epochs, metrics=metrics):
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            return f"{model}: epoch {epoch} of {epochs}, {figures}"
-        case Note(text=text):
-            return text
-    return ""
 
 
 class _Log:

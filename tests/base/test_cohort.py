@@ -7,6 +7,7 @@ import pytest
 from wsi_pipeline.cohort import (
     CohortSlide,
     cohort_of,
+    doubtful_labels,
     read_cohort,
     read_core_map,
     safe_id,
@@ -53,7 +54,7 @@ def test_a_bom_and_spaces_are_accepted(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (["s,a.svs,P,hcc,x,", "S,b.svs,P,hcc,x,"], "line 3: slide_id 'S' stands in line 2 too"),
-        (["s,a.svs,P,hepatoma,x,"], "line 2: label 'hepatoma' is none of hcc, cca"),
+        (["s,a.svs,P,hepatoma,x,"], "line 2: there is no label 'hepatoma'; Known: hcc, cca"),
         (["s,a.svs,P,hcc,x,", "t,b.svs,P,cca,y,"], "line 3: patient 'P' is in cohort 'y'"),
         (["../s,a.svs,P,hcc,x,"], "line 2: slide_id '../s' cannot be a file name"),
         (["s,,P,hcc,x,"], "line 2: path is empty"),
@@ -81,6 +82,33 @@ def test_missing_and_unknown_columns(tmp_path: Path) -> None:
         read_cohort(table(tmp_path, "s,a.svs,P,hcc,x,", header=HEADER.replace("mpp", "lable")))
 
 
+def test_a_label_typo_is_met_with_the_nearest_label_and_the_rows(tmp_path: Path) -> None:
+    rows = [f"s{n},a.svs,P{n},{label},x," for n, label in enumerate(["hcc", "hccc", "hcc", "hccc"])]
+    with pytest.raises(CohortError, match=r"lines 3 and 5: .*'hccc'; did you mean 'hcc'"):
+        read_cohort(table(tmp_path, *rows), labels=["hcc", "cca"])
+
+
+def test_one_class_is_spelt_in_one_way(tmp_path: Path) -> None:
+    rows = [f"s{n},a.svs,P{n},{label},x," for n, label in enumerate(["hcc", "HCC", "HCC", "cca"])]
+    with pytest.raises(CohortError, match="line 3 and line 4: label 'HCC' is spelt 'hcc'"):
+        read_cohort(table(tmp_path, *rows))
+
+
+@pytest.mark.parametrize(
+    ("often", "rare", "doubted"),
+    [
+        ("hcc", "hccc", True), ("hcc", "hc", True), ("normal", "nomral", True),
+        ("cca", "ccb", True), ("grade1", "grade2", False), ("G1", "G10", False),
+        ("hcc", "normal", False), ("normal", "anormal", True),
+    ],
+)  # fmt: skip
+def test_a_rare_label_beside_one_like_it_is_doubted(often: str, rare: str, doubted: bool) -> None:
+    labels = [often] * 20 + [rare]
+    slides = [CohortSlide(slide_id=f"s{n}", path="a", label=x) for n, x in enumerate(labels)]
+    assert bool(list(doubtful_labels(slides))) == doubted
+    assert not list(doubtful_labels([*slides, *slides[-1:] * 3])), "five are no slip"
+
+
 def test_core_map(tmp_path: Path) -> None:
     path = tmp_path / "map.csv"
     path.write_text("row,column,core_id,patient_id,label\nA,1,A01,P1,hcc\nA,2,A02,,control\n")
@@ -96,13 +124,28 @@ def test_core_map(tmp_path: Path) -> None:
 
 def test_a_folder_is_a_cohort(tmp_path: Path) -> None:
     paths = [tmp_path / "one.svs", tmp_path / "sub" / "zwei drei.svs", tmp_path / "😐.svs"]
-    assert [slide.slide_id for slide in cohort_of(paths, tmp_path)] == [
-        "one",
-        "zwei_drei",
-        "slide_",
-    ]
-    with pytest.raises(CohortError, match="share the slide_id 'one'"):
-        cohort_of([tmp_path / "one.svs", tmp_path / "b" / "one.tif"], tmp_path)
+    slides, problems = cohort_of(paths, tmp_path)
+    assert [slide.slide_id for slide in slides] == ["one", "zwei_drei", "slide_"]
+    assert not problems
+
+
+def test_equal_stems_are_told_apart_by_their_folders_or_fail_alone(tmp_path: Path) -> None:
+    names = ["P1/HE.svs", "P2/HE.svs", "c.svs", "c.tif", "d/Eins.svs", "d/eins.svs", "f.svs"]
+    slides, problems = cohort_of([tmp_path / name for name in names], tmp_path)
+    assert {slide.slide_id: slide.path for slide in slides} == {
+        "P1-HE": "P1/HE.svs", "P2-HE": "P2/HE.svs", "f": "f.svs"
+    }  # fmt: skip
+    assert [str(path.relative_to(tmp_path)) for path in problems] == names[2:6]
+    assert all("another file; rename one" in problem for problem in problems.values())
+
+
+def test_a_file_keeps_the_id_it_has_when_another_with_its_stem_comes(tmp_path: Path) -> None:
+    (first,), _ = cohort_of([tmp_path / "P1" / "HE.svs"], tmp_path)
+    assert first.slide_id == "HE"
+    both = [tmp_path / "P1" / "HE.svs", tmp_path / "P2" / "HE.svs"]
+    slides, problems = cohort_of(both, tmp_path, {first.path: first.slide_id})
+    assert [slide.slide_id for slide in slides] == ["HE", "P2-HE"]
+    assert not problems
 
 
 def test_safe_ids_keep_dots(tmp_path: Path) -> None:

@@ -59,4 +59,4 @@ def test_only_slides_are_found_in_a_folder_of_downloads(
         download.main([str(manifest(entries)), f"--out={slides}", f"--server={stand_in.url}"]) == 0
     )
     assert len(list(slides.rglob("*.*"))) > 4
-    assert sorted(find_slides(slides)) == sorted(slides / e.relative_path for e in entries)
+    assert sorted(find_slides(slides).paths) == sorted(slides / e.relative_path for e in entries)

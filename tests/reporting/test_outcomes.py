@@ -4,11 +4,10 @@ from pathlib import Path
 
 from wsi_pipeline.events import Note, SlideDone, SlideFailed, SlideSkipped, StageStarted
 from wsi_pipeline.reporting.outcomes import read_outcomes
-from wsi_pipeline.screen import plain_line
 
 
 def write_log(path: Path, events: list, extra: str = "") -> None:
-    lines = [f"2026-01-02 03:04:05,678 {plain_line(event)}\n" for event in events]
+    lines = [f"2026-01-02 03:04:05,678 {event.line()}\n" for event in events]
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(lines) + extra, encoding="utf-8")
 

@@ -11,9 +11,8 @@ from wsi_pipeline.slides import find_slides, slide_digest
 
 
 def test_slides_are_found_in_a_fixed_order(data_dir: Path) -> None:
-    names = [
-        str(path.relative_to(data_dir / "slides")) for path in find_slides(data_dir / "slides")
-    ]
+    folder = data_dir / "slides"
+    names = [str(path.relative_to(folder)) for path in find_slides(folder).paths]
     assert names == [
         "CMU-1-Small-Region.dicom",
         "CMU-1-Small-Region.svs",
@@ -48,7 +47,7 @@ def test_hidden_files_companions_and_strangers_are_left_out(tmp_path: Path) -> N
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    found = [str(path.relative_to(tmp_path)) for path in find_slides(tmp_path)]
+    found = [str(path.relative_to(tmp_path)) for path in find_slides(tmp_path).paths]
     assert found == ["a/1.ndpi", "b/2.SVS", "m.mrxs", "v.vsi"]
     with pytest.raises(SlideOpenError, match="no such folder"):
         find_slides(tmp_path / "nowhere")

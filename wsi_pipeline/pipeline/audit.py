@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.cohort import read_cohort
+from wsi_pipeline.cohort import doubtful_labels, read_cohort
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.train_config import SplitConfig, split_plan
+from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run(config: AuditConfig) -> Iterator[Event]:
 
     stores = find_features(RunFolder(config.run).features, config.encoder)
     yield StageStarted(stage="audit", total=1, unit="audits")
+    yield from doubts_of(config)
     audited = audit_run(config, stores)
     yield from notes_of(audited)
     if config.dry_run:
@@ -108,6 +110,11 @@ def notes_of(audited: "Audited[Study]") -> Iterator[Note]:
     if audited.study is not None:
         yield from (Note(text=text) for text in audited.study.notes)
     yield from findings_of(audited.audit)
+
+
+def doubts_of(config: SplitConfig) -> Iterator[Note]:
+    """Say which labels of the run's table may be another with a letter wrong."""
+    yield from (Note(text=text) for text in doubtful_labels(rows_of(RunFolder(config.run))))
 
 
 def findings_of(audit: "Audit") -> Iterator[Note]:

@@ -21,6 +21,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder, stores_in
 
 DONE: Final = "exported earlier"
@@ -79,6 +80,9 @@ def run(config: ExportConfig) -> Iterator[Event]:
     if not tasks:
         raise ConfigError(f"{stores}: no feature stores there; extract the slides first")
     yield StageStarted(stage="export", total=len(tasks))
+    run = RunFolder(config.run)
+    rows = [row.slide_id for row in rows_of(run)]
+    yield from unmatched(run, rows, stores_in(stores), "feature store")
     if config.dry_run:
         for task in tasks:
             yield Planned(row={"slide": task.slide_id, "layout": task.layout, "to": str(out)})

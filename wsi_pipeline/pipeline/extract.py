@@ -34,6 +34,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     find_decisions,
     find_origins,
     look,
+    strangers,
     undecidable,
 )
 from wsi_pipeline.run_folder import RunFolder
@@ -64,6 +65,7 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     tag = encoder_tag(config.encoder, config.weights)
     origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins))
+    yield from strangers(config)
     yield from undecidable(decisions, [slide_id for slide_id, _ in origins])
     jobs: list[ExtractJob] = []
     for slide_id, origin in origins:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 
-from wsi_pipeline.cohort import read_cohort, write_cohort
 from wsi_pipeline.config import digest, load_toml
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
@@ -17,6 +16,7 @@ from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import Stopwatch
 
@@ -205,6 +205,16 @@ def find_decisions(config: ExtractConfig) -> "Decisions":
     return read_decisions(RunFolder(config.run).decisions)
 
 
+def strangers(config: ExtractConfig) -> Iterator[Event]:
+    """Name the rows that have no tiles, and the tiles that have no row."""
+    from wsi_pipeline.tiles import stores_of
+
+    if config.source == "tiles":
+        run = RunFolder(config.run)
+        rows = [row.slide_id for row in rows_of(run)]
+        yield from unmatched(run, rows, stores_of(run.tiles), "tile store")
+
+
 def undecidable(decisions: "Decisions", slide_ids: Collection[str]) -> Iterator[Note]:
     """Tell of slides in the table of decisions that are not among those at hand."""
     strangers = sorted({row.slide_id for row in decisions.rows} - set(slide_ids))
@@ -250,14 +260,14 @@ def _inspect(
 def _from_tiles(run: Path) -> Iterator[tuple[str, Path | None]]:
     from wsi_pipeline.tiles import find_store, stores_of
 
-    folder, table = RunFolder(run).tiles, RunFolder(run).cohort
+    folder = RunFolder(run).tiles
     present = list(stores_of(folder))
     if not present:
         raise ConfigError(
             f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first, or take "
             "the tiles from the slides with --source slide"
         )
-    ids = [slide.slide_id for slide in read_cohort(table)] if table.exists() else present
+    ids = [row.slide_id for row in rows_of(RunFolder(run))] or present
     for slide_id in ids:
         yield slide_id, find_store(folder, slide_id)
 
@@ -275,9 +285,11 @@ def _from_slides(config: ExtractConfig) -> Iterator[tuple[str, CutTask | Event]]
     source = str(config.tile_settings or "tile settings")
     tile_config = TileConfig.from_mapping({**values, **given}, source)
     resolved = resolve_cohort(tile_config)
-    if not config.dry_run:
-        write_cohort(RunFolder(config.run).cohort, resolved.slides)
-    for event in resolved.events:
+    merged = merge_rows(
+        RunFolder(config.run), resolved.slides + resolved.lost, config.cohort,
+        overwrite=config.overwrite, write=not config.dry_run,
+    )  # fmt: skip
+    for event in resolved.events if config.dry_run else (merged, *resolved.events):
         yield getattr(event, "slide_id", ""), event
     for slide in resolved.slides:
-        yield slide.slide_id, cut_task(tile_config, resolved.root, slide)
+        yield slide.slide_id, cut_task(tile_config, slide)

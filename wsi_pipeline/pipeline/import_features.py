@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
 
-from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort, write_cohort
+from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort
 from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError, named
@@ -22,6 +22,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_cohort import merge_rows, rows_of
 from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def run(config: ImportConfig) -> Iterator[Event]:
         yield from map(_planned, tasks)
         return
     if config.cohort is not None:
-        write_cohort(RunFolder(config.run).cohort, list(cohort.values()))
+        yield merge_rows(
+            RunFolder(config.run), list(cohort.values()), config.cohort, overwrite=config.overwrite
+        )
     yield from map_slides(
         import_slide,
         [
@@ -213,11 +216,13 @@ def _files(source: Path) -> dict[str, Path]:
 
 
 def _cohort(config: ImportConfig) -> dict[str, CohortSlide]:
-    table = config.cohort or RunFolder(config.run).cohort
-    if config.cohort is None and not table.exists():
-        return {}
-    return {slide.slide_id: slide for slide in read_cohort(table)}
+    if config.cohort is None:
+        return {row.slide_id: row for row in rows_of(RunFolder(config.run))}
+    root = str((config.slides or config.cohort.parent).absolute())
+    return {row.slide_id: replace(row, root=root) for row in read_cohort(config.cohort)}
 
 
 def _slide(config: ImportConfig, row: CohortSlide | None) -> Path | None:
-    return None if config.slides is None or row is None else config.slides / row.path
+    """Return the slide's own file; None where no folder of slides is given."""
+    found = None if config.slides is None or row is None else row.locate(config.slides)
+    return found if isinstance(found, Path) else None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig, digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, named
@@ -26,6 +25,7 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
+from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.verbs import VERBS
 
@@ -84,6 +84,9 @@ def run(config: PredictConfig) -> Iterator[Event]:
         yield from _prepare(config, model)
     tasks = list(_tasks(config, folder, model))
     yield StageStarted(stage="predict", total=len(tasks))
+    run = RunFolder(config.run)
+    rows = [row.slide_id for row in rows_of(run)]
+    yield from unmatched(run, rows, stores_in(run.features_of(model.encoder)), "feature store")
     present = [task for task in tasks if task.features.exists()]
     if config.dry_run:
         yield from (Planned(row={"slide": t.slide_id, "model": model.name}) for t in present)
@@ -209,11 +212,7 @@ def encoder_of(tag: str) -> tuple[str, str]:
 
 def _tasks(config: PredictConfig, folder: Path, model: "BundleConfig") -> Iterator[PredictTask]:
     features = RunFolder(config.run).features_of(model.encoder)
-    table = RunFolder(config.run).cohort
-    if table.exists():
-        ids = [slide.slide_id for slide in read_cohort(table)]
-    else:
-        ids = list(stores_in(features))
+    ids = [row.slide_id for row in rows_of(RunFolder(config.run))] or list(stores_in(features))
     for slide_id in ids:
         yield PredictTask(
             slide_id=slide_id,
@@ -237,8 +236,7 @@ def _summarise(
     from wsi_pipeline.learn import read_prediction, read_splits
 
     found = {task.slide_id: read_prediction(task.target) for task in tasks}
-    table = RunFolder(config.run).cohort
-    cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
+    cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
     splits = {slide.slide_id: slide.split for slide in read_splits(folder / BundleFile.SPLITS)}
     target = RunFolder(config.run).predicted_slides(model.name)
     write_text(target, slides_csv(found, cohort, splits, model))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.config import DIR, HOW, POSITIONAL, Chosen, StageConfig
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.events import (
@@ -18,6 +17,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def run(config: QcConfig) -> Iterator[Event]:
     paths = _stores(config.run)
     table, page = RunFolder(config.run).decisions, RunFolder(config.run).decisions_page
     yield StageStarted(stage="qc", total=len(paths))
+    run_folder = RunFolder(config.run)
+    rows_there = [row.slide_id for row in rows_of(run_folder)]
+    yield from unmatched(run_folder, rows_there, paths, "tile store")
     fresh = config.overwrite or not table.exists()
     present = read_decisions(table) if not fresh else None
     rows: list[Decision] = [] if present is None else list(present.rows)
@@ -90,13 +93,13 @@ def _stores(run: Path) -> dict[str, Path]:
     """
     from wsi_pipeline.tiles import find_store, stores_of
 
-    folder, table = RunFolder(run).tiles, RunFolder(run).cohort
+    folder = RunFolder(run).tiles
     present = list(stores_of(folder))
     if not present:
         raise ConfigError(
             f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first"
         )
-    cohort = [slide.slide_id for slide in read_cohort(table)] if table.exists() else []
+    cohort = [row.slide_id for row in rows_of(RunFolder(run))]
     found = {slide_id: find_store(folder, slide_id) for slide_id in dict.fromkeys(cohort + present)}
     return {slide_id: path for slide_id, path in found.items() if path is not None}
 

@@ -1,14 +1,16 @@
 """The cohort as it is cut: table or folder, files checked, TMA slides expanded into their cores."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
 from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
+from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.slides.find import NOT_A_FILE, SUFFIXES
 
 if TYPE_CHECKING:
     from wsi_pipeline.microarray import PlacedCore
@@ -20,31 +22,49 @@ class ResolvedCohort:
     """What there is to cut.
 
     Attributes:
-        root: Folder the slides' paths start from.
-        slides: Slides, and cores in the place of TMA slides.
-        events: What happened to TMA slides: failures, missing cores.
+        slides: Slides, and cores in the place of TMA slides; each knows its ``root``.
+        lost: Rows whose files are gone or unusable; each is a failure among the events.
+        events: What is wrong with slides and folders, and what happened to TMA slides.
     """
 
-    root: Path
     slides: list[CohortSlide]
+    lost: list[CohortSlide]
     events: list[Event]
+
+    @property
+    def failed(self) -> int:
+        """How many slides are lost already."""
+        return sum(isinstance(event, SlideFailed) for event in self.events)
 
 
 def resolve_cohort(config: "TileConfig") -> ResolvedCohort:
     """Read the cohort and find the cores of its TMA slides.
 
+    A slide that cannot be used costs itself: its file is gone, its name or its folder unusable.
+
     Raises:
-        CohortError: The table is wrong, files it names are missing, or a core's id is taken.
+        CohortError: The table is wrong, no file that it names is there, or a core's id is taken.
+        ConfigError: The folder of masks is missing.
     """
-    root, rows = read_rows(config)
+    if config.masks is not None and not config.masks.is_dir():
+        raise ConfigError(f"--masks {config.masks}: there is no such folder")
+    rows, events = _of_folder(config) if config.cohort.is_dir() else (_of_table(config), [])
+    wrong = {row.slide_id: said for row in rows if (said := _unusable(config, row))}
+    if rows and len(wrong) == len(rows):
+        raise CohortError(
+            "\n".join(f"{config.cohort}: {name}: {said}" for name, said in wrong.items())
+            + "\nnone of its slides can be used; give the right --slides folder"
+        )
+    events += [SlideFailed(slide_id=name, error=said) for name, said in wrong.items()]
     slides: list[CohortSlide] = []
-    events: list[Event] = []
     for row in rows:
+        if row.slide_id in wrong:
+            continue
         if row.tma_map is None:
             slides.append(row)
             continue
         try:
-            cores = _cores(config, root, row)
+            cores = _cores(config, row)
         except CohortError:
             raise
         except WsiError as error:
@@ -54,49 +74,61 @@ def resolve_cohort(config: "TileConfig") -> ResolvedCohort:
         from wsi_pipeline.microarray import as_slides
 
         slides += as_slides(row, cores)
-    _check_ids(config.cohort, slides)
-    return ResolvedCohort(root=root, slides=slides, events=events)
+    lost = [row for row in rows if row.slide_id in wrong and row.tma_map is None]
+    _check_ids(config.cohort, slides + lost)
+    return ResolvedCohort(slides=slides, lost=lost, events=events)
 
 
-def read_rows(config: "TileConfig") -> tuple[Path, list[CohortSlide]]:
-    """Return the folder paths start from, and the rows of the table or the slides of the folder.
+def _of_folder(config: "TileConfig") -> tuple[list[CohortSlide], list[Event]]:
+    """Return the slides of a folder, and a failure for what lies there and cannot be used."""
+    from wsi_pipeline.slides import find_slides, printable
 
-    Raises:
-        CohortError: As for :func:`resolve_cohort`.
-        ConfigError: The folder of masks is missing.
-    """
-    if config.masks is not None and not config.masks.is_dir():
-        raise ConfigError(f"--masks {config.masks}: there is no such folder")
-    from wsi_pipeline.slides.find import SUFFIXES, find_slides
+    folder = config.cohort
+    found = find_slides(folder)
+    root = str(folder.absolute())
+    known = {
+        row.path: row.slide_id
+        for row in rows_of(RunFolder(config.run))
+        if row.region is None and row.root in (None, root)
+    }
+    slides, unnamed = cohort_of(found.paths, folder, known)
+    problems = found.problems | unnamed
+    if not slides:
+        told = "".join(f"\n{printable(path)} {said}" for path, said in problems.items())
+        raise CohortError(f"{folder}: there is no slide in this folder{told}")
+    events: list[Event] = [
+        SlideFailed(slide_id=printable(path.relative_to(folder)), error=f"{printable(path)} {said}")
+        for path, said in problems.items()
+    ]
+    return [replace(slide, root=root) for slide in slides], events
 
-    if config.cohort.is_dir():
-        paths = find_slides(config.cohort)
-        if not paths:
-            raise CohortError(f"{config.cohort}: there is no slide in this folder")
-        return config.cohort, cohort_of(paths, config.cohort)
+
+def _of_table(config: "TileConfig") -> list[CohortSlide]:
+    """Return the rows of a table, each with the folder its path starts from."""
     if config.cohort.suffix.lower() in SUFFIXES:
         raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
-    rows = read_cohort(config.cohort)
-    root = config.slides or config.cohort.parent
-    lost = [row for row in rows if "://" not in row.path and not (root / row.path).exists()]
-    if lost:
-        raise CohortError(
-            "\n".join(f"{config.cohort}: {row.slide_id}: no file {root / row.path}" for row in lost)
-            + "\nfetch what is missing, take the rows out, or give the right --slides folder"
-        )
-    _check_drawn(config, root, rows)
-    return root, rows
+    beside_table = config.cohort.absolute().parent
+    return [
+        replace(row, root=str((config.slides or beside_table / (row.root or "")).absolute()))
+        for row in read_cohort(config.cohort)
+    ]
 
 
-def _check_drawn(config: "TileConfig", root: Path, rows: list[CohortSlide]) -> None:
-    drawn = [(row, beside(config, root, row.annotations)) for row in rows if row.annotations]
-    lost = [f"{config.cohort}: {row.slide_id}: no file {path}" for row, path in drawn
-            if not path.is_file()]  # fmt: skip
-    if lost:
-        raise CohortError("\n".join(lost) + "\nfetch the annotations, or empty their fields")
+def _unusable(config: "TileConfig", row: CohortSlide) -> str | None:
+    """Say why a row's files cannot be used; None where they can."""
+    path = row.locate(config.slides)
+    if isinstance(path, Path):
+        if not path.exists():
+            return f"no file {path}; fetch it, or take the row out"
+        if not (path.is_file() or path.is_dir()):
+            return f"{path} {NOT_A_FILE}"
+    drawn = beside(config, row, row.annotations) if row.annotations else None
+    if drawn is not None and not drawn.is_file():
+        return f"no file {drawn}; fetch the annotations, or empty their field"
+    return None
 
 
-def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCore]":
+def _cores(config: "TileConfig", row: CohortSlide) -> "list[PlacedCore]":
     """Read where the cores are, or find them and write it down."""
     from wsi_pipeline.microarray import (
         CoreSearch,
@@ -109,20 +141,19 @@ def _cores(config: "TileConfig", root: Path, row: CohortSlide) -> "list[PlacedCo
     table = RunFolder(config.run).cores_table(row.slide_id)
     if table.exists():
         return read_cores(table)
-    mapped = read_core_map(beside(config, root, str(row.tma_map)))
+    mapped = read_core_map(beside(config, row, str(row.tma_map)))
     override = config.mpp_override if row.mpp is None else row.mpp
     search = CoreSearch(reader=config.reader, mpp_override=override)
-    path = row.path if "://" in row.path else root / row.path
-    found = place_cores(path, mapped, search)
+    found = place_cores(row.locate(config.slides) or row.path, mapped, search)
     if not config.dry_run:
         write_preview(table.with_suffix(".jpg"), found.picture)
         write_cores(table, found.cores)
     return found.cores
 
 
-def beside(config: "TileConfig", root: Path, name: str) -> Path:
-    """Return where a file lies that the table names: beside the slides or beside the table."""
-    beside_slides, beside_table = root / name, config.cohort.parent / name
+def beside(config: "TileConfig", row: CohortSlide, name: str) -> Path:
+    """Return where a file lies that a row names: beside its slides or beside the table."""
+    beside_slides, beside_table = Path(row.root or "") / name, config.cohort.parent / name
     if not beside_slides.exists() and beside_table.exists():
         return beside_table
     return beside_slides

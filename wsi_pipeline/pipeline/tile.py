@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from wsi_pipeline.cohort import write_cohort
+from wsi_pipeline.cohort import doubtful_labels
 from wsi_pipeline.engine import SlideTask, is_done, map_slides, provenance
 from wsi_pipeline.errors import NoTissueError, StoreError
 from wsi_pipeline.events import (
     Event,
+    Note,
     SlideDone,
-    SlideFailed,
     SlideSkipped,
     StageStarted,
     Written,
 )
 from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import Stopwatch
 
@@ -31,22 +32,27 @@ def run(config: TileConfig) -> Iterator[Event]:
     """Cut every slide of the cohort into ``<run>/tiles/<slide_id>.zarr`` or ``.h5``.
 
     Raises:
-        CohortError: The table is wrong, or files it names are missing.
+        CohortError: The table is wrong, says something else of a slide than the run's own, or no
+            file that it names is there.
         ConfigError: A setting is impossible.
     """
     from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 
     resolved = resolve_cohort(config)
-    failed = sum(isinstance(event, SlideFailed) for event in resolved.events)
-    yield StageStarted(stage="tile", total=len(resolved.slides) + failed)
+    merged = merge_rows(
+        RunFolder(config.run), resolved.slides + resolved.lost, config.cohort,
+        overwrite=config.overwrite, write=not config.dry_run,
+    )  # fmt: skip
+    yield StageStarted(stage="tile", total=len(resolved.slides) + resolved.failed)
     yield from resolved.events
-    tasks = [cut_task(config, resolved.root, slide) for slide in resolved.slides]
+    tasks = [cut_task(config, slide) for slide in resolved.slides]
     if config.dry_run:
         from wsi_pipeline.pipeline.preflight import preflight
 
         yield from preflight(tasks)
         return
-    write_cohort(RunFolder(config.run).cohort, resolved.slides)
+    yield merged
+    yield from (Note(text=text) for text in doubtful_labels(resolved.slides))
     yield from map_slides(
         cut_one,
         [

@@ -31,12 +31,12 @@ class CutTask:
     asked: Mapping[str, Any]
 
 
-def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
+def cut_task(config: TileConfig, slide: CohortSlide) -> CutTask:
     """Return the work order for one slide of the cohort."""
     from wsi_pipeline.tiles import SlideRequest
     from wsi_pipeline.tiles.drawn import drawn_digest
 
-    annotations, mask = _drawn(config, root, slide)
+    annotations, mask = _drawn(config, slide)
     request = SlideRequest(
         mpp=slide.mpp,
         region=slide.region,
@@ -54,17 +54,17 @@ def cut_task(config: TileConfig, root: Path, slide: CohortSlide) -> CutTask:
     }
     return CutTask(
         slide_id=slide.slide_id,
-        path=slide.path if "://" in slide.path else root / slide.path,
+        path=slide.locate(config.slides) or slide.path,
         settings=config,
         request=request,
         asked=asked,
     )
 
 
-def _drawn(config: TileConfig, root: Path, slide: CohortSlide) -> tuple[Path | None, Path | None]:
+def _drawn(config: TileConfig, slide: CohortSlide) -> tuple[Path | None, Path | None]:
     """Return the annotations and the corrected mask that people drew; None where they did not."""
     from wsi_pipeline.pipeline.resolve_cohort import beside
 
-    annotations = beside(config, root, slide.annotations) if slide.annotations else None
+    annotations = beside(config, slide, slide.annotations) if slide.annotations else None
     corrected = config.masks and config.masks / f"{slide.slide_id}.geojson"
     return annotations, corrected if corrected and corrected.exists() else None

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from wsi_pipeline.atomic import PARTIAL
-from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError, named
@@ -18,8 +18,10 @@ from wsi_pipeline.events import (
     SlideDone,
     SlideFailed,
     StageStarted,
+    Unmatched,
 )
 from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
+from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 
 ROOMS: Final = ("tiles", "features", "models", "predictions")
@@ -51,6 +53,7 @@ def run(config: VerifyConfig) -> Iterator[Event]:
     if not tasks and not models:
         raise ConfigError(f"{config.run}: no run folder with anything in it to check")
     yield StageStarted(stage="verify", total=len(tasks) + len(models), unit="slides and models")
+    yield from _strangers(RunFolder(config.run))
     if config.dry_run:
         yield from (Planned(row={"slide or model": task.slide_id}) for task in tasks)
         yield from (Planned(row={"slide or model": _name(path)}) for path in models)
@@ -75,8 +78,7 @@ def run(config: VerifyConfig) -> Iterator[Event]:
 def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
     from wsi_pipeline.tiles.decisions import read_decisions
 
-    table = RunFolder(config.run).cohort
-    cohort = {slide.slide_id: slide for slide in read_cohort(table)} if table.exists() else {}
+    cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
     decisions = read_decisions(RunFolder(config.run).decisions)
     for slide_id in dict.fromkeys((*cohort, *_present(config.run))):
         yield VerifyTask(
@@ -86,6 +88,19 @@ def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
             dropped=decisions.dropped_tiles(slide_id),
             pixels=config.pixels,
         )
+
+
+def _strangers(run: RunFolder) -> Iterator[Unmatched]:
+    """Name rows without stores and stores without a row, for each kind of store there is."""
+    from wsi_pipeline.tiles import stores_of
+
+    rows = [row.slide_id for row in rows_of(run)]
+    kinds = {"tile store": stores_of(run.tiles)}
+    for folder in sorted(run.features.glob("[!.]*")):
+        kinds[f"feature store of {folder.name}"] = stores_in(folder)
+    for what, stores in kinds.items():
+        if stores:
+            yield from unmatched(run, rows, stores, what)
 
 
 def _present(run: Path) -> list[str]:
@@ -101,7 +116,7 @@ def _present(run: Path) -> list[str]:
 def _slide(config: VerifyConfig, row: CohortSlide | None) -> str | None:
     if config.slides is None or row is None:
         return None
-    return row.path if "://" in row.path else str(config.slides / row.path)
+    return str(row.locate(config.slides))
 
 
 def _models(run: Path) -> list[Path]:

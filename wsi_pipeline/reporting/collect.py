@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from wsi_pipeline.cohort import CohortSlide, read_cohort
+from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import load_toml
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.reporting.bundles import bundle_folders, flat_rows, model_facts, read_models
@@ -14,6 +14,7 @@ from wsi_pipeline.reporting.data import Facts, Failure, ReportData
 from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
 from wsi_pipeline.reporting.outcomes import read_outcomes
+from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
 
@@ -54,8 +55,7 @@ def collect(
         CohortError: ``cohort.csv`` is unusable.
         LearnError: A model bundle is not whole.
     """
-    table = RunFolder(run).cohort
-    cohort = read_cohort(table) if table.exists() else []
+    cohort = rows_of(RunFolder(run))
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
     outcomes = read_outcomes(RunFolder(run).logs)
     models = read_models(run)

@@ -44,11 +44,11 @@ def tile_pairs(
         slides: Folder its paths start from; None leaves the tiles as scanned out.
         per_slide: How many tiles of each slide.
     """
-    paths = {slide.slide_id: slide.path for slide in cohort}
+    rows = {slide.slide_id: slide for slide in cohort}
     pairs: list[TilePair] = []
     for slide_id, store in stores.items():
         indices = _chosen(store, per_slide)
-        path = slides / paths[slide_id] if slides and slide_id in paths else None
+        path = rows[slide_id].locate(slides) if slides and slide_id in rows else None
         pairs += _pairs(slide_id, store, indices, path)
     return tuple(pairs)
 
@@ -60,7 +60,7 @@ def _chosen(store: TileStore, count: int) -> np.ndarray:
 
 
 def _pairs(
-    slide_id: str, store: TileStore, indices: np.ndarray, path: Path | None
+    slide_id: str, store: TileStore, indices: np.ndarray, path: str | Path | None
 ) -> Iterator[TilePair]:
     turned = store.attributes.get("straightened") is not None  # no rectangle of the file
     scanned = None if path is None or turned else _as_scanned(path, store, indices)
@@ -73,7 +73,7 @@ def _pairs(
         )
 
 
-def _as_scanned(path: Path, store: TileStore, indices: np.ndarray) -> RgbTiles | None:
+def _as_scanned(path: str | Path, store: TileStore, indices: np.ndarray) -> RgbTiles | None:
     """(n, tile_px, tile_px, 3) uint8 read afresh; None where the slide cannot be read here."""
     try:
         with open_slide(path) as slide:
