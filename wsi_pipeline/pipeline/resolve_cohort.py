@@ -10,7 +10,6 @@ from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.slides.find import NOT_A_FILE, SUFFIXES
 
 if TYPE_CHECKING:
     from wsi_pipeline.microarray import PlacedCore
@@ -105,6 +104,8 @@ def _of_folder(config: "TileConfig") -> tuple[list[CohortSlide], list[Event]]:
 
 def _of_table(config: "TileConfig") -> list[CohortSlide]:
     """Return the rows of a table, each with the folder its path starts from."""
+    from wsi_pipeline.slides.find import SUFFIXES
+
     if config.cohort.suffix.lower() in SUFFIXES:
         raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
     beside_table = config.cohort.absolute().parent
@@ -116,6 +117,8 @@ def _of_table(config: "TileConfig") -> list[CohortSlide]:
 
 def _unusable(config: "TileConfig", row: CohortSlide) -> str | None:
     """Say why a row's files cannot be used; None where they can."""
+    from wsi_pipeline.slides.find import NOT_A_FILE
+
     path = row.locate(config.slides)
     if isinstance(path, Path):
         if not path.exists():
