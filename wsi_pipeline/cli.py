@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline import __version__, verbs
-from wsi_pipeline.config import StageConfig, load_toml
+from wsi_pipeline.config import StageConfig, load_toml, unknown_setting
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError
 from wsi_pipeline.flags import flags_of
 from wsi_pipeline.verbs import Verb
@@ -78,9 +78,9 @@ def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:
     file = peek.parse_known_args(argv)[0].config
     values = load_toml(file) if file else {}
     config_class = verb.config_class
-    unknown = [key for key in values if key not in config_class.model_fields]
-    if unknown:
-        raise ConfigError(f"{file}: unknown setting {', '.join(map(repr, unknown))}; see --help")
+    for key in values:
+        if key not in config_class.model_fields:
+            raise ConfigError(f"{file}: {unknown_setting(key, config_class.model_fields)}")
     prog = _prog(verb.name)
     parser = flags_of(config_class, prog, verb.about, values)
     parser.epilog = f"example:\n  {prog} {verb.example}"
@@ -105,7 +105,7 @@ def listing() -> str:
 
 def _prog(verb: str) -> str:
     """Return how a verb is called: as it just was."""
-    short = Path(sys.argv[0]).name == "wsi"
+    short = Path(sys.argv[0]).stem == "wsi"
     return f"wsi {verb}" if short else f"python -m wsi_pipeline.{verb}"
 
 

@@ -6,6 +6,7 @@ decides the result and is stored with every artifact) and *how* it is carried ou
 device: never part of an artifact's identity). The latter fields are marked with :data:`HOW`.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -114,7 +115,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(describe(error, source)) from None
+            raise ConfigError(describe(error, source, cls.model_fields)) from None
 
 
 class StageConfig(Settings):
@@ -125,8 +126,8 @@ class StageConfig(Settings):
     workers: Annotated[int, HOW] = Field(
         default=0, ge=0, description="Worker processes; 0 works in this process."
     )
-    scheduler: Annotated[str | None, HOW] = Field(
-        default=None, description="Address of a running Dask scheduler, tcp://host:port."
+    scheduler: Annotated[str | None, HOW, Metavar("tcp://HOST:PORT")] = Field(
+        default=None, description="Address of a running Dask scheduler."
     )
     dry_run: Annotated[bool, HOW] = Field(
         default=False, description="Say what would be done, and write nothing."
@@ -182,17 +183,24 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def describe(error: ValidationError, source: str) -> str:
-    """Say in one line per problem what is wrong with which key."""
+def describe(error: ValidationError, source: str, known: Iterable[str] = ()) -> str:
+    """Say in one line per problem what is wrong with which key; ``known`` are those that exist."""
     problems = error.errors(include_url=False)
-    return "\n".join(_sentence(dict(problem), source) for problem in problems)
+    return "\n".join(_sentence(dict(problem), source, known) for problem in problems)
 
 
-def _sentence(problem: dict[str, Any], source: str) -> str:
+def unknown_setting(key: str, known: Iterable[str]) -> str:
+    """Say that there is no such setting, and which is nearest."""
+    close = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "see --help for those that exist"
+    return f"unknown setting {key!r}; {hint}"
+
+
+def _sentence(problem: dict[str, Any], source: str, known: Iterable[str]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     found, message = problem["input"], problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"{source}: unknown setting {key!r}; see --help for those that exist"
+        return f"{source}: {unknown_setting(key, known)}"
     if problem["type"] == "missing":
         return f"{source}: {key!r} is required"
     if problem["type"] == "literal_error":

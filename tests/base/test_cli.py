@@ -45,7 +45,7 @@ def test_flags_file_and_precedence(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     file = tmp_path / "cut.toml"
     file.write_text("mmp = 0.3\n")
-    with pytest.raises(ConfigError, match=r"cut\.toml: unknown setting 'mmp'"):
+    with pytest.raises(ConfigError, match=r"cut\.toml: unknown setting 'mmp'; did you mean 'mpp'"):
         parse(CUT, ["x", "--config", str(file)])
     with pytest.raises(ConfigError, match=r"'mpp': Input should be greater than 0 \(found '-1'\)"):
         parse(CUT, ["x", "--out", "y", "--mpp", "-1"])
