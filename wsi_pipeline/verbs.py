@@ -79,27 +79,27 @@ VERBS: Final = Registry(
                 "slides/TMA1.svs --map manifests/TMA1.csv --preview runs/liver/cores/TMA1.jpg",
             ),
             _ours(
-                "tile", TILES, "tile_config:TileConfig",
+                "tile", TILES, "configs:TileConfig",
                 "Find tissue, normalise stains, cut tiles and keep those that pass the rules.",
                 "manifests/liver.csv --slides slides --run runs/liver",
             ),
             _ours(
-                "qc", TILES, "qc:QcConfig",
+                "qc", TILES, "configs:QcConfig",
                 "Show flagged tiles on one page, and write the table that says which to drop.",
                 "runs/liver --drop pen,blurred",
             ),
             _ours(
-                "extract", TILES, "extract_config:ExtractConfig",
+                "extract", TILES, "configs:ExtractConfig",
                 "Encode every tile of a run folder; one feature store a slide.",
                 "runs/liver --encoder densenet121",
             ),
             _ours(
-                "export", TILES, "export:ExportConfig",
+                "export", TILES, "configs:ExportConfig",
                 "Write a run folder's features as CLAM, TRIDENT or STAMP read them.",
                 "runs/liver --layout clam",
             ),
             _ours(
-                "import_features", TILES, "import_features:ImportConfig",
+                "import_features", TILES, "configs:ImportConfig",
                 "Take over features of CLAM, TRIDENT or STAMP; the layout is recognised.",
                 "trident/features_uni --run runs/liver --cohort manifests/liver.csv",
             ),
@@ -127,12 +127,12 @@ VERBS: Final = Registry(
                 "stages/compare.toml",
             ),
             _ours(
-                "predict", MODELS, "predict:PredictConfig",
+                "predict", MODELS, "configs:PredictConfig",
                 "Score a run folder's slides with a trained model; draw heatmaps.",
                 "runs/liver --model densenet121",
             ),
             _ours(
-                "verify", RUNS, "verify:VerifyConfig",
+                "verify", RUNS, "configs:VerifyConfig",
                 "Check every tile store, feature store, model and prediction of a run folder.",
                 "runs/liver --slides slides",
             ),

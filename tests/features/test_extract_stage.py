@@ -24,8 +24,8 @@ from wsi_pipeline.events import (
     StageStarted,
 )
 from wsi_pipeline.features import read_features, verify_features
+from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract import run, worker_device
-from wsi_pipeline.pipeline.extract_config import ExtractConfig
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import create_tiles
 
@@ -250,8 +250,8 @@ def test_killed_and_run_again_equals_never_killed(folder: Path, tmp_path: Path) 
 
 
 def test_slides_without_a_tile_store_give_the_same_features(tmp_path: Path, data_dir: Path) -> None:
+    from wsi_pipeline.pipeline.configs import TileConfig
     from wsi_pipeline.pipeline.tile import run as cut
-    from wsi_pipeline.pipeline.tile_config import TileConfig
 
     table = tmp_path / "cohort.csv"
     table.write_text(

@@ -14,7 +14,8 @@ from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Note, Planned, SlideDone, SlideFailed, SlideSkipped
 from wsi_pipeline.learn import SplitSlide, patient_cases, read_prediction
-from wsi_pipeline.pipeline.predict import PredictConfig, encoder_of, run
+from wsi_pipeline.pipeline.configs import PredictConfig
+from wsi_pipeline.pipeline.predict import encoder_of, run
 from wsi_pipeline.pipeline.train import TrainConfig
 from wsi_pipeline.pipeline.train import run as train
 

@@ -10,8 +10,8 @@ import pytest
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.cores import main
 from wsi_pipeline.microarray import as_slides, read_cores
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run as tile
-from wsi_pipeline.pipeline.tile_config import TileConfig
 
 DIAMETER = 90
 LOST = "TMA-A3"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wsi_pipeline import extract, qc, tile
 from wsi_pipeline.errors import CohortError, ConfigError, StoreMismatchError
 from wsi_pipeline.features import read_features
-from wsi_pipeline.pipeline.qc import QcConfig
+from wsi_pipeline.pipeline.configs import QcConfig
 from wsi_pipeline.pipeline.qc import run as run_qc
 from wsi_pipeline.tiles import TileStore, open_tiles
 from wsi_pipeline.tiles.decisions import (

@@ -14,8 +14,8 @@ from pydicom.pixels import apply_rescale, apply_windowing
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wsi_pipeline.errors import ConfigError, MppError, SlideOpenError
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.slides import open_slide, resolve_mpp
 from wsi_pipeline.types import RgbImage
 

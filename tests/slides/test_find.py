@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.events import SlideFailed, SlideSkipped
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import find_slides

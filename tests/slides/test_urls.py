@@ -12,8 +12,8 @@ import pytest
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.events import Planned
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.slides import open_slide, resolve_mpp, slide_digest
 
 SMALL = "CMU-1-Small-Region.svs"

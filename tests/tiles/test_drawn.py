@@ -12,8 +12,8 @@ import pytest
 
 from wsi_pipeline.errors import CohortError, ConfigError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles import SlideRequest, TileSettings, open_tiles, plan_slide, verify_tiles
 from wsi_pipeline.tissue.annotations import EXCLUDE

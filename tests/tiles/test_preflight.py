@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.events import Event, Planned, SlideFailed, StageStarted
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.tile import main
 
 SVS = "slides/CMU-1-Small-Region.svs"

@@ -24,8 +24,8 @@ from wsi_pipeline.events import (
     SlideSkipped,
     StageStarted,
 )
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.tiles import open_tiles, verify_tiles
 
 TILES = 12
@@ -297,7 +297,7 @@ def test_a_study_runs_any_verb(
         ("--edge pat", "no choice 'pat'; did you mean 'pad'?"),
         ("--denoise medium", "did you mean 'median'?"),
         ("--store hdf", "did you mean 'hdf5'?"),
-        ("--codec zstd --store hdf5", "plain HDF5 readers do not know it"),
+        ("--codec zstd --store hdf5", "codec 'zstd': .h5 stores have auto, none"),
         ("--mpp-override -3", "'mpp_override': Input should be greater than or equal to 0.05"),
         ("--mpp 0", "'mpp': Input should be greater than 0"),
         ("--overlap-px 300", "overlap_px 300 leaves tiles of 256 px no step to take"),

@@ -1,12 +1,27 @@
 """What every stage can be told. Light to import: ``--help`` needs no more than this."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
-from wsi_pipeline.config import DIR, FILE, HOW, POSITIONAL, Chosen, StageConfig
+from wsi_pipeline.config import (
+    DIR,
+    FILE,
+    HOW,
+    POSITIONAL,
+    Chosen,
+    Device,
+    Metavar,
+    StageConfig,
+)
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tiles.settings import TileSettings
+
+COHORT: Final = Metavar("COHORT")  # a table, or a folder of slides
+Run = Annotated[Path, HOW, POSITIONAL, DIR]
+Slides = Annotated[Path | None, HOW, DIR]
+Reader = Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")]
 
 
 class CoresConfig(StageConfig):
@@ -36,7 +51,7 @@ class CoresConfig(StageConfig):
     core_diameter_um: float | None = Field(
         default=None, gt=0, description="The cores' diameter where it is known, µm."
     )
-    reader: Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")] = Field(
+    reader: Reader = Field(
         default="auto", description="What reads the slide; auto: what suits the file."
     )
 
@@ -53,19 +68,198 @@ class CoresConfig(StageConfig):
         return self.out or self.preview.with_suffix(".csv")
 
 
+class TileConfig(StageConfig, TileSettings):
+    """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
+
+    topic: ClassVar = "what and where"
+
+    cohort: Annotated[Path, HOW, POSITIONAL, COHORT] = Field(
+        description="Cohort table (CSV), or a folder of slides."
+    )
+    run: Annotated[Path, HOW, DIR] = Field(description="Run folder; tiles go to <run>/tiles.")
+    slides: Slides = Field(
+        default=None, description="Folder the table's paths start from; else the table's own."
+    )
+    masks: Annotated[Path | None, HOW, DIR] = Field(
+        default=None,
+        description="Folder of tissue masks corrected by hand, <slide_id>.geojson; other slides' "
+        "are computed.",
+    )
+
+
+class QcConfig(StageConfig):
+    """Show flagged tiles on one page, and write the table that says which of them to drop."""
+
+    run: Run = Field(description="Run folder.")
+    drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+        default=("pen", "blurred"),
+        description="Flags whose tiles the new table drops; others it keeps, for a person to "
+        "look at. May be given several times.",
+    )
+    max_dropped_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
+    )
+    max_tiles: int = Field(
+        default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
+    )
+
+
+class ExtractConfig(StageConfig):
+    """Encode every tile of a run folder; one feature store a slide."""
+
+    run: Run = Field(description="Run folder.")
+    encoder: str = Field(
+        default="densenet121",
+        description="A timm model, with or without its weights' tag (densenet121.tv_in1k), "
+        "hf-hub:owner/model, or module:function for one of your own.",
+    )
+    weights: str = Field(
+        default="auto",
+        description="auto or hub (the hub or its cache), package, random, or a .safetensors or "
+        ".pth file.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto is half precision on a GPU, fp32 elsewhere."
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="Of the features on disk."
+    )
+    device: Device = Field(
+        default="auto", description="What the encoder runs on; auto: the best there is."
+    )
+    batch: Annotated[int | None, HOW] = Field(
+        default=None, ge=1, description="Tiles of one forward pass; chosen by device if not given."
+    )
+    kernels: Annotated[Literal["torch", "compiled", "openvino"], HOW] = Field(
+        default="torch",
+        description="What computes: torch, torch.compile (slow to start, then faster), or on a CPU "
+        "OpenVINO (an extra, faster still). Features are the same but for rounding.",
+    )
+
+    source: Literal["tiles", "slide"] = Field(
+        default="tiles",
+        description="Take the tiles from the tile stores, or cut them from the slides as they are "
+        "needed and write none.",
+    )
+    cohort: Annotated[Path | None, HOW, COHORT] = Field(
+        default=None, description="With --source slide: cohort table (CSV), or a folder of slides."
+    )
+    slides: Slides = Field(
+        default=None,
+        description="With --source slide: folder the table's paths start from; the table's own if "
+        "left out.",
+    )
+    tile_settings: Annotated[Path | None, FILE] = Field(
+        default=None,
+        description="With --source slide: TOML file that says how to cut, as for the tile stage.",
+    )
+
+
+class ExportConfig(StageConfig):
+    """Write a run folder's features as another tool reads them."""
+
+    run: Run = Field(description="Run folder.")
+    layout: Literal["clam", "trident", "stamp"] = Field(description="Whose layout.")
+    encoder: str = Field(
+        default="densenet121", description="Whose features: an encoder's tag or its bare name."
+    )
+    out: Annotated[Path | None, HOW, DIR] = Field(
+        default=None, description="Where to; <run>/export/<layout> if not given."
+    )
+
+
+class ImportConfig(StageConfig):
+    """Take over features of CLAM, TRIDENT or STAMP; the layout is recognised."""
+
+    source: Annotated[Path, POSITIONAL, DIR] = Field(
+        description="Folder of the tool's .h5 files, one a slide; CLAM's may be the one above "
+        "h5_files."
+    )
+    run: Annotated[Path, HOW, DIR] = Field(description="Run folder to fill.")
+    cohort: Annotated[Path | None, HOW, FILE] = Field(
+        default=None,
+        description="Cohort table, whose slide_id is a file's name without .h5; it becomes the run "
+        "folder's. Without one the run folder's own holds, or every file is imported.",
+    )
+    slides: Slides = Field(
+        default=None,
+        description="Folder the table's paths start from: the slides' sizes and resolutions are "
+        "read from their headers.",
+    )
+    encoder: str | None = Field(
+        default=None, description="Tag to file the features under, where no file says it."
+    )
+    tile_px: int | None = Field(
+        default=None, gt=0, description="Side of a tile as the encoder saw it, where no file says."
+    )
+    tile_px_level0: float | None = Field(
+        default=None, gt=0, description="The same side in level-0 pixels, where no file says it."
+    )
+    mpp: float | None = Field(
+        default=None, gt=0, description="Resolution of the tiles, µm/px, where no file says it."
+    )
+
+
+class PredictConfig(StageConfig):
+    """Score a run folder's slides with a trained model; draw heatmaps."""
+
+    run: Run = Field(description="Run folder whose features are scored; predictions go there too.")
+    model: Annotated[Path | None, Metavar("DIR")] = Field(
+        default=None,
+        description="Model folder, or the name of one in <run>/models; the only one there if not "
+        "given.",
+    )
+    encoder: str | None = Field(
+        default=None,
+        description="Among several models of the run folder, the one on this encoder.",
+    )
+    weights: str | None = Field(
+        default=None,
+        description="With --new-slides: the encoder's weights, where the model's came from a file.",
+    )
+    mpp_override: float | None = Field(
+        default=None,
+        ge=0.05,
+        le=10,
+        description="With --new-slides: resolution of slides whose file does not say it, µm/px.",
+    )
+    new_slides: Annotated[Path | None, HOW, COHORT] = Field(
+        default=None,
+        description="New slides, a folder or a cohort table: tile and encode them into the run "
+        "folder first, as the model's own were. Give them a run folder of their own.",
+    )
+    heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
+    geojson: bool = Field(default=True, description="Write each slide's tiles for QuPath.")
+    device: Device = Field(default="auto", description="What the model runs on.")
+
+
+class VerifyConfig(StageConfig):
+    """Check every tile store, feature store, model and prediction of a run folder."""
+
+    run: Run = Field(description="Run folder.")
+    slides: Slides = Field(
+        default=None,
+        description="Folder the cohort table's paths start from: the slides' digests are compared "
+        "too.",
+    )
+    pixels: bool = Field(
+        default=True, description="Decode every tile; without it, read all but the pixels."
+    )
+
+
 class ReportConfig(StageConfig):
     """Write one self-contained HTML page about a run folder."""
 
-    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
+    run: Run = Field(description="Run folder.")
     title: str | None = Field(
         default=None, description="Of the page; the cohorts' names if not given."
     )
-    slides: Annotated[Path | None, HOW] = Field(
+    slides: Slides = Field(
         default=None,
         description="Folder the cohort table's paths start from, for tiles as scanned beside the "
         "normalised ones; without it these are left out.",
     )
-    out: Annotated[Path | None, HOW] = Field(
+    out: Annotated[Path | None, HOW, FILE] = Field(
         default=None, description="The page; <run>/report/index.html if not given."
     )
     date: Annotated[str | None, HOW] = Field(

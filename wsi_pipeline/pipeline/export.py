@@ -5,12 +5,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-
-from pydantic import Field
+from typing import Any, Final
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import (
@@ -21,24 +18,14 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.features import export_features, find_features
+from wsi_pipeline.pipeline.configs import ExportConfig
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder, stores_in
+from wsi_pipeline.slides import slide_digest
 
 DONE: Final = "exported earlier"
 RECORDS: Final = ".exported"  # what each slide's files were made from, beside them
-
-
-class ExportConfig(StageConfig):
-    """Write a run folder's features as another tool reads them."""
-
-    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
-    layout: Literal["clam", "trident", "stamp"] = Field(description="Whose layout.")
-    encoder: str = Field(
-        default="densenet121", description="Whose features: an encoder's tag or its bare name."
-    )
-    out: Annotated[Path | None, HOW] = Field(
-        default=None, description="Where to; <run>/export/<layout> if not given."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +50,6 @@ def run(config: ExportConfig) -> Iterator[Event]:
         ConfigError: The encoder's folder is empty.
         StoreError: There are no features of this encoder.
     """
-    from wsi_pipeline.features import find_features
-
     stores = find_features(RunFolder(config.run).features, config.encoder)
     out = config.out or RunFolder(config.run).exported(config.layout)
     tasks = [
@@ -111,9 +96,6 @@ def export_slide(task: ExportTask) -> SlideDone | SlideSkipped:
         StoreError: The store is unreadable, or lacks what the layout needs.
         StoreMismatchError: It was exported from something else and is not to be overwritten.
     """
-    from wsi_pipeline.features import export_features
-    from wsi_pipeline.slides import slide_digest
-
     started = time.monotonic()
     made_from = {"store": slide_digest(task.store), "layout": task.layout}
     if is_done(task.record, _stored(task), made_from, overwrite=task.overwrite):

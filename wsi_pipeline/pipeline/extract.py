@@ -8,7 +8,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import torch
+from distributed import get_worker
 
 from wsi_pipeline.engine import SlideTask, map_slides, provenance
 from wsi_pipeline.errors import NoTissueError, UsageError, WsiError
@@ -24,7 +27,11 @@ from wsi_pipeline.events import (
     TimeSpent,
     Written,
 )
-from wsi_pipeline.pipeline.extract_config import ExtractConfig
+from wsi_pipeline.features import encoder_tag, load_encoder, write_features
+from wsi_pipeline.features.encoder import Encoder
+from wsi_pipeline.features.sources import SlideSource, describe_features
+from wsi_pipeline.features.stream import Begun, Encoded, encode_slides
+from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract_jobs import (
     DONE,
     BusyError,
@@ -39,11 +46,6 @@ from wsi_pipeline.pipeline.extract_jobs import (
 )
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
-
-if TYPE_CHECKING:
-    from wsi_pipeline.features.encoder import Encoder
-    from wsi_pipeline.features.sources import SlideSource
-    from wsi_pipeline.features.stream import Encoded
 
 PACKAGES: Final = ("torch", "timm", "numpy", "h5py")
 NO_TISSUE: Final = "no tissue"
@@ -60,8 +62,6 @@ def run(config: ExtractConfig) -> Iterator[Event]:
         CohortError: The cohort table or the table of decisions is unusable.
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
-    from wsi_pipeline.features import encoder_tag
-
     tag = encoder_tag(config.encoder, config.weights)
     origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins))
@@ -92,8 +92,6 @@ def extract_slide(payload: tuple[ExtractConfig, ExtractJob]) -> SlideDone | Slid
     Raises:
         WsiError: The slide's tiles or the encoder cannot be used.
     """
-    from wsi_pipeline.features.stream import Encoded, encode_slides
-
     config, job = payload
     if job.is_done(overwrite=config.overwrite):
         return SlideSkipped(slide_id=job.slide_id, reason=DONE)
@@ -124,8 +122,6 @@ def _task(config: ExtractConfig, job: ExtractJob) -> SlideTask:
 
 def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
     """Encode all slides on this process's device; those another process holds come last."""
-    from wsi_pipeline.features.stream import Begun, encode_slides
-
     encoder = _encoder(config, config.device)
     watch, started, tiles = Stopwatch(keep_spans=config.profile), time.monotonic(), 0
     while jobs:
@@ -160,7 +156,7 @@ def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
     yield TimeSpent(phases=dict(watch.seconds), spans=tuple(watch.spans))
 
 
-def _finish(claim: Claim, encoder: "Encoder", step: "Encoded", watch: Stopwatch) -> Event | None:
+def _finish(claim: Claim, encoder: Encoder, step: Encoded, watch: Stopwatch) -> Event | None:
     """Write a slide that is through the stream and tell its fate; None if it is another's."""
     job, error = claim.job, step.error
     if isinstance(error, BusyError):
@@ -192,13 +188,10 @@ def _finish(claim: Claim, encoder: "Encoder", step: "Encoded", watch: Stopwatch)
 def _write(
     config: ExtractConfig,
     job: ExtractJob,
-    encoder: "Encoder",
-    source: "SlideSource",
-    step: "Encoded",
+    encoder: Encoder,
+    source: SlideSource,
+    step: Encoded,
 ) -> None:
-    from wsi_pipeline.features import write_features
-    from wsi_pipeline.features.sources import describe_features
-
     about = {
         "made_from": dict(job.made_from),
         "input_digest": job.made_from["input"],
@@ -210,7 +203,7 @@ def _write(
 
 
 def _done(
-    job: ExtractJob, source: "SlideSource", started: float, watch: Stopwatch | None = None
+    job: ExtractJob, source: SlideSource, started: float, watch: Stopwatch | None = None
 ) -> SlideDone:
     """Tell what became of a slide; ``watch`` has the network's time, where it is the slide's own.
 
@@ -227,13 +220,11 @@ def _done(
 
 
 @lru_cache(maxsize=1)  # a worker process encodes many slides with one model
-def _kept_encoder(config: ExtractConfig) -> "Encoder":
+def _kept_encoder(config: ExtractConfig) -> Encoder:
     return _encoder(config, worker_device(config.device))
 
 
-def _encoder(config: ExtractConfig, device: str) -> "Encoder":
-    from wsi_pipeline.features import load_encoder
-
+def _encoder(config: ExtractConfig, device: str) -> Encoder:
     return load_encoder(
         config.encoder, config.weights, device, precision=config.precision,
         batch_size=config.batch, kernels=config.kernels,
@@ -244,9 +235,6 @@ def worker_device(asked: str) -> str:
     """Spread the workers of a cluster of ours over the GPUs: worker ``i`` takes GPU ``i`` mod n."""
     if asked not in ("auto", "cuda"):
         return asked
-    import torch
-    from distributed import get_worker
-
     try:
         name = get_worker().name
     except ValueError:  # not on a worker

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -12,18 +12,18 @@ from wsi_pipeline.config import digest, load_toml
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
-from wsi_pipeline.pipeline.extract_config import ExtractConfig
+from wsi_pipeline.features import read_attributes
+from wsi_pipeline.features.sources import SlideSource, SlideTiles, StoreTiles
+from wsi_pipeline.pipeline.configs import ExtractConfig, TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
-from wsi_pipeline.pipeline.tile_config import TileConfig
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.tiles import find_store, open_tiles, store_digest, stores_of
+from wsi_pipeline.tiles.decisions import Decisions, check_places, dropped_digest, read_decisions
 from wsi_pipeline.timing import Stopwatch
-
-if TYPE_CHECKING:
-    from wsi_pipeline.features.sources import SlideSource
-    from wsi_pipeline.tiles.decisions import Decisions
-    from wsi_pipeline.types import RgbTiles
+from wsi_pipeline.types import RgbTiles
 
 DONE: Final = "extracted earlier"
 DROPPED: Final = "dropped by decision"
@@ -52,10 +52,8 @@ class ExtractJob:
     made_from: Mapping[str, Any]
     dropped: frozenset[tuple[int, int]] = frozenset()
 
-    def open(self, config: ExtractConfig) -> "SlideSource":
+    def open(self, config: ExtractConfig) -> SlideSource:
         """Return the source of the slide's tiles, which is not read yet."""
-        from wsi_pipeline.features.sources import SlideTiles, StoreTiles
-
         cut = self.origin
         source: SlideSource
         if isinstance(cut, Path):
@@ -79,8 +77,6 @@ class ExtractJob:
             StoreMismatchError: It was made from something else and is not to be overwritten.
             StoreCorruptError: It cannot be read.
         """
-        from wsi_pipeline.features import read_attributes
-
         if not self.target.exists():
             return False
         try:
@@ -105,13 +101,13 @@ class Claim:
     config: ExtractConfig
     lock: FileLock | None = None
     started: float = 0.0
-    source: "SlideSource | None" = None
+    source: SlideSource | None = None
 
     @property
     def slide_id(self) -> str:
         return self.job.slide_id
 
-    def read(self) -> "Iterator[RgbTiles]":
+    def read(self) -> Iterator[RgbTiles]:
         """Yield the tiles, unless another process has the slide or has finished it."""
         self.started = time.monotonic()
         path = self.job.lock_path(self.config.run)
@@ -157,11 +153,9 @@ def look(
     tag: str,
     slide_id: str,
     origin: Path | CutTask | None,
-    decisions: "Decisions",
+    decisions: Decisions,
 ) -> ExtractJob | SlideSkipped | SlideFailed:
     """Decide whether a slide has to be encoded, and which of its tiles."""
-    from wsi_pipeline.tiles.decisions import dropped_digest
-
     if origin is None:
         return SlideSkipped(slide_id=slide_id, reason=NO_TILES)
     target = RunFolder(config.run).feature_store(tag, slide_id)
@@ -194,28 +188,24 @@ def look(
     return SlideSkipped(slide_id=slide_id, reason=DONE) if done else job
 
 
-def find_decisions(config: ExtractConfig) -> "Decisions":
+def find_decisions(config: ExtractConfig) -> Decisions:
     """Return what a person decided in the run folder; nothing where there is no table.
 
     Raises:
         CohortError: The table is wrong.
     """
-    from wsi_pipeline.tiles.decisions import read_decisions
-
     return read_decisions(RunFolder(config.run).decisions)
 
 
 def strangers(config: ExtractConfig) -> Iterator[Event]:
     """Name the rows that have no tiles, and the tiles that have no row."""
-    from wsi_pipeline.tiles import stores_of
-
     if config.source == "tiles":
         run = RunFolder(config.run)
         rows = [row.slide_id for row in rows_of(run)]
         yield from unmatched(run, rows, stores_of(run.tiles), "tile store")
 
 
-def undecidable(decisions: "Decisions", slide_ids: Collection[str]) -> Iterator[Note]:
+def undecidable(decisions: Decisions, slide_ids: Collection[str]) -> Iterator[Note]:
     """Tell of slides in the table of decisions that are not among those at hand."""
     strangers = sorted({row.slide_id for row in decisions.rows} - set(slide_ids))
     if strangers:
@@ -245,10 +235,6 @@ def _inspect(
     slide_id: str, origin: Path | CutTask, dropped: frozenset[tuple[int, int]]
 ) -> tuple[int, int | None, str]:
     """Return tile side, number of tiles kept and digest of a slide's input."""
-    from wsi_pipeline.slides import slide_digest
-    from wsi_pipeline.tiles import open_tiles, store_digest
-    from wsi_pipeline.tiles.decisions import check_places
-
     if isinstance(origin, Path):
         store = open_tiles(origin)
         check_places(slide_id, store.coords, dropped)
@@ -258,8 +244,6 @@ def _inspect(
 
 
 def _from_tiles(run: Path) -> Iterator[tuple[str, Path | None]]:
-    from wsi_pipeline.tiles import find_store, stores_of
-
     folder = RunFolder(run).tiles
     present = list(stores_of(folder))
     if not present:

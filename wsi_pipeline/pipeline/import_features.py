@@ -4,12 +4,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-from pydantic import Field
+from typing import Any, Final
 
 from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort
-from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError, named
 from wsi_pipeline.events import (
@@ -22,46 +19,20 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.features import (
+    ForeignBag,
+    Known,
+    import_features,
+    read_attributes,
+    write_features,
+)
+from wsi_pipeline.pipeline.configs import ImportConfig
 from wsi_pipeline.run_cohort import merge_rows, rows_of
 from wsi_pipeline.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsi_pipeline.features import ForeignBag
+from wsi_pipeline.slides import open_slide, resolve_mpp, slide_digest
 
 DONE: Final = "imported earlier"
 NO_FILE: Final = "no feature file"
-
-
-class ImportConfig(StageConfig):
-    """Take over features of CLAM, TRIDENT or STAMP; the layout is recognised."""
-
-    source: Annotated[Path, POSITIONAL] = Field(
-        description="Folder of the tool's .h5 files, one a slide; CLAM's may be the one above "
-        "h5_files."
-    )
-    run: Annotated[Path, HOW] = Field(description="Run folder to fill.")
-    cohort: Annotated[Path | None, HOW] = Field(
-        default=None,
-        description="Cohort table, whose slide_id is a file's name without .h5; it becomes the run "
-        "folder's. Without one the run folder's own holds, or every file is imported.",
-    )
-    slides: Annotated[Path | None, HOW] = Field(
-        default=None,
-        description="Folder the table's paths start from: the slides' sizes and resolutions are "
-        "read from their headers.",
-    )
-    encoder: str | None = Field(
-        default=None, description="Tag to file the features under, where no file says it."
-    )
-    tile_px: int | None = Field(
-        default=None, gt=0, description="Side of a tile as the encoder saw it, where no file says."
-    )
-    tile_px_level0: float | None = Field(
-        default=None, gt=0, description="The same side in level-0 pixels, where no file says it."
-    )
-    mpp: float | None = Field(
-        default=None, gt=0, description="Resolution of the tiles, µm/px, where no file says it."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +102,6 @@ def import_slide(task: ImportTask) -> SlideDone | SlideSkipped:
         StoreError: The file is unreadable or leaves something open.
         StoreMismatchError: The store is there and was made from something else.
     """
-    from wsi_pipeline.features import read_attributes, write_features
-
     started = time.monotonic()
     bag, made_from = _read(task)
     target = RunFolder(task.config.run).feature_store(bag.meta.encoder, task.slide_id)
@@ -147,10 +116,7 @@ def import_slide(task: ImportTask) -> SlideDone | SlideSkipped:
     )
 
 
-def _read(task: ImportTask) -> tuple["ForeignBag", Mapping[str, Any]]:
-    from wsi_pipeline.features import Known, import_features
-    from wsi_pipeline.slides import slide_digest
-
+def _read(task: ImportTask) -> tuple[ForeignBag, Mapping[str, Any]]:
     config = task.config
     mpp, size = _resolution(task)
     made_from = {
@@ -177,8 +143,6 @@ def _read(task: ImportTask) -> tuple["ForeignBag", Mapping[str, Any]]:
 
 def _resolution(task: ImportTask) -> tuple[float | None, tuple[int, int] | None]:
     """Return µm per level-0 pixel and the size of level 0, as far as table or slide tell them."""
-    from wsi_pipeline.slides import open_slide, resolve_mpp
-
     stated = None if task.row is None else task.row.mpp
     if task.slide is None:
         return stated, None

@@ -6,12 +6,9 @@ that the model's own slides were prepared with.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig, digest
+from wsi_pipeline.config import digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, named
 from wsi_pipeline.events import (
@@ -23,49 +20,22 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.features import encoder_tag
+from wsi_pipeline.learn import (
+    BundleConfig,
+    SlidePrediction,
+    read_bundle_config,
+    read_prediction,
+    read_splits,
+)
+from wsi_pipeline.pipeline.configs import PredictConfig
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.verbs import VERBS
 
-if TYPE_CHECKING:
-    from wsi_pipeline.learn import BundleConfig, SlidePrediction
-
 NO_FEATURES = "no features"
-
-
-class PredictConfig(StageConfig):
-    """Score a run folder's slides with a trained model; draw heatmaps."""
-
-    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(
-        description="Run folder whose features are scored; predictions go there too."
-    )
-    model: Path | None = Field(
-        default=None,
-        description="Model folder, or the name of one in <run>/models; the only one there if not "
-        "given.",
-    )
-    encoder: str | None = Field(
-        default=None,
-        description="Among several models of the run folder, the one on this encoder.",
-    )
-    weights: str | None = Field(
-        default=None,
-        description="With --new-slides: the encoder's weights, where the model's came from a file.",
-    )
-    mpp_override: float | None = Field(
-        default=None,
-        description="With --new-slides: resolution of slides whose file does not say it, µm/px.",
-    )
-    new_slides: Annotated[Path | None, HOW] = Field(
-        default=None,
-        description="New slides, a folder or a cohort table: tile and encode them into the run "
-        "folder first, as the model's own were. Give them a run folder of their own.",
-    )
-    heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
-    geojson: bool = Field(default=True, description="Write each slide's tiles for QuPath.")
-    device: Annotated[str, HOW] = Field(default="auto", description="auto, cpu, cuda or mps.")
 
 
 def run(config: PredictConfig) -> Iterator[Event]:
@@ -76,8 +46,6 @@ def run(config: PredictConfig) -> Iterator[Event]:
         LearnError: The model is not whole.
         CohortError: The run folder's cohort table is unusable.
     """
-    from wsi_pipeline.learn import read_bundle_config
-
     folder = find_bundle(config)
     model = read_bundle_config(folder)
     if config.new_slides is not None:
@@ -137,13 +105,11 @@ def find_bundle(config: PredictConfig) -> Path:
 
 
 def _is_of(bundle: Path, encoder: str) -> bool:
-    from wsi_pipeline.learn import read_bundle_config
-
     tag = read_bundle_config(bundle).encoder
     return tag == encoder or tag.startswith(f"{encoder}.")
 
 
-def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
+def _prepare(config: PredictConfig, model: BundleConfig) -> Iterator[Event]:
     """Tile and encode new slides as the model's own were.
 
     Raises:
@@ -178,15 +144,13 @@ def _prepare(config: PredictConfig, model: "BundleConfig") -> Iterator[Event]:
     yield from extract.run(extract.config_class.from_mapping(how | chosen, source))
 
 
-def _encoder(config: PredictConfig, model: "BundleConfig") -> dict[str, str]:
+def _encoder(config: PredictConfig, model: BundleConfig) -> dict[str, str]:
     """Return the settings that make features as the model's own were, before anything is done.
 
     Raises:
         ConfigError: Those given, or those that the tag leads to, make others.
         EncoderError: The encoder or its weights cannot be had.
     """
-    from wsi_pipeline.features import encoder_tag
-
     named, weights = encoder_of(model.encoder)
     encoder, weights = config.encoder or named, config.weights or weights
     tag = encoder_tag(encoder, weights)
@@ -210,7 +174,7 @@ def encoder_of(tag: str) -> tuple[str, str]:
     return tag, "auto"
 
 
-def _tasks(config: PredictConfig, folder: Path, model: "BundleConfig") -> Iterator[PredictTask]:
+def _tasks(config: PredictConfig, folder: Path, model: BundleConfig) -> Iterator[PredictTask]:
     features = RunFolder(config.run).features_of(model.encoder)
     ids = [row.slide_id for row in rows_of(RunFolder(config.run))] or list(stores_in(features))
     for slide_id in ids:
@@ -230,11 +194,9 @@ def _tasks(config: PredictConfig, folder: Path, model: "BundleConfig") -> Iterat
 
 
 def _summarise(
-    config: PredictConfig, folder: Path, model: "BundleConfig", tasks: list[PredictTask]
+    config: PredictConfig, folder: Path, model: BundleConfig, tasks: list[PredictTask]
 ) -> Iterator[Event]:
     """Write the tables of slides and patients."""
-    from wsi_pipeline.learn import read_prediction, read_splits
-
     found = {task.slide_id: read_prediction(task.target) for task in tasks}
     cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
     splits = {slide.slide_id: slide.split for slide in read_splits(folder / BundleFile.SPLITS)}
@@ -253,7 +215,7 @@ def _summarise(
         yield Written(path=str(RunFolder(config.run).heatmaps), what="heatmaps")
 
 
-def _warn(found: Mapping[str, "SlidePrediction"], model: "BundleConfig") -> Iterator[Note]:
+def _warn(found: Mapping[str, SlidePrediction], model: BundleConfig) -> Iterator[Note]:
     """Name the slides whose probabilities mean little, as the model has seen nothing like them."""
     unlike = [name for name, it in found.items() if is_unlike(model, it.novelty)]
     if unlike:

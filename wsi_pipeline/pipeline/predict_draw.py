@@ -3,20 +3,26 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.features import FeatureBag
+from wsi_pipeline.learn import SlidePrediction
+from wsi_pipeline.reporting import (
+    SlideFrame,
+    draw_heatmap,
+    store_heatmap,
+    tiles_geojson,
+    write_heatmap,
+    write_ome_heatmap,
+)
 from wsi_pipeline.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsi_pipeline.features import FeatureBag
-    from wsi_pipeline.learn import SlidePrediction
-    from wsi_pipeline.reporting import SlideFrame
-    from wsi_pipeline.tiles import TileStore
+from wsi_pipeline.tiles import TileStore, find_store, open_tiles
+from wsi_pipeline.types import Region
 
 FORMATS: Final = ("png", "ome.tif")  # of a heatmap
 HOTTEST: Final = 0.99  # quantile of the attention at which its colours end
@@ -36,10 +42,10 @@ class PlacedPrediction:
     """
 
     slide_id: str
-    found: "SlidePrediction"
+    found: SlidePrediction
     side: float
-    frame: "SlideFrame"
-    store: "TileStore | None"
+    frame: SlideFrame
+    store: TileStore | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +58,13 @@ class _Layer:
     limits: tuple[float, float]
 
 
-def place(
-    run: Path, slide_id: str, bag: "FeatureBag", found: "SlidePrediction"
-) -> PlacedPrediction:
+def place(run: Path, slide_id: str, bag: FeatureBag, found: SlidePrediction) -> PlacedPrediction:
     """Find out where the tiles lie; a slide of unknown size is as large as its tiles say.
 
     Raises:
         StoreError: The tile store that is at hand cannot be opened, or no store tells the tiles'
             size.
     """
-    from wsi_pipeline.reporting import SlideFrame
-    from wsi_pipeline.tiles import find_store, open_tiles
-    from wsi_pipeline.types import Region
-
     path = find_store(RunFolder(run).tiles, slide_id)
     store = None if path is None else open_tiles(path)
     if store is not None and not np.array_equal(store.coords, found.coords):
@@ -91,8 +91,6 @@ def draw(folder: Path, model: str, placed: PlacedPrediction, primary: str) -> No
     One shows where the primary model looked, unless it looks everywhere alike; the other what the
     tile classifier makes of each tile.
     """
-    from wsi_pipeline.reporting import write_heatmap, write_ome_heatmap
-
     slide_id = placed.slide_id
     for layer in _layers(placed.found, primary):
         target = folder / f"{model}-{layer.suffix}"
@@ -111,8 +109,6 @@ def draw(folder: Path, model: str, placed: PlacedPrediction, primary: str) -> No
 
 def export(path: Path, placed: PlacedPrediction) -> None:
     """Write the tiles for QuPath: class, probabilities and attention of each."""
-    from wsi_pipeline.reporting import tiles_geojson
-
     found = placed.found
     attention = {
         f"attention {name}": values * len(values) for name, values in found.attention.items()
@@ -121,7 +117,7 @@ def export(path: Path, placed: PlacedPrediction) -> None:
     write_text(path, tiles_geojson(rings, found.classes, found.tiles, attention))
 
 
-def _layers(found: "SlidePrediction", primary: str) -> Iterator[_Layer]:
+def _layers(found: SlidePrediction, primary: str) -> Iterator[_Layer]:
     attention = found.attention[primary] * len(found.coords)
     if np.ptp(attention) > 0:
         yield _Layer(
@@ -141,8 +137,6 @@ def _layers(found: "SlidePrediction", primary: str) -> Iterator[_Layer]:
 
 def _picture(placed: PlacedPrediction, layer: _Layer) -> NDArray[np.uint8]:
     """Draw over the slide's tiles where they are at hand, else over white."""
-    from wsi_pipeline.reporting import draw_heatmap, store_heatmap
-
     if placed.store is not None:
         return store_heatmap(placed.store, layer.values, layer.limits)[0]
     coords, side = placed.found.coords, placed.side

@@ -7,24 +7,22 @@ own.
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.learn import BundleConfig, SlidePrediction
 from wsi_pipeline.pipeline.predict_slide import is_unlike
 from wsi_pipeline.tables import to_csv
 
-if TYPE_CHECKING:
-    from wsi_pipeline.learn import BundleConfig, SlidePrediction
-
 
 def slides_csv(
-    found: Mapping[str, "SlidePrediction"],
+    found: Mapping[str, SlidePrediction],
     cohort: Mapping[str, CohortSlide],
     splits: Mapping[str, str],
-    model: "BundleConfig",
+    model: BundleConfig,
 ) -> str:
     """One row per slide and model; ``split`` says on which side of the training the slide was.
 
@@ -47,9 +45,9 @@ def slides_csv(
 
 
 def patients_csv(
-    found: Mapping[str, "SlidePrediction"],
+    found: Mapping[str, SlidePrediction],
     cohort: Mapping[str, CohortSlide],
-    model: "BundleConfig",
+    model: BundleConfig,
 ) -> str:
     """One row per patient, label and model; ``unlike_training`` if one of the slides is."""
     grouped: dict[tuple[str, str], list[SlidePrediction]] = defaultdict(list)
@@ -67,11 +65,11 @@ def patients_csv(
     return to_csv([*who, *_score_columns(model), "unlike_training"], rows)
 
 
-def _score_columns(model: "BundleConfig") -> list[str]:
+def _score_columns(model: BundleConfig) -> list[str]:
     return ["predicted", *(f"p_{name}" for name in model.classes)]
 
 
-def _scores(probabilities: NDArray[np.float64], model: "BundleConfig") -> list[str]:
+def _scores(probabilities: NDArray[np.float64], model: BundleConfig) -> list[str]:
     best = model.classes[int(probabilities.argmax())]
     return [best, *(f"{value:.6f}" for value in probabilities)]
 

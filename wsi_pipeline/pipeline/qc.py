@@ -2,11 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
-
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, Chosen, StageConfig
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.events import (
     Event,
@@ -17,29 +13,13 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.pipeline.configs import QcConfig
+from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsi_pipeline.tiles import TileStore
-    from wsi_pipeline.tiles.decisions import Decision
-
-
-class QcConfig(StageConfig):
-    """Show flagged tiles on one page, and write the table that says which of them to drop."""
-
-    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
-    drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
-        default=("pen", "blurred"),
-        description="Flags whose tiles the new table drops; others it keeps, for a person to "
-        "look at. May be given several times.",
-    )
-    max_dropped_fraction: float = Field(
-        default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
-    )
-    max_tiles: int = Field(
-        default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
-    )
+from wsi_pipeline.tiles import TileStore, find_store, open_tiles, stores_of
+from wsi_pipeline.tiles.decisions import Decision, propose, read_decisions, write_decisions
+from wsi_pipeline.tiles.flags import any_mark, store_marks
 
 
 def run(config: QcConfig) -> Iterator[Event]:
@@ -49,10 +29,6 @@ def run(config: QcConfig) -> Iterator[Event]:
         ConfigError: The run folder holds no tiles.
         CohortError: The decisions that are there cannot be read.
     """
-    from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
-    from wsi_pipeline.tiles import open_tiles
-    from wsi_pipeline.tiles.decisions import propose, read_decisions, write_decisions
-
     paths = _stores(config.run)
     table, page = RunFolder(config.run).decisions, RunFolder(config.run).decisions_page
     yield StageStarted(stage="qc", total=len(paths))
@@ -91,8 +67,6 @@ def _stores(run: Path) -> dict[str, Path]:
     Raises:
         ConfigError: There is none.
     """
-    from wsi_pipeline.tiles import find_store, stores_of
-
     folder = RunFolder(run).tiles
     present = list(stores_of(folder))
     if not present:
@@ -105,10 +79,8 @@ def _stores(run: Path) -> dict[str, Path]:
 
 
 def _tell(
-    config: QcConfig, slide_id: str, store: "TileStore", rows: "list[Decision]"
+    config: QcConfig, slide_id: str, store: TileStore, rows: list[Decision]
 ) -> SlideDone | Planned:
-    from wsi_pipeline.tiles.flags import any_mark, store_marks
-
     marks = store_marks(store)
     own = [row for row in rows if row.slide_id == slide_id and row.choice == "drop"]
     dropped = len(store) if any(row.place is None for row in own) else len(own)

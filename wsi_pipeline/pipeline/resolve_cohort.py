@@ -3,17 +3,24 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
 from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
+from wsi_pipeline.microarray import (
+    CoreSearch,
+    PlacedCore,
+    as_slides,
+    place_cores,
+    read_cores,
+    write_cores,
+    write_preview,
+)
+from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsi_pipeline.microarray import PlacedCore
-    from wsi_pipeline.pipeline.tile_config import TileConfig
+from wsi_pipeline.slides import find_slides, printable
+from wsi_pipeline.slides.find import NOT_A_FILE, SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,7 @@ class ResolvedCohort:
         return sum(isinstance(event, SlideFailed) for event in self.events)
 
 
-def resolve_cohort(config: "TileConfig") -> ResolvedCohort:
+def resolve_cohort(config: TileConfig) -> ResolvedCohort:
     """Read the cohort and find the cores of its TMA slides.
 
     A slide that cannot be used costs itself: its file is gone, its name or its folder unusable.
@@ -70,18 +77,14 @@ def resolve_cohort(config: "TileConfig") -> ResolvedCohort:
             events.append(SlideFailed(slide_id=row.slide_id, error=str(error)))
             continue
         events += _missing(row, cores)
-        from wsi_pipeline.microarray import as_slides
-
         slides += as_slides(row, cores)
     lost = [row for row in rows if row.slide_id in wrong and row.tma_map is None]
     _check_ids(config.cohort, slides + lost)
     return ResolvedCohort(slides=slides, lost=lost, events=events)
 
 
-def _of_folder(config: "TileConfig") -> tuple[list[CohortSlide], list[Event]]:
+def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
     """Return the slides of a folder, and a failure for what lies there and cannot be used."""
-    from wsi_pipeline.slides import find_slides, printable
-
     folder = config.cohort
     found = find_slides(folder)
     root = str(folder.absolute())
@@ -102,10 +105,8 @@ def _of_folder(config: "TileConfig") -> tuple[list[CohortSlide], list[Event]]:
     return [replace(slide, root=root) for slide in slides], events
 
 
-def _of_table(config: "TileConfig") -> list[CohortSlide]:
+def _of_table(config: TileConfig) -> list[CohortSlide]:
     """Return the rows of a table, each with the folder its path starts from."""
-    from wsi_pipeline.slides.find import SUFFIXES
-
     if config.cohort.suffix.lower() in SUFFIXES:
         raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
     beside_table = config.cohort.absolute().parent
@@ -115,10 +116,8 @@ def _of_table(config: "TileConfig") -> list[CohortSlide]:
     ]
 
 
-def _unusable(config: "TileConfig", row: CohortSlide) -> str | None:
+def _unusable(config: TileConfig, row: CohortSlide) -> str | None:
     """Say why a row's files cannot be used; None where they can."""
-    from wsi_pipeline.slides.find import NOT_A_FILE
-
     path = row.locate(config.slides)
     if isinstance(path, Path):
         if not path.exists():
@@ -131,16 +130,8 @@ def _unusable(config: "TileConfig", row: CohortSlide) -> str | None:
     return None
 
 
-def _cores(config: "TileConfig", row: CohortSlide) -> "list[PlacedCore]":
+def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     """Read where the cores are, or find them and write it down."""
-    from wsi_pipeline.microarray import (
-        CoreSearch,
-        place_cores,
-        read_cores,
-        write_cores,
-        write_preview,
-    )
-
     table = RunFolder(config.run).cores_table(row.slide_id)
     if table.exists():
         return read_cores(table)
@@ -154,7 +145,7 @@ def _cores(config: "TileConfig", row: CohortSlide) -> "list[PlacedCore]":
     return found.cores
 
 
-def beside(config: "TileConfig", row: CohortSlide, name: str) -> Path:
+def beside(config: TileConfig, row: CohortSlide, name: str) -> Path:
     """Return where a file lies that a row names: beside its slides or beside the table."""
     beside_slides, beside_table = Path(row.root or "") / name, config.cohort.parent / name
     if not beside_slides.exists() and beside_table.exists():
@@ -162,7 +153,7 @@ def beside(config: "TileConfig", row: CohortSlide, name: str) -> Path:
     return beside_slides
 
 
-def _missing(row: CohortSlide, cores: "list[PlacedCore]") -> Iterator[Event]:
+def _missing(row: CohortSlide, cores: list[PlacedCore]) -> Iterator[Event]:
     lost = [core.mapped.core_id for core in cores if core.region is None]
     if lost:
         yield Note(

@@ -17,10 +17,16 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.pipeline.tile_config import TileConfig
+from wsi_pipeline.pipeline.configs import TileConfig
+from wsi_pipeline.pipeline.preflight import preflight
+from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.tiles import STORE_FORMATS, cut_slide, find_store, open_tiles
+from wsi_pipeline.tiles.flags import FLAGS
+from wsi_pipeline.tiles.settings import BEFORE
 from wsi_pipeline.timing import Stopwatch
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
@@ -36,8 +42,6 @@ def run(config: TileConfig) -> Iterator[Event]:
             file that it names is there.
         ConfigError: A setting is impossible.
     """
-    from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
-
     resolved = resolve_cohort(config)
     merged = merge_rows(
         RunFolder(config.run), resolved.slides + resolved.lost, config.cohort,
@@ -47,8 +51,6 @@ def run(config: TileConfig) -> Iterator[Event]:
     yield from resolved.events
     tasks = [cut_task(config, slide) for slide in resolved.slides]
     if config.dry_run:
-        from wsi_pipeline.pipeline.preflight import preflight
-
         yield from preflight(tasks)
         return
     yield merged
@@ -76,9 +78,6 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         SlideError: The slide cannot be used.
         StoreMismatchError: The store was made with other settings or from another file.
     """
-    from wsi_pipeline.slides import slide_digest
-    from wsi_pipeline.tiles import STORE_FORMATS, cut_slide, find_store
-
     started = time.monotonic()
     config = task.settings
     asked = {**task.asked, "slide_digest": slide_digest(task.path)}
@@ -112,9 +111,6 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
 
 def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[str, Any] | None:
     """Return what the store was made from; None if it is to be made anew because it is damaged."""
-    from wsi_pipeline.tiles import open_tiles
-    from wsi_pipeline.tiles.settings import BEFORE
-
     try:
         attributes = open_tiles(path).attributes
     except StoreError:
@@ -135,8 +131,6 @@ def _remove(store: Path) -> None:
 
 def funnel(counts: Mapping[str, int]) -> dict[str, int]:
     """Return a slide's counts as the closing table shows them, from tile places to tiles kept."""
-    from wsi_pipeline.tiles.flags import FLAGS
-
     texts = {
         "candidates": "tile places",
         "rejected_tissue": "  too little tissue",

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.pipeline.tile_config import TileConfig
-
-if TYPE_CHECKING:
-    from wsi_pipeline.tiles import SlideRequest
+from wsi_pipeline.pipeline.configs import TileConfig
+from wsi_pipeline.pipeline.resolve_cohort import beside
+from wsi_pipeline.tiles import SlideRequest
+from wsi_pipeline.tiles.drawn import drawn_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,12 @@ class CutTask:
     slide_id: str
     path: str | Path
     settings: TileConfig
-    request: "SlideRequest"
+    request: SlideRequest
     asked: Mapping[str, Any]
 
 
 def cut_task(config: TileConfig, slide: CohortSlide) -> CutTask:
     """Return the work order for one slide of the cohort."""
-    from wsi_pipeline.tiles import SlideRequest
-    from wsi_pipeline.tiles.drawn import drawn_digest
-
     annotations, mask = _drawn(config, slide)
     request = SlideRequest(
         mpp=slide.mpp,
@@ -63,8 +60,6 @@ def cut_task(config: TileConfig, slide: CohortSlide) -> CutTask:
 
 def _drawn(config: TileConfig, slide: CohortSlide) -> tuple[Path | None, Path | None]:
     """Return the annotations and the corrected mask that people drew; None where they did not."""
-    from wsi_pipeline.pipeline.resolve_cohort import beside
-
     annotations = beside(config, slide, slide.annotations) if slide.annotations else None
     corrected = config.masks and config.masks / f"{slide.slide_id}.geojson"
     return annotations, corrected if corrected and corrected.exists() else None

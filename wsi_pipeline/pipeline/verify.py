@@ -2,13 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
-
-from pydantic import Field
+from typing import Final
 
 from wsi_pipeline.atomic import PARTIAL
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.config import DIR, HOW, POSITIONAL, StageConfig
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError, named
 from wsi_pipeline.events import (
@@ -20,25 +17,16 @@ from wsi_pipeline.events import (
     StageStarted,
     Unmatched,
 )
+from wsi_pipeline.features import read_features
+from wsi_pipeline.learn import features_digest, load_bundle
+from wsi_pipeline.pipeline.configs import VerifyConfig
 from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
+from wsi_pipeline.tiles import stores_of
+from wsi_pipeline.tiles.decisions import read_decisions
 
 ROOMS: Final = ("tiles", "features", "models", "predictions")
-
-
-class VerifyConfig(StageConfig):
-    """Check every tile store, feature store, model and prediction of a run folder."""
-
-    run: Annotated[Path, HOW, POSITIONAL, DIR] = Field(description="Run folder.")
-    slides: Annotated[Path | None, HOW] = Field(
-        default=None,
-        description="Folder the cohort table's paths start from: the slides' digests are compared "
-        "too.",
-    )
-    pixels: bool = Field(
-        default=True, description="Decode every tile; without it, read all but the pixels."
-    )
 
 
 def run(config: VerifyConfig) -> Iterator[Event]:
@@ -76,8 +64,6 @@ def run(config: VerifyConfig) -> Iterator[Event]:
 
 
 def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
-    from wsi_pipeline.tiles.decisions import read_decisions
-
     cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
     decisions = read_decisions(RunFolder(config.run).decisions)
     for slide_id in dict.fromkeys((*cohort, *_present(config.run))):
@@ -92,8 +78,6 @@ def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
 
 def _strangers(run: RunFolder) -> Iterator[Unmatched]:
     """Name rows without stores and stores without a row, for each kind of store there is."""
-    from wsi_pipeline.tiles import stores_of
-
     rows = [row.slide_id for row in rows_of(run)]
     kinds = {"tile store": stores_of(run.tiles)}
     for folder in sorted(run.features.glob("[!.]*")):
@@ -105,8 +89,6 @@ def _strangers(run: RunFolder) -> Iterator[Unmatched]:
 
 def _present(run: Path) -> list[str]:
     """Return the ids of slides that something is there of, also without a row in the table."""
-    from wsi_pipeline.tiles import stores_of
-
     folder = RunFolder(run)
     rooms = [*folder.features.glob("[!.]*"), *folder.predictions.glob("[!.]*")]
     found = [stores_of(folder.tiles), *map(stores_in, rooms)]
@@ -131,8 +113,6 @@ def _name(model: Path) -> str:
 
 def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
     """Load a model; compare the features it was trained on with those that are there."""
-    from wsi_pipeline.learn import load_bundle
-
     try:
         config = load_bundle(path).config
     except WsiError as error:
@@ -153,9 +133,6 @@ def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
 
 def _differs(store: Path, digest: str) -> bool:
     """Say whether a feature store has other features; one that is damaged is named elsewhere."""
-    from wsi_pipeline.features import read_features
-    from wsi_pipeline.learn import features_digest
-
     try:
         return store.exists() and features_digest(read_features(store).features) != digest
     except StoreError:

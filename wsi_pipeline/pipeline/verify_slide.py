@@ -4,18 +4,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from wsi_pipeline.errors import StoreError, WsiError
 from wsi_pipeline.events import SlideDone, SlideSkipped
+from wsi_pipeline.features import read_attributes, read_features, verify_features
+from wsi_pipeline.learn import features_digest, read_bundle_config, read_prediction
 from wsi_pipeline.run_folder import STORE, BundleFile, RunFolder
+from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.tiles import TileStore, find_store, open_tiles, store_digest, verify_tiles
+from wsi_pipeline.tiles.decisions import Place, kept_mask
 from wsi_pipeline.types import Floats
-
-if TYPE_CHECKING:
-    from wsi_pipeline.tiles import TileStore
-    from wsi_pipeline.tiles.decisions import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class VerifyTask:
     slide_id: str
     run: Path
     slide: str | None
-    dropped: "frozenset[Place]"
+    dropped: frozenset[Place]
     pixels: bool
 
 
@@ -43,8 +44,6 @@ def verify_slide(task: VerifyTask) -> SlideDone | SlideSkipped:
     Raises:
         StoreError: It names everything that is wrong.
     """
-    from wsi_pipeline.tiles import find_store, verify_tiles
-
     started = time.monotonic()
     tiles = find_store(RunFolder(task.run).tiles, task.slide_id)
     features = sorted(RunFolder(task.run).features.glob(f"[!.]*/{task.slide_id}{STORE}"))
@@ -73,8 +72,6 @@ def verify_slide(task: VerifyTask) -> SlideDone | SlideSkipped:
 
 
 def _digest_now(task: VerifyTask, problems: list[str]) -> str | None:
-    from wsi_pipeline.slides import slide_digest
-
     if task.slide is None:
         return None
     try:
@@ -84,22 +81,16 @@ def _digest_now(task: VerifyTask, problems: list[str]) -> str | None:
         return None
 
 
-def _open(path: Path) -> "TileStore | None":
+def _open(path: Path) -> TileStore | None:
     """Open a store that has been checked; None where it was found wanting."""
-    from wsi_pipeline.tiles import open_tiles
-
     try:
         return open_tiles(path)
     except StoreError:
         return None
 
 
-def _features(path: Path, store: "TileStore | None", task: VerifyTask) -> list[str]:
+def _features(path: Path, store: TileStore | None, task: VerifyTask) -> list[str]:
     """Check a feature store, and whether its tiles are still those it was made of."""
-    from wsi_pipeline.features import read_attributes, verify_features
-    from wsi_pipeline.tiles import store_digest
-    from wsi_pipeline.tiles.decisions import kept_mask
-
     try:
         made_from: dict[str, Any] = read_attributes(path).get("made_from") or {}
     except StoreError as error:
@@ -112,9 +103,6 @@ def _features(path: Path, store: "TileStore | None", task: VerifyTask) -> list[s
 
 def _prediction(path: Path, task: VerifyTask) -> Iterator[str]:
     """Yield what is wrong with a prediction: itself, its features, its model."""
-    from wsi_pipeline.features import read_features
-    from wsi_pipeline.learn import features_digest, read_bundle_config, read_prediction
-
     again = "predict again with --overwrite"
     try:
         found = read_prediction(path)
