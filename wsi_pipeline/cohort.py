@@ -1,10 +1,10 @@
 """Cohort tables: which slides, whose, and what they are.
 
 CSV with the columns ``slide_id, path, patient_id, label, cohort`` and, optionally, ``mpp, split,
-site, preservation, scanner, tma_map, annotations``. Paths are relative to the slides folder, which
-a run's own table names row by row as ``root``, since its rows may come from several. A TMA slide
-names a core map (CSV ``row, column, core_id, patient_id, label``); each of its cores becomes a
-slide of its own. Everything wrong is reported at once, with line numbers.
+site, preservation, scanner, tma_map, annotations`` and clinical ones. Paths are relative to the
+slides folder, which a run's own table names row by row as ``root``, since its rows may come from
+several. A TMA slide names a core map (CSV ``row, column, core_id, patient_id, label``); each of its
+cores becomes a slide of its own. Everything wrong is reported at once, with line numbers.
 """
 
 import math
@@ -21,6 +21,26 @@ from wsi_pipeline.tables import Table, TableRow, read_table, write_csv
 from wsi_pipeline.types import Region
 
 REQUIRED: Final = ("slide_id", "path", "patient_id", "label", "cohort")
+CLINICAL: Final = (  # of the patient and of the slide, as a record says it; never needed
+    "stage",
+    "grade",
+    "age",  # years
+    "sex",
+    "vital_status",
+    "days_to_death",
+    "days_to_last_follow_up",
+    "primary_diagnosis",
+    "percent_tumor_nuclei",
+    "percent_tumor_cells",
+    "percent_normal_cells",
+    "percent_stromal_cells",
+    "percent_necrosis",
+    "percent_lymphocytes",
+    "section_location",
+    "warnings",  # what the source says against the use of the slide
+    "licence",
+    "source_doi",
+)
 OPTIONAL: Final = (
     "mpp",
     "split",
@@ -31,6 +51,7 @@ OPTIONAL: Final = (
     "tma_map",
     "annotations",
     "root",
+    *CLINICAL,
 )
 PLACE: Final = ("region_x", "region_y", "region_width", "region_height")  # level-0 px
 CORE_COLUMNS: Final = (*PLACE, "tilt_deg")
@@ -64,6 +85,24 @@ class CohortSlide:
     tma_map: str | None = None
     annotations: str | None = None
     root: str | None = None
+    stage: str | None = None
+    grade: str | None = None
+    age: str | None = None
+    sex: str | None = None
+    vital_status: str | None = None
+    days_to_death: str | None = None
+    days_to_last_follow_up: str | None = None
+    primary_diagnosis: str | None = None
+    percent_tumor_nuclei: str | None = None
+    percent_tumor_cells: str | None = None
+    percent_normal_cells: str | None = None
+    percent_stromal_cells: str | None = None
+    percent_necrosis: str | None = None
+    percent_lymphocytes: str | None = None
+    section_location: str | None = None
+    warnings: str | None = None
+    licence: str | None = None
+    source_doi: str | None = None
     region: Region | None = None
     tilt_deg: float | None = None
     line: int | None = field(default=None, compare=False)

@@ -204,7 +204,7 @@ def test_two_files_of_one_name_are_two_slides(
     assert is_right(out, one)
     assert is_right(out, other)
     said = capsys.readouterr().out
-    assert all(f"same-{entry.id[:8]}: done" in said for entry in (one, other))
+    assert all(f"same-{entry.id}: done" in said for entry in (one, other))
 
 
 def test_file_of_another_tool_is_read_once_and_kept(

@@ -16,13 +16,16 @@ from wsi_pipeline.gdc import (
     label_slide,
     parse_slide_name,
     read_manifest,
+    read_record,
     select,
 )
 
 ROOT = Path(__file__).parents[2]
 QUERIES = ("gdc_tcga_liver.toml", "gdc_tcga_liver_diagnostic.toml")
 UUID = "85C2C328-8124-443A-A869-FEBA46EC6A20"
-QUERY = GdcQuery.from_toml(ROOT / "stages" / "gdc_tcga_liver.toml")
+QUERY = GdcQuery.make(ROOT / "stages" / "gdc_tcga_liver.toml", {})
+assert QUERY.labels is not None
+RULES = QUERY.labels
 
 
 def test_slide_name_parts() -> None:
@@ -149,8 +152,8 @@ def hit_with(codes: list[str], **case: Any) -> dict[str, Any]:
         ("01A-01-TS1", "TCGA-CHOL", hit_with(["8180/3"]), None, "morphology 8180/3"),
         ("01A-01-TS1", "TCGA-BRCA", hit_with(["8500/3"]), None, "project TCGA-BRCA"),
         ("01A-01-TS1", None, {}, None, "project unknown"),
-        ("11A-01-TS1", "TCGA-LIHC", hit_with(["8171/3"]), "normal", "sample type 11"),
-        ("11A-01-TS1", "TCGA-CHOL", {}, "normal", "sample type 11"),
+        ("11A-01-TS1", "TCGA-LIHC", hit_with(["8171/3"]), "normal", "Solid Tissue Normal"),
+        ("11A-01-TS1", "TCGA-CHOL", {}, "normal", "Solid Tissue Normal"),
         ("02A-01-TS1", "TCGA-LIHC", hit_with(["8170/3"]), "hcc", "morphology 8170/3"),
         ("06A-01-TS1", "TCGA-LIHC", hit_with(["8170/3"]), None, "Metastatic"),
         (
@@ -172,21 +175,25 @@ def hit_with(codes: list[str], **case: Any) -> dict[str, Any]:
 def test_labels(
     filename: str, project: str | None, hit: Mapping[str, Any], label: str | None, basis: str
 ) -> None:
-    name = parse_slide_name(f"TCGA-DD-AADK-{filename}.{UUID}.svs")
-    assert name is not None
-    found = label_slide(name, hit, project, QUERY.labels)
+    record = read_record({**hit, "file_name": f"TCGA-DD-AADK-{filename}.{UUID}.svs"})
+    if record.trouble:
+        assert (None, record.trouble) == (label, basis)
+        return
+    found = label_slide(record, project, RULES)
     assert (found.label, found.basis) == (label, basis)
 
 
 def test_another_primary_tumour_of_the_patient_does_not_count() -> None:
-    name = parse_slide_name(f"TCGA-DD-AADK-01A-01-TS1.{UUID}.svs")
-    assert name is not None
+    name = f"TCGA-DD-AADK-01A-01-TS1.{UUID}.svs"
     diagnoses = [
         {"morphology": "8170/3", "diagnosis_is_primary_disease": "true"},
         {"morphology": "8180/3", "diagnosis_is_primary_disease": "false"},
     ]
-    hit = {"cases": [{"submitter_id": "TCGA-DD-AADK", "diagnoses": diagnoses}]}
-    assert label_slide(name, hit, "TCGA-LIHC", QUERY.labels).label == "hcc"
+    hit = {
+        "file_name": name,
+        "cases": [{"submitter_id": "TCGA-DD-AADK", "diagnoses": diagnoses}],
+    }
+    assert label_slide(read_record(hit), "TCGA-LIHC", RULES).label == "hcc"
 
 
 def test_incomplete_records_are_left_out_with_the_reason() -> None:
@@ -209,16 +216,16 @@ def test_incomplete_records_are_left_out_with_the_reason() -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_shipped_queries_are_understood(name: str) -> None:
-    query = GdcQuery.from_toml(ROOT / "stages" / name)
+    query = GdcQuery.make(ROOT / "stages" / name, {})
     assert query.recipe == ("diagnostic" if "diagnostic" in name else "frozen-only")
-    assert query.labels == QUERY.labels
+    assert query.labels == RULES
 
 
 def test_query_file_with_an_unknown_key(tmp_path: Path) -> None:
     path = tmp_path / "query.toml"
     path.write_text('projects = ["TCGA-LIHC"]\nreceipe = "diagnostic"\n[labels]\nclasses = []\n')
     with pytest.raises(ConfigError, match="receipe"):
-        GdcQuery.from_toml(path)
+        GdcQuery.make(path, {})
 
 
 def test_shipped_manifest_and_cohort_agree_with_the_records(data_dir: Path, tmp_path: Path) -> None:

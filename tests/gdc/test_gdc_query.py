@@ -88,6 +88,8 @@ def test_query_makes_manifest_and_cohort_and_fetches(stand_in: Any, tmp_path: Pa
 def test_query_that_finds_nothing(
     stand_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for project in ("TCGA-LIHC", "TCGA-CHOL"):
+        stand_in.add(1, "reads.bam", cases=[{"project": {"project_id": project}}])
     stand_in.tell()
     query = tmp_path / "query.toml"
     query.write_text(QUERY)
@@ -311,16 +313,52 @@ class TestTheStandIn:
         rows = self.ask(stand_in, f"/files/versions/{first.id},{second.id}").json()
         assert [row["latest_id"] for row in rows] == [first.id, second.id]
         assert self.ask(stand_in, "/files/versions", {"ids": ["x"]}).status_code == 404
-        text = self.ask(stand_in, "/manifest", {"ids": [first.id]}).text
+        text = self.ask(stand_in, "/v0/manifest", {"ids": [first.id]}).text
         assert text.splitlines()[1].split("\t")[:2] == [first.id, first.filename]
         every = self.ask(stand_in, "/files", {"return_type": "manifest"}).text
         assert len(every.splitlines()) == 15
+
+    def test_facets(self, stand_in: Any) -> None:
+        for site in ("Liver", "Colon", "Liver"):
+            stand_in.add(1, cases=[{"primary_site": site}])
+        stand_in.tell()
+        found = self.ask(stand_in, "/files?facets=cases.primary_site&size=0").json()["data"]
+        assert found["hits"] == []
+        assert found["aggregations"]["cases.primary_site"]["buckets"] == [
+            {"doc_count": 2, "key": "Liver"},
+            {"doc_count": 1, "key": "Colon"},
+        ]
+
+    def test_what_goes_with_a_file(self, stand_in: Any) -> None:
+        """Index files and annotations come in a tar, plain or packed, beside the manifest."""
+        index = stand_in.add(30, "reads.bam.bai")
+        note = {"annotation_id": "n", "category": "Item flagged DNU", "notes": "do not use"}
+        file = stand_in.add(
+            300, "reads.bam", index_files=[{"file_id": index.id}], annotations=[note]
+        )
+        stand_in.tell()
+        path = f"/data/{file.id}?related_files=true"
+        with tarfile.open(fileobj=io.BytesIO(self.ask(stand_in, path).content), mode="r:gz") as tar:
+            assert tar.getnames() == [
+                "annotations.txt",
+                "MANIFEST.txt",
+                f"{file.id}/reads.bam",
+                f"{index.id}/reads.bam.bai",
+            ]
+            member = tar.extractfile("annotations.txt")
+            assert member is not None
+            assert b"Item flagged DNU" in member.read()
+        plain = self.ask(stand_in, f"/data/{file.id}?tarfile").content
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
+            assert len(tar.getnames()) == 3
+        assert self.ask(stand_in, "/annotations").json()["data"]["hits"] == [note]
 
     def test_data(self, stand_in: Any) -> None:
         first, second = stand_in.add(300), stand_in.add(20)
         stand_in.tell()
         raw = self.ask(stand_in, "/data", {"ids": [first.id]})
         assert (len(raw.content), raw.headers["content-md5"]) == (300, first.md5)
+        assert raw.headers["content-disposition"] == f"attachment; filename={first.filename}"
         packed = self.ask(stand_in, "/data", {"ids": [first.id, second.id]}).content
         with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
             assert tar.getnames() == [

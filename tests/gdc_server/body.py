@@ -67,7 +67,7 @@ def send_file(
 
 
 def _headers(file: dict[str, Any], fault: dict[str, Any]) -> dict[str, str]:
-    name = fault.get("name", f'attachment; filename="{file["file_name"]}"')
+    name = fault.get("name", f"attachment; filename={file['file_name']}")
     headers = {
         "Content-Type": "application/octet-stream",
         "Content-Disposition": name,

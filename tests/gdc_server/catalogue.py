@@ -4,40 +4,54 @@ A file is a dict with the GDC's own keys; those that begin with ``_`` are the st
 ``_content`` is the path of its bytes.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-KNOWN_FIELDS = {
-    "id",
-    "file_id",
-    "file_name",
-    "md5sum",
-    "file_size",
-    "state",
-    "access",
-    "acl",
-    "type",
-    "submitter_id",
-    "data_format",
-    "data_type",
-    "data_category",
-    "experimental_strategy",
-    "created_datetime",
-    "updated_datetime",
-    "version",
-    "data_release",
-    "cases.case_id",
-    "cases.submitter_id",
-    "cases.disease_type",
-    "cases.project.project_id",
-    "cases.samples.sample_type",
-    "cases.samples.tissue_type",
-    "cases.samples.preservation_method",
-    "cases.samples.submitter_id",
-    "cases.diagnoses.primary_diagnosis",
-    "cases.diagnoses.morphology",
-    "cases.diagnoses.diagnosis_is_primary_disease",
+FILE = (
+    *("id", "file_id", "file_name", "md5sum", "file_size", "state", "access", "acl", "type"),
+    *("submitter_id", "data_format", "data_type", "data_category", "experimental_strategy"),
+    *("created_datetime", "updated_datetime", "version", "data_release"),
+)
+ENTITY = ("case_id", "entity_id", "entity_submitter_id", "entity_type")
+NOTE = ("annotation_id", "category", "classification", "entity_id", "entity_type", "notes")
+CASE = ("case_id", "submitter_id", "disease_type", "primary_site")
+PERSON = ("sex_at_birth", "vital_status", "days_to_death", "age_at_index", "race")
+DIAGNOSIS = (
+    *("primary_diagnosis", "morphology", "diagnosis_is_primary_disease", "tumor_grade"),
+    *("ajcc_pathologic_stage", "ajcc_clinical_stage", "age_at_diagnosis"),
+    *("days_to_last_follow_up", "site_of_resection_or_biopsy"),
+)
+SAMPLE = (
+    *("sample_id", "submitter_id", "sample_type", "tissue_type", "tumor_descriptor"),
+    *("specimen_type", "preservation_method"),
+)
+SLIDE = (
+    *("slide_id", "submitter_id", "section_location", "percent_tumor_nuclei"),
+    *("percent_tumor_cells", "percent_normal_cells", "percent_stromal_cells"),
+    *("percent_necrosis", "percent_lymphocyte_infiltration"),
+)
+OTHER = ("file_id", "file_name", "md5sum", "file_size", "state", "access")
+GROUPS = {
+    "": FILE,
+    "associated_entities.": ENTITY,
+    "annotations.": NOTE,
+    "index_files.": OTHER,
+    "metadata_files.": OTHER,
+    "cases.": CASE,
+    "cases.project.": ["project_id", "name"],
+    "cases.tissue_source_site.": ["code", "name"],
+    "cases.demographic.": PERSON,
+    "cases.diagnoses.": DIAGNOSIS,
+    "cases.annotations.": NOTE,
+    "cases.samples.": SAMPLE,
+    "cases.samples.annotations.": NOTE,
+    "cases.samples.portions.": ["portion_id", "submitter_id", "is_ffpe"],
+    "cases.samples.portions.annotations.": NOTE,
+    "cases.samples.portions.slides.": SLIDE,
+    "cases.samples.portions.slides.annotations.": NOTE,
 }
+KNOWN_FIELDS = {group + name for group, names in GROUPS.items() for name in names}
 DEFAULT_FIELDS = sorted(name for name in KNOWN_FIELDS if "." not in name)
 
 
@@ -61,6 +75,7 @@ class Catalogue:
             name, _, order = sort.partition(":")
             hits.sort(key=lambda file: str(file.get(name, "")), reverse=order == "desc")
         size, start = int(question.get("size", 10)), int(question.get("from", 0))
+        facets = [name for name in str(question.get("facets") or "").split(",") if name]
         page = hits[start : start + size]
         asked = [name for name in str(question.get("fields") or "").split(",") if name]
         unknown = [name for name in asked if name not in KNOWN_FIELDS]
@@ -77,6 +92,7 @@ class Catalogue:
                     "page": start // size + 1 if size else 1,
                     "pages": -(-len(hits) // size) if size else len(hits),
                 },
+                **({"aggregations": aggregations(hits, facets)} if facets else {}),
             },
             "warnings": {"fields": f"unrecognized values: {unknown}"} if unknown else {},
         }
@@ -91,6 +107,19 @@ class Catalogue:
     def select(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         return [file for file in self.files if matches(file, question.get("filters"))]
 
+    def annotations(self, files: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """Return the annotations of all files, or of some."""
+        held = self.files if files is None else files
+        return [note for file in held for note in file.get("annotations", [])]
+
+    def related(self, ids: list[str]) -> list[str]:
+        """Return the ids of the index and metadata files that go with files."""
+        files = [self.by_id[one] for one in ids if one in self.by_id]
+        others = [
+            o for f in files for key in ("index_files", "metadata_files") for o in f.get(key, [])
+        ]
+        return [other["file_id"] for other in others]
+
     def versions(self, ids: list[str]) -> list[dict[str, Any]] | None:
         """Return a row for each id, or None when one of them was never a file's."""
         rows = []
@@ -102,6 +131,18 @@ class Catalogue:
             else:
                 return None
         return rows
+
+
+def aggregations(files: list[dict[str, Any]], facets: list[str]) -> dict[str, Any]:
+    """Count the files by each value of the fields;"""
+    counts = {
+        name: Counter(value for file in files for value in set(walk(file, name.split("."))))
+        for name in facets
+    }
+    return {
+        name: {"buckets": [{"doc_count": n, "key": key} for key, n in found.most_common()]}
+        for name, found in counts.items()
+    }
 
 
 def version_row(file: dict[str, Any], latest: dict[str, Any] | None = None) -> dict[str, Any]:

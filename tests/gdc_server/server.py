@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from body import HangUpError, drip_headers, page, send_file, sleep_while_open
-from catalogue import BadRequestError, Catalogue
+from catalogue import NOTE, BadRequestError, Catalogue
 from faults import FaultPlan
 
 NO_ACCESS = {"error": "You don't have access to the data"}
@@ -113,7 +113,7 @@ class Handler(socketserver.BaseRequestHandler):
         with state.lock:
             state.log.append(self.record)
         try:
-            query = dict(parse_qsl(url.query))
+            query = dict(parse_qsl(url.query, keep_blank_values=True))
             self._answer(state, (method, path), headers, query | {"_body": body}, fault)
         finally:
             with state.lock:
@@ -157,7 +157,7 @@ class Handler(socketserver.BaseRequestHandler):
         fault: dict[str, Any],
     ) -> None:
         method, path = where
-        name, _, rest = path.strip("/").partition("/")
+        name, _, rest = path.removeprefix("/v0").strip("/").partition("/")
         question = self._question(query)
         match method, name, rest:
             case "GET", "status", "":
@@ -176,7 +176,10 @@ class Handler(socketserver.BaseRequestHandler):
                 )
                 self._json(200, {"data": found["data"]["hits"][0], "warnings": {}})
             case _, "data", _:
-                self._data(state, question.get("ids") or rest.split(","), headers, fault)
+                self._data(state, question.get("ids") or rest.split(","), headers, fault, question)
+            case _, "annotations", "":
+                notes = state.catalogue.annotations()
+                self._json(200, {"data": {"hits": notes}, "warnings": {}})
             case _, "manifest", _:
                 ids = question.get("ids") or rest.split(",")
                 ids = ids.split(",") if isinstance(ids, str) else ids
@@ -192,8 +195,18 @@ class Handler(socketserver.BaseRequestHandler):
         else:
             self._json(200, state.catalogue.search(question))
 
-    def _data(self, state: State, ids: Any, headers: dict[str, str], fault: dict[str, Any]) -> None:
+    def _data(
+        self,
+        state: State,
+        ids: Any,
+        headers: dict[str, str],
+        fault: dict[str, Any],
+        question: dict[str, Any],
+    ) -> None:
+        """Send one file as it is; several, or one with what goes with it, as a tar."""
         ids = ids.split(",") if isinstance(ids, str) else ids
+        if question.get("related_files") in ("true", "1"):
+            ids = [*ids, *state.catalogue.related(ids)]
         files = [state.catalogue.by_id.get(file_id) for file_id in ids]
         if fault.get("do") == "missing" or not all(files):
             self._json(404, {"message": f"{ids[0]} not found"})
@@ -202,10 +215,12 @@ class Handler(socketserver.BaseRequestHandler):
         token = headers.get("x-auth-token")
         if token is None and any(file.get("access") == "controlled" for file in known):
             self._json(403, NO_ACCESS)
-        elif len(known) == 1:
+        elif len(known) == 1 and not {"tarfile", "compress"} & question.keys():
             send_file(self, known[0], headers, fault)
         else:
-            self._bytes(200, _bundle(state.catalogue, known), "application/tar+gzip")
+            plain = "tarfile" in question
+            kind = "application/x-tar" if plain else "application/tar+gzip"
+            self._bytes(200, _bundle(state.catalogue, known, plain=plain), kind)
 
     def _control(self, path: str, body: bytes) -> None:
         self.record = {"sent": 0}
@@ -271,10 +286,17 @@ class Server(socketserver.ThreadingTCPServer):
     state = State({})
 
 
-def _bundle(catalogue: Catalogue, files: list[dict[str, Any]]) -> bytes:
-    """Return several files as the GDC packs them: a tar.gz with ``MANIFEST.txt``."""
+def _bundle(catalogue: Catalogue, files: list[dict[str, Any]], *, plain: bool) -> bytes:
+    """Return several files as the GDC packs them: a tar or tar.gz with ``MANIFEST.txt``."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as tar:
+    with tarfile.open(fileobj=out, mode="w" if plain else "w:gz") as tar:
+        notes = catalogue.annotations(files)
+        if notes:
+            rows = [[str(note.get(name, "")) for name in NOTE] for note in notes]
+            text = "\n".join("\t".join(row) for row in [NOTE, *rows]).encode()
+            member = tarfile.TarInfo("annotations.txt")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
         manifest = tarfile.TarInfo("MANIFEST.txt")
         text = catalogue.manifest(files)
         manifest.size = len(text)

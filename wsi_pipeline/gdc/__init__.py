@@ -1,12 +1,19 @@
 """The Genomic Data Commons: manifests, ids that moved, queries with labels."""
 
-from wsi_pipeline.gdc.barcode import SlideName, parse_slide_name
 from wsi_pipeline.gdc.client import GDC_API, gdc_client, read_token
 from wsi_pipeline.gdc.labels import Labelled, LabelRules, label_slide
-from wsi_pipeline.gdc.manifest import Manifest, ManifestEntry, read_manifest, write_manifest
-from wsi_pipeline.gdc.query import Found, GdcQuery, Selection, find_files, select
+from wsi_pipeline.gdc.manifest import (
+    Manifest,
+    ManifestEntry,
+    read_manifest,
+    read_manifests,
+    write_manifest,
+)
+from wsi_pipeline.gdc.query import GdcQuery, Selection, ask, select
 from wsi_pipeline.gdc.recipes import RECIPES, Recipe, RecipeName
-from wsi_pipeline.gdc.resolve import Resolution, resolve
+from wsi_pipeline.gdc.records import SlideName, SlideRecord, parse_slide_name, read_record
+from wsi_pipeline.gdc.resolve import Resolution, look_up, resolve
+from wsi_pipeline.gdc.search import Found, find_files
 
 __all__ = [
     "GDC_API",
@@ -22,11 +29,16 @@ __all__ = [
     "Resolution",
     "Selection",
     "SlideName",
+    "SlideRecord",
+    "ask",
     "find_files",
     "gdc_client",
     "label_slide",
+    "look_up",
     "parse_slide_name",
     "read_manifest",
+    "read_manifests",
+    "read_record",
     "read_token",
     "resolve",
     "select",

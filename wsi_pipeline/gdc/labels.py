@@ -1,135 +1,145 @@
-"""From the GDC's answer about a file to a label, or to the reason why it gets none."""
+"""From a slide's record to a label, or to the reason why it gets none."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from wsi_pipeline.gdc.barcode import SlideName
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.gdc.clinical import Condition, condition
+from wsi_pipeline.gdc.records import SAMPLE_TYPES, SlideRecord
 
-FIELDS: Final = (
-    "file_id",
-    "file_name",
-    "md5sum",
-    "file_size",
-    "state",
-    "access",
-    "data_format",
-    "experimental_strategy",
-    "cases.submitter_id",
-    "cases.project.project_id",
-    "cases.samples.sample_type",
-    "cases.samples.tissue_type",
-    "cases.samples.preservation_method",
-    "cases.diagnoses.primary_diagnosis",
-    "cases.diagnoses.morphology",
-    "cases.diagnoses.diagnosis_is_primary_disease",
-)
+MORPHOLOGY: Final = "cases.diagnoses.morphology"
 
 
 class TumourClass(BaseModel):
-    """Tumour slides of ``project`` get ``label``; an empty ``morphologies`` allows every code."""
+    """Tumour slides that meet everything said here get ``label``; what is left out allows all.
+
+    ``where`` names columns or the GDC's fields, with a value, several, or a comparison each.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: str
-    project: str
+    project: str | None = None
     morphologies: tuple[str, ...] = ()
+    where: Mapping[str, Any] = Field(default={})
+
+    @field_validator("where")
+    @classmethod
+    def _understood(cls, where: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            for fact, wanted in where.items():
+                condition(fact, wanted)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return where
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(condition(fact, wanted) for fact, wanted in self.where.items())
+
+    def is_of(self, project: str | None) -> bool:
+        return self.project is None or self.project == project
+
+    def takes(self, record: SlideRecord, morphologies: Sequence[str], *, alone: bool) -> bool:
+        """Tell whether a slide of the right project is of this class.
+
+        ``alone``: no other class could take it, so that a record without morphology will do.
+        """
+        if self.morphologies:
+            if not morphologies:
+                return alone
+            if not set(morphologies) & set(self.morphologies):
+                return False
+        return all(each.met(record) is True for each in self.conditions)
 
 
 class LabelRules(BaseModel):
-    """How slides are labelled. Normal tissue is told by its sample type, tumours by project and
-    ICD-O-3 morphology."""
+    """How slides are labelled. Normal tissue is told by its sample, tumours by the classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: tuple[TumourClass, ...]
     exclude_morphologies: tuple[str, ...] = ("8171/3", "8180/3")
     normal_label: str | None = "normal"
-    tumour_sample_codes: tuple[str, ...] = Field(
-        default=("01", "02"), description="TCGA sample codes that are tumour of the organ itself."
+    tumour_sample_types: tuple[str, ...] = Field(
+        default=("Primary Tumor", "Recurrent Tumor"),
+        description="Sample types that are tumour of the organ itself.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _codes(cls, values: Any) -> Any:
+        """Understand the TCGA's sample codes, by which the types were named before."""
+        if isinstance(values, dict) and "tumour_sample_codes" in values:
+            codes = values["tumour_sample_codes"]
+            rest = {key: value for key, value in values.items() if key != "tumour_sample_codes"}
+            return {**rest, "tumour_sample_types": [SAMPLE_TYPES.get(c, c) for c in codes]}
+        return values
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The GDC's fields that the classes ask for."""
+        conditions = [each for kind in self.classes for each in kind.conditions]
+        return tuple(name for each in conditions for name in each.fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """A label with what it rests on, or no label with the reason."""
+    """A label with what it rests on, or no label with the reason.
+
+    ``labels`` are several where the rules contradict each other.
+    """
 
     label: str | None
     basis: str
+    labels: tuple[str, ...] = ()
 
 
-def label_slide(
-    name: SlideName, hit: Mapping[str, Any], project: str | None, rules: LabelRules
-) -> Labelled:
+def label_slide(record: SlideRecord, project: str | None, rules: LabelRules) -> Labelled:
     """Decide a slide's label.
 
     Args:
-        name: What the file name says; it decides between tumour and normal.
-        hit: The ``/files`` answer for the file; every key may be missing.
+        record: What the GDC says of it.
         project: The project the file belongs to, for instance ``TCGA-LIHC``.
-        rules: Labels per project and the morphologies left out.
+        rules: The classes and the morphologies left out.
     """
-    contradiction = _contradiction(name, hit)
-    if contradiction:
-        return Labelled(label=None, basis=contradiction)
-    if name.is_normal:
-        basis = "sample type 11" if rules.normal_label else "normal tissue not asked for"
-        return Labelled(label=rules.normal_label, basis=basis)
-    if name.sample_code not in rules.tumour_sample_codes:
-        return Labelled(label=None, basis=name.sample_type)
-    kind = next((kind for kind in rules.classes if kind.project == project), None)
+    kind = record.sample_type
     if kind is None:
+        return Labelled(label=None, basis="the record does not say of which sample it is")
+    if record.is_normal:
+        basis = kind if rules.normal_label else "normal tissue not asked for"
+        return Labelled(label=rules.normal_label, basis=basis)
+    if kind not in rules.tumour_sample_types:
+        return Labelled(label=None, basis=kind)
+    near = [each for each in rules.classes if each.is_of(project)]
+    if not near:
         return Labelled(label=None, basis=f"project {project or 'unknown'}")
-    return _by_morphology(kind, sorted(set(_morphologies(hit))), rules)
+    return _by_classes(near, record, rules)
 
 
-def project_of(hit: Mapping[str, Any]) -> str | None:
-    for case in _dicts(hit.get("cases")):
-        project = case.get("project")
-        if isinstance(project, Mapping) and isinstance(project.get("project_id"), str):
-            return str(project["project_id"])
-    return None
-
-
-def _by_morphology(kind: TumourClass, found: Sequence[str], rules: LabelRules) -> Labelled:
+def _by_classes(near: Sequence[TumourClass], record: SlideRecord, rules: LabelRules) -> Labelled:
+    found = sorted(code for code in record.values(MORPHOLOGY) if code[:1].isdigit())
     excluded = [code for code in found if code in rules.exclude_morphologies]
     if excluded:
         return Labelled(label=None, basis=f"morphology {', '.join(excluded)}")
-    if not found:
-        return Labelled(label=kind.label, basis="project alone")
-    if kind.morphologies and not set(found) & set(kind.morphologies):
-        return Labelled(label=None, basis=f"morphology {', '.join(found)}")
-    return Labelled(label=kind.label, basis=f"morphology {', '.join(found)}")
+    alone = len({each.label for each in near}) == 1
+    taking = [each for each in near if each.takes(record, found, alone=alone)]
+    labels = tuple(dict.fromkeys(each.label for each in taking))
+    if len(labels) > 1:
+        return Labelled(label=None, basis="several classes take it", labels=labels)
+    if not labels:
+        by_facts = any(each.where for each in near)
+        codes = ", ".join(found) or "not recorded"
+        what = "no class takes it" if by_facts else f"morphology {codes}"
+        return Labelled(label=None, basis=what)
+    return Labelled(label=labels[0], basis=_basis(taking[0], found))
 
 
-def _morphologies(hit: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the codes of the disease itself; other primaries of the patient are passed over."""
-    for case in _dicts(hit.get("cases")):
-        for diagnosis in _dicts(case.get("diagnoses")):
-            primary = str(diagnosis.get("diagnosis_is_primary_disease", "")).lower()
-            code = diagnosis.get("morphology")
-            if isinstance(code, str) and code[:1].isdigit() and primary != "false":
-                yield code
-
-
-def _contradiction(name: SlideName, hit: Mapping[str, Any]) -> str | None:
-    """Name where the GDC's record and the file name disagree."""
-    cases = _dicts(hit.get("cases"))
-    patients = {case["submitter_id"] for case in cases if case.get("submitter_id")}
-    if patients and name.patient_id not in patients:
-        return f"the record's case is not {name.patient_id}"
-    kinds = {
-        sample["sample_type"]
-        for case in cases
-        for sample in _dicts(case.get("samples"))
-        if sample.get("sample_type")
-    }
-    if kinds and name.is_normal != ("Solid Tissue Normal" in kinds):
-        return "sample type differs between record and file name"
-    return None
-
-
-def _dicts(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+def _basis(kind: TumourClass, found: Sequence[str]) -> str:
+    if kind.where:
+        return " and ".join(str(each) for each in kind.conditions)
+    return f"morphology {', '.join(found)}" if found else "project alone"

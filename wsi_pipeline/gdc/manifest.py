@@ -2,11 +2,13 @@
 
 A manifest is a table with tabs between the columns ``id filename md5 size state``, in any order.
 ``state`` may be missing, further columns are passed over, and the names of the ``/files`` endpoint
-(``file_id``, ``file_name``, ``md5sum``, ``file_size``) are understood too.
+(``file_id``, ``file_name``, ``md5sum``, ``file_size``) are understood too. A list of ids alone will
+do as well: the GDC knows the rest.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,7 @@ SLIDE_SUFFIXES: Final = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vsi", ".dcm"}
 )
 SHOWN_PROBLEMS: Final = 20
+STDIN: Final = Path("-")
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 MD5: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -44,18 +47,55 @@ class ManifestEntry(RemoteFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The distinct files of a manifest, in its order; ``repeated`` rows were exact copies."""
+    """The distinct files of a manifest, in its order; ``repeated`` rows were exact copies.
+
+    ``ids`` are files of which nothing else is said.
+    """
 
     entries: tuple[ManifestEntry, ...]
     repeated: int = 0
+    ids: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
         return sum(entry.size for entry in self.entries)
 
 
+def read_manifests(wanted: Sequence[str]) -> Manifest:
+    """Read several manifests as one.
+
+    Args:
+        wanted: Paths, ``-`` for the standard input, or ids of single files.
+
+    Raises:
+        UsageError: As :func:`read_manifest`; or two of them contradict each other.
+    """
+    entries: dict[str, ManifestEntry] = {}
+    homes: dict[str, str] = {}
+    ids: dict[str, None] = {}
+    repeated = 0
+    for name in wanted:
+        if UUID.fullmatch(name.lower()):
+            found = Manifest(entries=(), ids=(name.lower(),))
+        else:
+            found = read_manifest(Path(name))
+        for entry in found.entries:
+            first = entries.setdefault(entry.id, entry)
+            home = homes.setdefault(entry.id, name)
+            repeated += first is not entry
+            if first != entry:
+                raise UsageError(
+                    f"{name}: line {entry.line}: id {entry.id} stands in {home}, line "
+                    f"{first.line}, differently"
+                )
+        repeated += found.repeated + sum(one in ids for one in found.ids)
+        ids |= dict.fromkeys(found.ids)
+    alone = tuple(one for one in ids if one not in entries)
+    return Manifest(entries=tuple(entries.values()), repeated=repeated, ids=alone)
+
+
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest.
+    """Read and check a manifest; ``-`` is the standard input.
 
     Raises:
         UsageError: It is missing, empty, no such table, or has rows that cannot be understood;
@@ -66,6 +106,8 @@ def read_manifest(path: Path) -> Manifest:
     if header_at is None:
         raise UsageError(f"{path}: the manifest is empty")
     header = [name.strip().lower() for name in lines[header_at].split("\t")]
+    if len(header) == 1 and (header[0] in COLUMNS["id"] or UUID.fullmatch(header[0])):
+        return _ids(path, lines, header_at + (header[0] in COLUMNS["id"]))
     places = _places(path, header_at + 1, header)
     problems: list[str] = []
     entries: dict[str, ManifestEntry] = {}
@@ -90,6 +132,20 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(entries=tuple(entries.values()), repeated=repeated)
 
 
+def _ids(path: Path, lines: Sequence[str], first: int) -> Manifest:
+    """Read a list of ids alone, one a line, from the line at ``first`` on."""
+    rows = [(at + 1, lines[at].strip().lower()) for at in range(first, len(lines))]
+    rows = [(number, text) for number, text in rows if text]
+    wrong = [
+        f"line {n}: {text[:60]!r} is not a UUID" for n, text in rows if not UUID.fullmatch(text)
+    ]
+    _refuse(path, wrong)
+    if not rows:
+        raise UsageError(f"{path}: the manifest has a header but names no file")
+    ids = tuple(dict.fromkeys(text for _, text in rows))
+    return Manifest(entries=(), ids=ids, repeated=len(rows) - len(ids))
+
+
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
     """Write a manifest as the portal does; the state column only where a state is known."""
     rows = list(entries)
@@ -109,7 +165,7 @@ def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        data = path.read_bytes()
+        data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such manifest") from None
     except IsADirectoryError:

@@ -6,72 +6,98 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import describe, load_toml
-from wsi_pipeline.errors import ConfigError, DownloadError
-from wsi_pipeline.gdc.barcode import SlideName, parse_slide_name
-from wsi_pipeline.gdc.labels import FIELDS, LabelRules, label_slide, project_of
-from wsi_pipeline.gdc.manifest import MD5, UUID, ManifestEntry, safe_filename
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.gdc.clinical import COLUMNS, Condition, condition, parse_filter
+from wsi_pipeline.gdc.labels import LabelRules, label_slide
+from wsi_pipeline.gdc.manifest import ManifestEntry
 from wsi_pipeline.gdc.recipes import RECIPES, RecipeName, caveats, summarise
+from wsi_pipeline.gdc.records import FIELDS, SlideRecord, read_record
+from wsi_pipeline.gdc.search import Found, entry_of, find_files, known_values
+from wsi_pipeline.registry import unknown
 from wsi_pipeline.remote import Client, slide_ids
 
-PAGE: Final = 500
-PASSES: Final = 3
 STRATEGIES: Final = ("Diagnostic Slide", "Tissue Slide")
+PROJECT: Final = "cases.project.project_id"
+SITE: Final = "cases.primary_site"
+SHOWN: Final = 3
 
 
 class GdcQuery(BaseModel):
-    """Which slides to ask the GDC for, and how they are labelled."""
+    """Which slides to ask the GDC for, what is wanted of them, and how they are labelled.
+
+    Without ``labels`` every slide is taken and none is labelled. ``cohort`` names the slides'
+    source, by default their programme. ``columns`` are clinical facts to write down, ``filters``
+    what they must be; ``exclude_warnings`` leaves out slides with these annotations.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    projects: tuple[str, ...] = Field(min_length=1)
-    recipe: RecipeName = "frozen-only"
-    cohort: str = "tcga"
-    labels: LabelRules
+    projects: tuple[str, ...] = ()
+    primary_sites: tuple[str, ...] = ()
+    recipe: RecipeName | None = None
+    cohort: str | None = None
+    labels: LabelRules | None = None
+    columns: tuple[str, ...] = ()
+    filters: tuple[Condition, ...] = ()
+    exclude_warnings: tuple[str, ...] = ()
+
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(COLUMNS.check(name) for name in columns)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _conditions(cls, filters: Any) -> Any:
+        """Take a TOML table, the texts of flags, or conditions."""
+        try:
+            if isinstance(filters, Mapping):
+                return tuple(condition(fact, wanted) for fact, wanted in filters.items())
+            return tuple(parse_filter(one) if isinstance(one, str) else one for one in filters)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not (self.projects or self.primary_sites):
+            raise ValueError("name projects or primary_sites, else every slide there is would come")
+        return self
 
     @classmethod
-    def from_toml(cls, path: Path, recipe: RecipeName | None = None) -> Self:
-        """Read a query file; ``recipe`` wins over the one in it.
+    def make(cls, path: Path | None, given: Mapping[str, Any]) -> Self:
+        """Read a query file, if there is one; what is ``given`` wins, filters and columns add up.
 
         Raises:
             ConfigError: It is missing, no TOML, or has unknown or impossible settings.
         """
-        values = load_toml(path) | ({"recipe": recipe} if recipe else {})
+        values = load_toml(path) if path else {}
         try:
-            return cls.model_validate(values)
+            query = cls.model_validate({**values, **{k: v for k, v in given.items() if v}})
+            told = cls.model_validate({"projects": ["x"], **values}) if path else query
         except ValidationError as error:
-            raise ConfigError(describe(error, str(path))) from None
+            raise ConfigError(describe(error, str(path or "the query"))) from None
+        columns = tuple(dict.fromkeys((*told.columns, *query.columns)))
+        filters = tuple(dict.fromkeys((*told.filters, *query.filters)))
+        return query.model_copy(update={"columns": columns, "filters": filters})
 
-    def filters(self) -> dict[str, Any]:
-        """Return the filter that the ``/files`` endpoint takes."""
-        wanted = {
-            "cases.project.project_id": self.projects,
-            "data_format": ("SVS",),
-            "experimental_strategy": STRATEGIES,
-        }
-        terms = [
-            {"op": "in", "content": {"field": name, "value": list(values)}}
-            for name, values in wanted.items()
-        ]
-        return {"op": "and", "content": terms}
+    @property
+    def chosen_recipe(self) -> RecipeName:
+        return self.recipe or ("frozen-only" if self.labels else "all")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What ``/files`` answered; ``warnings`` are the server's own, or about its pages."""
-
-    hits: tuple[Mapping[str, Any], ...]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    hits: list[dict[str, Any]]
-    total: int
-    warnings: list[str]
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The GDC's fields to ask for."""
+        asked = [name for column in self.columns for name in COLUMNS[column].fields]
+        asked += [name for each in self.filters for name in each.fields]
+        asked += self.labels.fields if self.labels else ()
+        return tuple(dict.fromkeys((*FIELDS, *asked)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,43 +116,87 @@ class _Selecting:
     slides: list[CohortSlide] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     bases: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    contradictory: list[str] = field(default_factory=list)
 
 
-def find_files(client: Client, filters: Mapping[str, Any], fields: Sequence[str] = FIELDS) -> Found:
-    """Return every hit of a ``/files`` query once, page after page, in the order of their ids.
-
-    A server whose pages repeat or drop files while it changes is asked again from the start.
+def ask(client: Client, query: GdcQuery) -> Found:
+    """Ask the GDC for every slide of a query's projects and sites.
 
     Raises:
-        DownloadError: The server cannot answer, or not in the form it documents.
+        ConfigError: It knows no such project, site or field.
+        DownloadError: It cannot answer.
     """
-    hits: dict[str, Mapping[str, Any]] = {}
-    warnings: dict[str, None] = {}
-    total = 0
-    for _ in range(PASSES):
-        start, total = 0, 1
-        while start < total:
-            page = _page(client.ask("files", _question(filters, fields, start)))
-            if not page.hits:
-                break
-            start, total = start + len(page.hits), page.total
-            hits |= {_id(hit): hit for hit in page.hits if _id(hit) not in hits}
-            warnings |= dict.fromkeys(page.warnings)
-        if len(hits) >= total or not hits:
-            break
-    else:
-        short = f"the server counts {total} files, but only {len(hits)} different ones came"
-        warnings[short] = None
-    return Found(hits=tuple(hits.values()), warnings=tuple(warnings))
+    wanted: dict[str, Sequence[str]] = {
+        "data_format": ("SVS",),
+        "experimental_strategy": STRATEGIES,
+    }
+    if query.projects:
+        wanted[PROJECT] = query.projects
+    if query.primary_sites:
+        wanted[SITE] = _sites(client, query.primary_sites)
+    terms = [
+        {"op": "in", "content": {"field": name, "value": list(values)}}
+        for name, values in wanted.items()
+    ]
+    found = find_files(client, {"op": "and", "content": terms}, query.fields)
+    if not found.hits and query.projects:
+        known = known_values(client, PROJECT)
+        strange = [name for name in query.projects if name not in known]
+        if strange and known:
+            raise ConfigError(unknown("project", strange[0], known))
+    return replace(found, warnings=_serious(found.warnings, query))
+
+
+def _sites(client: Client, asked: Sequence[str]) -> list[str]:
+    """Return the primary sites that the GDC has by these names, or that hold these words."""
+    known = known_values(client, SITE)
+    sites: dict[str, None] = {}
+    for name in asked:
+        word = name.strip().casefold()
+        found = [site for site in known if site.casefold() == word]
+        found = found or [site for site in known if word in site.casefold()]
+        if not found:
+            raise ConfigError(unknown("primary site", name, known))
+        sites |= dict.fromkeys(found)
+    return list(sites)
+
+
+def _serious(warnings: Sequence[str], query: GdcQuery) -> tuple[str, ...]:
+    """Return the server's warnings that matter.
+
+    A fact that stands under an old and a new name is asked for by both, and a server that knows one
+    of them warns of the other.
+
+    Raises:
+        ConfigError: It does not know a field on which a label or a filter rests.
+    """
+    rules = [*query.filters]
+    rules += [
+        each for kind in (query.labels.classes if query.labels else ()) for each in kind.conditions
+    ]
+    text = " ".join(warnings)
+    for each in rules:
+        if "." in each.fact and each.fact in text:
+            raise ConfigError(f"the GDC knows no field {each.fact!r}")
+    optional = {
+        name for column in COLUMNS.values() if len(column.fields) > 1 for name in column.fields
+    }
+    return tuple(warning for warning in warnings if not any(name in warning for name in optional))
 
 
 def select(hits: Sequence[Mapping[str, Any]], query: GdcQuery) -> Selection:
-    """Choose and label the slides of one cohort from the answers of ``/files``."""
+    """Choose and label the slides of one cohort from the answers of ``/files``.
+
+    Raises:
+        ConfigError: Slides are of two classes.
+    """
     so_far = _Selecting()
     for hit in hits:
         reason = _take(hit, query, so_far)
         if reason:
             so_far.left_out[reason] += 1
+    _refuse_contradictions(so_far.contradictory)
     names = slide_ids(so_far.entries)
     named = [
         replace(slide, slide_id=name) for slide, name in zip(so_far.slides, names, strict=True)
@@ -134,36 +204,14 @@ def select(hits: Sequence[Mapping[str, Any]], query: GdcQuery) -> Selection:
     order = sorted(range(len(named)), key=lambda at: named[at].slide_id)
     slides = tuple(named[at] for at in order)
     notes = [f"label from {basis}: {count} slides" for basis, count in so_far.bases.most_common()]
-    recipe = RECIPES[query.recipe]
+    notes += [
+        f"the GDC warns of {count} slides: {text}" for text, count in so_far.warnings.most_common()
+    ]
     return Selection(
         entries=tuple(so_far.entries[at] for at in order),
         slides=slides,
         left_out=dict(so_far.left_out),
-        notes=(*summarise(slides), *notes, *caveats(recipe, slides)),
-    )
-
-
-def entry_of(hit: Mapping[str, Any]) -> ManifestEntry:
-    """Return the manifest row of a hit.
-
-    Raises:
-        ValueError: A key is missing or impossible.
-    """
-    file_id = _id(hit).lower()
-    md5, size = str(hit.get("md5sum") or "").lower(), hit.get("file_size")
-    if not UUID.fullmatch(file_id):
-        raise ValueError("no file id")
-    if not MD5.fullmatch(md5):
-        raise ValueError("no md5")
-    if not isinstance(size, int) or size < 1:
-        raise ValueError("no size")
-    state = hit.get("state")
-    return ManifestEntry(
-        id=file_id,
-        filename=safe_filename(str(hit.get("file_name") or "")),
-        md5=md5,
-        size=size,
-        state=str(state) if state else None,
+        notes=(*summarise(slides), *notes, *caveats(RECIPES[query.chosen_recipe], slides)),
     )
 
 
@@ -173,55 +221,75 @@ def _take(hit: Mapping[str, Any], query: GdcQuery, so_far: _Selecting) -> str:
         entry = entry_of(hit)
     except ValueError as error:
         return f"incomplete record: {error}"
-    name = parse_slide_name(entry.filename)
-    if name is None:
-        return "not named as TCGA names slides"
-    if name.preservation != RECIPES[query.recipe].preservation:
-        return f"{name.preservation}, not in recipe {query.recipe}"
-    project = project_of(hit) or (query.projects[0] if len(query.projects) == 1 else None)
-    labelled = label_slide(name, hit, project, query.labels)
-    if labelled.label is None:
-        return labelled.basis
+    record = read_record(hit)
+    reason = _unwanted(record, query)
+    if reason:
+        return reason
+    project = record.project or (query.projects[0] if len(query.projects) == 1 else None)
+    label = None
+    if query.labels is not None:
+        labelled = label_slide(record, project, query.labels)
+        if labelled.labels:
+            so_far.contradictory.append(f"{entry.filename} is {' and '.join(labelled.labels)}")
+        if labelled.label is None:
+            return labelled.basis
+        label = labelled.label
+        so_far.bases[labelled.basis] += 1
     so_far.entries.append(entry)
-    so_far.slides.append(_row(entry, name, labelled.label, query.cohort))
-    so_far.bases[labelled.basis] += 1
+    so_far.slides.append(_row(entry, record, label, _cohort(query, project), query.columns))
+    so_far.warnings.update(record.warnings)
     return ""
 
 
-def _row(entry: ManifestEntry, name: SlideName, label: str, cohort: str) -> CohortSlide:
+def _unwanted(record: SlideRecord, query: GdcQuery) -> str:
+    """Return why a slide is not of the query's cohort, whatever its label; empty if it may be."""
+    if record.trouble:
+        return record.trouble
+    if record.patient_id is None:
+        return "incomplete record: no case"
+    recipe = RECIPES[query.chosen_recipe]
+    if recipe.preservation not in (None, record.preservation):
+        return f"{record.preservation or 'unknown preservation'}, not in recipe {recipe.name}"
+    for each in query.filters:
+        met = each.met(record)
+        if not met:
+            return f"filter {each}" + ("" if met is False else ": not recorded")
+    warned = [text for text in record.warnings if text in query.exclude_warnings]
+    return f"the GDC warns: {warned[0]}" if warned else ""
+
+
+def _row(
+    entry: ManifestEntry,
+    record: SlideRecord,
+    label: str | None,
+    cohort: str,
+    columns: Sequence[str],
+) -> CohortSlide:
+    facts: dict[str, Any] = {name: COLUMNS[name].of(record) for name in columns}
     return CohortSlide(
         slide_id=entry.id,  # until all are known, for two may have one name
         path=entry.relative_path.as_posix(),
-        patient_id=name.patient_id,
+        patient_id=record.patient_id,
         label=label,
         cohort=cohort,
-        site=name.site,
-        preservation=name.preservation,
-        sample_type=name.sample_type,
+        site=record.site,
+        preservation=record.preservation,
+        sample_type=record.sample_type,
+        warnings="; ".join(record.warnings) or None,
+        **facts,
     )
 
 
-def _question(filters: Mapping[str, Any], fields: Sequence[str], start: int) -> dict[str, Any]:
-    return {
-        "filters": filters,
-        "fields": ",".join(fields),
-        "format": "JSON",
-        "size": PAGE,
-        "from": start,
-        "sort": "file_id:asc",
-    }
+def _cohort(query: GdcQuery, project: str | None) -> str:
+    """Return the name of the slides' source: ``tcga`` for a project such as TCGA-LIHC."""
+    return query.cohort or (project or "gdc").partition("-")[0].lower()
 
 
-def _page(answer: Any) -> _Page:
-    try:
-        warnings, data = answer.get("warnings") or {}, answer["data"]
-        hits = [dict(hit) for hit in data["hits"]]
-        total = int(data["pagination"]["total"])
-        said = [f"{name}: {text}" for name, text in warnings.items()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DownloadError(f"files: an answer that cannot be understood ({error!r})") from None
-    return _Page(hits=hits, total=total, warnings=said)
-
-
-def _id(hit: Mapping[str, Any]) -> str:
-    return str(hit.get("file_id") or hit.get("id") or "")
+def _refuse_contradictions(found: Sequence[str]) -> None:
+    if not found:
+        return
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    raise ConfigError(
+        f"{len(found)} slides are of two classes: {'; '.join(found[:SHOWN])}{more}. Change the "
+        "classes so that each slide is of one"
+    )

@@ -4,23 +4,24 @@ In TCGA liver every normal slide is frozen and every diagnostic slide is tumour,
 mixes them lets a classifier read the preservation instead of the tissue.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.gdc.barcode import Preservation
+from wsi_pipeline.gdc.records import Preservation
 
-RecipeName = Literal["frozen-only", "diagnostic"]
+RecipeName = Literal["frozen-only", "diagnostic", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One preservation, so that no label can be told from it; two sentences on what that means."""
+    """One preservation, so that no label can be told from it, or None for any; two sentences on
+    what that means."""
 
     name: RecipeName
-    preservation: Preservation
+    preservation: Preservation | None
     shows: str
     cannot: str
 
@@ -40,6 +41,13 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         cannot="anything about normal tissue, of which TCGA liver has no diagnostic slide; adding "
         "the frozen normals would teach the preservation, not the tissue",
     ),
+    "all": Recipe(
+        name="all",
+        preservation=None,
+        shows="what slides there are, however they were kept",
+        cannot="that a difference between labels is one of the tissue: where preservation goes "
+        "with the label, a model can read the freezer; the audit looks for that",
+    ),
 }
 
 
@@ -48,7 +56,7 @@ def caveats(recipe: Recipe, slides: Sequence[CohortSlide]) -> list[str]:
     lines = [f"recipe {recipe.name} can show {recipe.shows}"]
     lines.append(f"recipe {recipe.name} cannot show {recipe.cannot}")
     labels = {slide.label for slide in slides if slide.label}
-    if "normal" not in labels:
+    if labels and "normal" not in labels:
         lines.append("this cohort holds no normal slide: no tumour-against-normal claim")
     lines += _told_by_site(slides)
     return lines
@@ -79,9 +87,9 @@ def summarise(slides: Sequence[CohortSlide]) -> list[str]:
     lines = []
     for (label, preservation), members in sorted(groups.items()):
         patients = {slide.patient_id for slide in members}
-        sites = Counter(slide.site for slide in members)
+        sites = {slide.site for slide in members if slide.site}
         lines.append(
             f"{label}, {preservation}: {len(members)} slides of {len(patients)} patients "
-            f"from {len(sites)} sites"
+            + (f"from {len(sites)} sites" if sites else "from unknown sites")
         )
     return lines

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from wsi_pipeline.errors import DownloadError
 from wsi_pipeline.gdc.manifest import ManifestEntry
-from wsi_pipeline.gdc.query import entry_of, find_files
+from wsi_pipeline.gdc.search import entry_of, find_files
 from wsi_pipeline.remote import Client, Elsewhere, RefusedError, RemoteFile, StoppedError
 
 Kind = Literal["current", "moved", "new version", "gone"]
@@ -62,6 +62,21 @@ def resolve(client: Client, entries: Sequence[RemoteFile]) -> list[Resolution]:
     for at in range(0, len(entries), CHUNK):
         found += _resolve(client, entries[at : at + CHUNK])
     return found
+
+
+def look_up(client: Client, ids: Sequence[str]) -> tuple[list[ManifestEntry], list[str]]:
+    """Return what the GDC says of files of which only the ids are known, and the ids it lacks.
+
+    An id that was superseded is not replaced here: nobody can say whether it is the same file.
+
+    Raises:
+        DownloadError: The server cannot answer.
+    """
+    found: dict[str, ManifestEntry] = {}
+    for at in range(0, len(ids), CHUNK):
+        found |= {now.id: now for now in _lookup(client, "file_id", ids[at : at + CHUNK])}
+    known = [found[one] for one in ids if one in found]
+    return known, [one for one in ids if one not in found]
 
 
 def _resolve(client: Client, entries: Sequence[RemoteFile]) -> Iterator[Resolution]:

@@ -4,6 +4,7 @@ from wsi_pipeline.remote.client import Client, NoWayError
 from wsi_pipeline.remote.download import (
     Downloader,
     Elsewhere,
+    Resolver,
     Settings,
     bytes_to_fetch,
     check_disk,
@@ -30,6 +31,7 @@ __all__ = [
     "NoWayError",
     "RefusedError",
     "RemoteFile",
+    "Resolver",
     "RetryPolicy",
     "Settings",
     "StoppedError",

@@ -52,14 +52,16 @@ class RemoteFile:
 def slide_ids(files: Sequence[RemoteFile]) -> list[str]:
     """Return the name by which events and cohort tables call each file: its stem.
 
-    Where several have the same stem, the beginning of their ids tells them apart.
+    Where several have the same stem, the beginning of their ids tells them apart, or all of them.
     """
-    stems = [safe_id(Path(file.filename).stem) for file in files]
-    counts = Counter(stem.casefold() for stem in stems)
-    return [
-        stem if counts[stem.casefold()] == 1 else f"{stem}-{file.id[:8]}"
-        for stem, file in zip(stems, files, strict=True)
-    ]
+    names = stems = [safe_id(Path(file.filename).stem) for file in files]
+    for length in (8, None):
+        counts = Counter(name.casefold() for name in names)
+        names = [
+            name if counts[name.casefold()] == 1 else safe_id(f"{stem}-{file.id[:length]}")
+            for name, stem, file in zip(names, stems, files, strict=True)
+        ]
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)

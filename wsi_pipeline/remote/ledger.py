@@ -36,6 +36,7 @@ class Ledger:
         self._root = root
         self._path = root / LEDGER
         self._lock = threading.Lock()
+        self._gap = ""
         self._rows = self._read()
 
     def knows(self, entry: RemoteFile) -> bool:
@@ -65,7 +66,8 @@ class Ledger:
                 return
             self._rows[name] = row
             with self._path.open("a", encoding="utf-8") as file:
-                file.write("\t".join((name, *row)) + "\n")
+                file.write(self._gap + "\t".join((name, *row)) + "\n")
+            self._gap = ""
 
     def _row(self, entry: RemoteFile) -> tuple[str, str, str]:
         stat = (self._root / entry.relative_path).stat()
@@ -82,8 +84,7 @@ class Ledger:
                 "away, and the files are read once more"
             ) from None
         if text and not text.endswith("\n"):
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("\n")  # a killed process may have left half a line
+            self._gap = "\n"  # a killed process may have left half a line
         rows = [line.split("\t") for line in text.splitlines()]
         return {row[0]: (row[1], row[2], row[3]) for row in rows if len(row) == 4}
 
