@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.download import main
+from wsi_pipeline.cli import main
 
 FILES, KILLS = 20, 10
-PRELOADED = ["wsi_pipeline.download", "wsi_pipeline.gdc", "wsi_pipeline.screen"]
+PRELOADED = [
+    "wsi_pipeline.cli",
+    "wsi_pipeline.pipeline.download_gdc",
+    "wsi_pipeline.gdc",
+    "wsi_pipeline.screen",
+]
 
 
 def test_killed_ten_times(stand_in: Any, manifest: Callable[..., Path], tmp_path: Path) -> None:
@@ -21,7 +26,7 @@ def test_killed_ten_times(stand_in: Any, manifest: Callable[..., Path], tmp_path
     stand_in.pace = 1e6  # bytes per second, of each connection
     stand_in.tell()
     out = tmp_path / "slides"
-    command = [str(manifest(entries)), f"--out={out}", f"--server={stand_in.url}"]
+    command = ["download", str(manifest(entries)), f"--out={out}", f"--server={stand_in.url}"]
     command += ["--segment-mib=0.5", "--connections=6", "--first-wait-s=0.01"]
     processes = multiprocessing.get_context("forkserver")  # imports once what each would import
     processes.set_forkserver_preload(PRELOADED)
