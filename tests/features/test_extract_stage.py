@@ -217,7 +217,7 @@ def test_another_processs_slide_is_waited_for_and_not_done_twice(folder: Path) -
 def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker_device("auto") == "auto"  # not on a worker
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=3))
+    monkeypatch.setattr("wsi_pipeline.pipeline.extract.get_worker", lambda: SimpleNamespace(name=3))
     assert worker_device("auto") == worker_device("cuda") == "cuda:1"
     assert worker_device("cpu") == "cpu"
     assert worker_device("cuda:0") == "cuda:0"
