@@ -17,7 +17,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wsi_pipeline.errors import ConfigError, SlideOpenError, SlideReadError
-from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.slides import Slide, jpeg_tiff, open_slide, tiffslide_reader, tile_table
 from wsi_pipeline.types import Region, RgbImage
 
 SMALL_SVS = "slides/CMU-1-Small-Region.svs"
@@ -302,10 +302,34 @@ def test_other_dicom_and_folders_are_refused(data_dir: Path, tmp_path: Path) -> 
 
 
 def test_unknown_readers_are_refused(data_dir: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'bioformats' is unknown.*auto, openslide"):
+    with pytest.raises(ConfigError, match="no slide reader 'bioformats'; Known: auto, jpeg"):
         open_slide(data_dir / SMALL_SVS, reader="bioformats")
     with pytest.raises(ConfigError, match="only the tiffslide reader"):
         open_slide("s3://bucket/slide.svs", reader="openslide")
+    with pytest.raises(ConfigError, match="reads modality slide, not ct"):
+        open_slide(data_dir / SMALL_SVS, reader="image", modality="ct")
+    with pytest.raises(ConfigError, match="reads modality ct, not slide"):
+        open_slide(data_dir / SMALL_SVS, reader="ct")
+
+
+def test_a_bug_of_ours_does_not_read_as_a_damaged_file(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = data_dir / SMALL_SVS
+    with open_slide(path, reader="tiffslide") as slide, monkeypatch.context() as patched:
+        patched.setattr(tiffslide_reader.TiffSlideReader, "_region", None)
+        with pytest.raises(TypeError):
+            slide.read(0, 0, 0, 8, 8)
+    with open_slide(path, reader="jpeg-tiff") as slide, monkeypatch.context() as patched:
+        patched.setattr(jpeg_tiff, "covering", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            slide.read(0, 0, 0, 8, 8)
+    monkeypatch.setattr(tiffslide_reader, "number", None)
+    with pytest.raises(TypeError):
+        open_slide(path, reader="tiffslide")
+    monkeypatch.setattr(tile_table, "_level_table", None)
+    with pytest.raises(TypeError):
+        open_slide(path, reader="jpeg-tiff")
 
 
 def test_the_scanned_part_of_a_mirax_slide_is_honoured(

@@ -1,16 +1,31 @@
 """A toy of each kind that is chosen by name, through its one door, from the command line."""
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from wsi_pipeline import qc, tile
+from wsi_pipeline import extract, qc, tile, verify
+from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.features import read_features
 from wsi_pipeline.reporting.funnel import read_funnel
+from wsi_pipeline.slides import READERS, Reader
 from wsi_pipeline.stain import restore_stain
-from wsi_pipeline.tiles import open_tiles
+from wsi_pipeline.tiles import (
+    STORE_FORMATS,
+    StoreFormat,
+    TileArray,
+    TileStore,
+    check_marks,
+    open_tiles,
+    stores_of,
+)
 from wsi_pipeline.tiles.flags import FLAGS, Learnt, Look, TileFlag, store_marks
 
 OWN = """
@@ -98,6 +113,153 @@ def test_a_new_flag_is_one_entry(
     # a store from before the flag was known bears none of it
     monkeypatch.setattr(FLAGS, "_entries", {**FLAGS, "later": replace(toy, column="later")})
     assert not store_marks(store)["later"].any()
+
+
+OWN_READER = """
+import numpy as np
+from wsi_pipeline.slides import SlideInfo, SlideReader
+from wsi_pipeline.types import Region
+
+
+class RawReader(SlideReader):
+    def __init__(self, path):
+        self.pixels = np.load(path)
+        height, width = self.pixels.shape[:2]
+        self.info = SlideInfo(
+            path=str(path), reader="raw", reader_version="1", vendor="toy",
+            level_dimensions=((width, height),), level_downsamples=(1.0,),
+            mpp_x=0.5, mpp_y=0.5, mpp_source="toy", objective_power=None,
+            bounds=Region(x=0, y=0, width=width, height=height), properties={}, associated=(),
+        )
+
+    def read_inside(self, level, x, y, width, height):
+        return self.pixels[y : y + height, x : x + width].copy()
+
+    def read_associated(self, name):
+        raise AssertionError
+
+    def close(self):
+        del self.pixels
+
+
+def no_reader(path):
+    return np.load(path)
+"""
+
+
+def test_a_users_own_slide_reader(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads what no other can, and a table of its own makes it one of ``auto``'s."""
+    (tmp_path / "own_reader.py").write_text(OWN_READER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pixels = cv2.cvtColor(cv2.imread(str(slides / "mosaic.png")), cv2.COLOR_BGR2RGB)
+    np.save(slides / "raw.npy", pixels)
+    table = slides / "cohort.csv"
+    table.write_text("slide_id,path,patient_id,label,cohort\nraw,raw.npy,P1,normal,own\n")
+    assert cut(table, tmp_path / "none") == 1
+    assert cut(table, tmp_path / "wrong", "--reader", "own_reader:no_reader") == 2
+    assert cut(table, tmp_path / "run", "--reader", "own_reader:RawReader") == 0
+    store = open_tiles(tmp_path / "run" / "tiles" / "raw.zarr")
+    assert store.attributes["reader"] == "raw"
+    assert cut(slides, tmp_path / "flat") == 0
+    flat = open_tiles(tmp_path / "flat" / "tiles" / "mosaic.zarr")
+    np.testing.assert_array_equal(store.tiles[:], flat.tiles[:])
+
+    from own_reader import RawReader
+
+    entry = Reader(load=lambda: lambda path, _threads: RawReader(path), suffixes=(".npy",))
+    monkeypatch.setattr(READERS, "_entries", {**READERS, "raw": entry})
+    table.unlink()
+    assert cut(slides, tmp_path / "both") == 0
+    assert stores_of(tmp_path / "both" / "tiles").keys() == {"mosaic", "raw"}
+
+
+class NpzTiles(TileArray):
+    def __init__(self, path: Path, tiles: np.ndarray) -> None:
+        super().__init__(path, len(tiles), tiles.shape[1])
+        self._tiles = tiles
+
+    def read_run(self, first: int, out: np.ndarray) -> None:
+        out[...] = self._tiles[first : first + len(out)]
+
+
+class NpzBackend:
+    """Tile stores as NumPy archives."""
+
+    encode_s = 0.0
+
+    @contextmanager
+    def create_store(
+        self, path: Path, _tile_px: int, _capacity: int, codec: str
+    ) -> Iterator["NpzBackend"]:
+        assert codec == "plain"
+        with atomic_file(path) as partial:
+            self._partial, self._parts = partial, [np.empty(0, np.uint8)] * 0
+            yield self
+
+    def write(self, tiles: np.ndarray) -> None:
+        self._parts.append(tiles.copy())
+
+    def finish(
+        self, coords: np.ndarray, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    ) -> None:
+        about = json.dumps({**attributes, "complete": True})
+        tiles = np.concatenate(self._parts)
+        with self._partial.open("wb") as file:
+            np.savez(file, tiles=tiles, coords=coords, about=about, **columns)
+
+    def open_store(self, path: Path) -> TileStore:
+        arrays = dict(np.load(path))
+        attributes = json.loads(str(arrays.pop("about")))
+        check_marks(path, attributes)
+        return TileStore(
+            path=path, tiles=NpzTiles(path, arrays.pop("tiles")), coords=arrays.pop("coords"),
+            columns=arrays, attributes=attributes,
+        )  # fmt: skip
+
+
+def test_a_new_format_of_tile_stores_is_one_entry(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = StoreFormat(suffix=".npz", codecs=("plain",), load=NpzBackend)
+    monkeypatch.setattr(STORE_FORMATS, "_entries", {**STORE_FORMATS, "numpy": toy})
+    run = tmp_path / "run"
+    assert cut(slides, run, "--store", "numpy", "--codec", "zstd") == 2
+    assert cut(slides, run, "--store", "numpy") == 0
+    assert [path.name for path in (run / "tiles").iterdir()] == ["mosaic.npz"]
+    store = open_tiles(run / "tiles" / "mosaic.npz")
+    assert cut(slides, tmp_path / "zarr") == 0
+    plain = open_tiles(tmp_path / "zarr" / "tiles" / "mosaic.zarr")
+    np.testing.assert_array_equal(store.tiles[:], plain.tiles[:])
+    assert store.attributes["codec"] == "plain"
+    assert cut(slides, run, "--store", "numpy") == 0, "done earlier"
+    model = ["--encoder", "test_resnet", "--weights", "random", "--device", "cpu"]
+    assert extract.main([str(run), *model]) == 0
+    assert verify.main([str(run)]) == 0
+
+
+OWN_ENCODER = """
+from torch import nn
+from wsi_pipeline.features import EncoderModel, Preprocess
+
+def mean_colour(weights):
+    return EncoderModel(
+        model=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), tag="mean-colour",
+        preprocess=Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    )
+"""
+
+
+def test_a_users_own_encoder(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_encoder.py").write_text(OWN_ENCODER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = tmp_path / "run"
+    assert cut(slides, run) == 0
+    assert extract.main([str(run), "--encoder", "own_encoder:mean_colour", "--device", "cpu"]) == 0
+    tiles = open_tiles(run / "tiles" / "mosaic.zarr").tiles[:]
+    bag = read_features(run / "features" / "mean-colour" / "mosaic.h5")
+    np.testing.assert_allclose(bag.features, tiles.mean(axis=(1, 2)) / 255, atol=1e-6)
 
 
 def test_unknown_names_are_met_with_the_nearest(

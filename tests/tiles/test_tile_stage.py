@@ -297,7 +297,7 @@ def test_a_study_runs_any_verb(
         ("--edge pat", "no choice 'pat'; did you mean 'pad'?"),
         ("--denoise medium", "did you mean 'median'?"),
         ("--store hdf", "did you mean 'hdf5'?"),
-        ("--codec zstd --store hdf5", "codec 'zstd': .h5 stores have auto, none"),
+        ("--codec zstd --store hdf5", "codec zstd: .h5 stores know auto, none, jpeg"),
         ("--mpp-override -3", "'mpp_override': Input should be greater than or equal to 0.05"),
         ("--mpp 0", "'mpp': Input should be greater than 0"),
         ("--overlap-px 300", "overlap_px 300 leaves tiles of 256 px no step to take"),
@@ -317,7 +317,7 @@ def test_a_wrong_word_stops_before_any_slide_is_opened(
         raise AssertionError("a slide was opened")
 
     monkeypatch.setattr("wsi_pipeline.slides.open.open_slide", opened)
-    monkeypatch.setattr("wsi_pipeline.slides.digest.slide_digest", opened)
+    monkeypatch.setattr("wsi_pipeline.slides.files.slide_digest", opened)
     assert main(["tile", str(slides), "--run", str(tmp_path / "run"), *words.split()]) == 2
     out, err = capsys.readouterr()
     assert answer in err

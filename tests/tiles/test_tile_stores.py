@@ -254,7 +254,7 @@ def test_what_cannot_be_appended_is_refused(tmp_path: Path, suffix: str) -> None
 def test_unknown_suffixes_and_codecs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"\.zarr or \.h5"):
         create_tiles(tmp_path / "s.tar", tile_px=32, capacity=1)
-    with pytest.raises(ConfigError, match=r"'zstd': \.h5 stores have auto, none, jpeg"):
+    with pytest.raises(ConfigError, match=r"zstd: \.h5 stores know auto, none, jpeg"):
         create_tiles(tmp_path / "s.h5", tile_px=32, capacity=1, codec="zstd")
     assert names_in(tmp_path) == []
 

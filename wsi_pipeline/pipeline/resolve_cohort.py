@@ -19,8 +19,7 @@ from wsi_pipeline.microarray import (
 from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.slides import find_slides, printable
-from wsi_pipeline.slides.find import NOT_A_FILE, SUFFIXES
+from wsi_pipeline.slides import NOT_A_FILE, find_slides, printable, slide_suffixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
 
 def _of_table(config: TileConfig) -> list[CohortSlide]:
     """Return the rows of a table, each with the folder its path starts from."""
-    if config.cohort.suffix.lower() in SUFFIXES:
+    if config.cohort.suffix.lower() in slide_suffixes():
         raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
     beside_table = config.cohort.absolute().parent
     return [

@@ -1,20 +1,32 @@
-from .compression import compression_of
-from .digest import slide_digest
-from .find import FoundSlides, find_slides, printable
+from .files import compression_of, slide_digest
+from .find import NOT_A_FILE, FoundSlides, find_slides, printable
 from .mpp import ResolvedMpp, resolve_mpp
-from .open import READERS, Icc, Modality, open_for_metadata, open_slide
+from .open import (
+    READERS,
+    Icc,
+    Modality,
+    Reader,
+    open_for_metadata,
+    open_slide,
+    slide_suffixes,
+)
 from .overview import LowImage, read_low, reduce_area
 from .protocol import Slide, SlideInfo
+from .reader import SlideReader, UnsuitableError
 
 __all__ = [
+    "NOT_A_FILE",
     "READERS",
     "FoundSlides",
     "Icc",
     "LowImage",
     "Modality",
+    "Reader",
     "ResolvedMpp",
     "Slide",
     "SlideInfo",
+    "SlideReader",
+    "UnsuitableError",
     "compression_of",
     "find_slides",
     "open_for_metadata",
@@ -24,4 +36,5 @@ __all__ = [
     "reduce_area",
     "resolve_mpp",
     "slide_digest",
+    "slide_suffixes",
 ]

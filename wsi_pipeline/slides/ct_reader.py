@@ -15,7 +15,7 @@ from pydicom.pixels import apply_rescale
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides.dicom import dicom_files, header_errors, is_dicom
 from wsi_pipeline.slides.protocol import SlideInfo
-from wsi_pipeline.slides.reader import SlideReader, reason
+from wsi_pipeline.slides.reader import SlideReader, raise_own_slip, reason
 from wsi_pipeline.slides.tiff_header import MAX_TILE_PX
 from wsi_pipeline.types import Region, RgbImage
 
@@ -32,7 +32,7 @@ class CtReader(SlideReader):
         SlideOpenError: The file is no single CT slice.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, _threads: int = 1) -> None:
         file = _slice_file(Path(path))
         try:
             header = pydicom.dcmread(file)
@@ -42,6 +42,7 @@ class CtReader(SlideReader):
         except header_errors() as error:
             if isinstance(error, SlideOpenError):
                 raise
+            raise_own_slip(error)
             raise SlideOpenError(
                 f"{path}: this CT slice cannot be decoded ({reason(error)}); fetch it again."
             ) from error

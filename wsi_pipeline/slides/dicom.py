@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideOpenError
-from wsi_pipeline.slides.reader import LIBRARY_ERRORS
+from wsi_pipeline.slides.reader import library_errors, raise_own_slip
 
 if TYPE_CHECKING:
     import pydicom
@@ -94,7 +94,8 @@ def holds_mislabelled_ycbcr(path: Path) -> bool:
         if header.file_meta.TransferSyntaxUID != _JPEG_BASELINE:
             return False
         frame = next(generate_frames(header.PixelData, number_of_frames=header.NumberOfFrames))
-    except header_errors():
+    except header_errors() as error:
+        raise_own_slip(error)
         return False
     return frame[6:10] == b"JFIF" and b"Adobe" not in frame[:1024]
 
@@ -125,7 +126,7 @@ def header_errors() -> tuple[type[Exception], ...]:
     """What pydicom raises on a header that it cannot make sense of."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    return (*LIBRARY_ERRORS, InvalidDicomError, BytesLengthException)
+    return (*library_errors(), InvalidDicomError, BytesLengthException)
 
 
 def _refuse_other_modality(file: Path, named: Path) -> None:
@@ -146,6 +147,7 @@ def _header(path: Path) -> "pydicom.Dataset | None":
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         for name in _TAGS:  # converted, and found damaged, only now
             header.get(name)
-    except header_errors():
+    except header_errors() as error:
+        raise_own_slip(error)
         return None
     return header

@@ -8,9 +8,8 @@ from typing import Final
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, is_dicom
+from wsi_pipeline.slides.open import slide_suffixes
 
-PYRAMIDS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".vsi", ".svslide", ".czi")
-SUFFIXES = frozenset((*PYRAMIDS, ".tif", ".tiff", ".png", ".jpg", ".jpeg"))
 NOT_A_FILE: Final = "is neither a file nor a folder; a slide is one"
 
 
@@ -54,8 +53,9 @@ def _walk(folder: Path, seen: dict[tuple[int, int], Path], problems: dict[Path, 
             problems[folder] = f"leads to {printable(first)}, which is looked into already"
             return []
         entries = list(_entries(folder, problems))
-        slides = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
-        companions = {_companion(slide) for slide in slides}
+        suffixes = slide_suffixes()
+        slides = [path for path in entries if path.suffix.lower() in suffixes and path.is_file()]
+        companions = {companion_of(slide) for slide in slides}
         folders = [path for path in entries if path.is_dir() and path not in companions]
         series = group_series([path for path in dicom_files(folder) if path in set(entries)])
     except OSError as error:
@@ -82,7 +82,7 @@ def _entries(folder: Path, problems: dict[Path, str]) -> Iterator[Path]:
 
 def _problem(path: Path) -> str | None:
     is_folder, is_file = path.is_dir(), path.is_file()
-    named = path.suffix.lower() in SUFFIXES
+    named = path.suffix.lower() in slide_suffixes()
     if not is_folder and not named and not (is_file and is_dicom(path)):
         return None  # no slide
     if not _can_stand_in_a_table(path.name):
@@ -96,7 +96,7 @@ def _can_stand_in_a_table(name: str) -> bool:
     return printable(name) == name and "\r" not in name
 
 
-def _companion(slide: Path) -> Path | None:
+def companion_of(slide: Path) -> Path | None:
     """The folder in which a slide of this format keeps its pixels."""
     match slide.suffix.lower():
         case ".mrxs":

@@ -8,8 +8,7 @@ import PIL
 from PIL import Image, TiffTags, UnidentifiedImageError
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
-from wsi_pipeline.slides.mpp import find_mpp
-from wsi_pipeline.slides.ome import pixel_size
+from wsi_pipeline.slides.mpp import find_mpp, pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import SlideReader, flatten, reason
 from wsi_pipeline.types import Region, RgbImage
@@ -26,7 +25,7 @@ class ImageReader(SlideReader):
 
     decode_errors = (OSError, SyntaxError, ValueError)
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, _threads: int = 1) -> None:
         try:
             self._image = Image.open(path, formats=FORMATS)
         except _BOMBS as error:

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_pipeline.errors import SlideOpenError, SlideReadError
+from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
-from wsi_pipeline.slides.reader import SlideReader, reason
+from wsi_pipeline.slides.reader import DamagedError, SlideReader, UnsuitableError, reason
 from wsi_pipeline.slides.tile_codec import VERSION, JpegTiles, decode_jpeg2000
 from wsi_pipeline.slides.tile_memory import TileMemory
 from wsi_pipeline.slides.tile_table import (
     Span,
     TileTable,
-    UnsuitableError,
     covering,
     read_tile_tables,
     require_inside,
@@ -137,7 +136,7 @@ class JpegTiffReader(SlideReader):
             return False
         try:
             self._decode(level, number, out)
-        except (ValueError, OSError) as error:
+        except (DamagedError, OSError) as error:
             self._complain(f"tile {number} of level {level}: {reason(error)}")
             return False
         return True
@@ -178,7 +177,7 @@ class JpegTiffReader(SlideReader):
             try:
                 self._decode(level, index, ours)
                 theirs = self._openslide.read(level, x, y, width, height)
-            except (ValueError, OSError, SlideReadError) as error:
+            except (DamagedError, OSError, SlideReadError) as error:
                 raise UnsuitableError(
                     f"tile {index} of level {level} does not decode ({reason(error)})",
                     suspicious=True,
@@ -187,26 +186,6 @@ class JpegTiffReader(SlideReader):
                 raise UnsuitableError(
                     f"tile {index} of level {level} differs from OpenSlide's", suspicious=True
                 )
-
-
-def open_jpeg_tiff(path: str | Path, threads: int = 1) -> JpegTiffReader:
-    """Open with this reader or refuse with a SlideOpenError that says why."""
-    try:
-        return JpegTiffReader(path, threads)
-    except UnsuitableError as error:
-        raise SlideOpenError(
-            f"{path}: the jpeg-tiff reader does not apply, because {error}; use --reader auto."
-        ) from error
-
-
-def open_fastest(path: str | Path, threads: int = 1) -> SlideReader:
-    """Open with this reader if it applies, else with OpenSlide; a self-contradiction is logged."""
-    try:
-        return JpegTiffReader(path, threads)
-    except UnsuitableError as error:
-        if error.suspicious:
-            log.warning("%s: read through OpenSlide, because %s", path, error)
-        return OpenSlideReader(path)
 
 
 def _decoder(table: TileTable) -> Callable[[bytes, RgbImage], None]:

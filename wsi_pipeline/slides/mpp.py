@@ -1,7 +1,9 @@
 """The physical size of a pixel: found in the metadata, or given by the user, never guessed."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.slides.protocol import SlideInfo
@@ -16,6 +18,12 @@ REMEDY = "give it in the mpp column of the cohort table or with --mpp-override"
 _TAGS_OF_ANOTHER_IMAGE = ("leica", "philips", "ventana")  # their first directory is an overview
 _TIFF_UNIT_UM = {"inch": 25400.0, "centimeter": 10000.0, "millimeter": 1000.0, "micrometer": 1.0}
 _DICOM_SPACING = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[{}]"
+
+_OME_UNIT_UM: Final = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_OME: Final = re.compile(r"<(?:\w+:)?OME\b")
+_OME_PIXELS: Final = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")
+_OME_ATTRIBUTE: Final = re.compile(r"(\w+)\s*=\s*[\"']([^\"']*)")
+_MAX_CHARACTERS: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +128,35 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < float("inf") else None
+
+
+def is_ome(description: str | None) -> bool:
+    """Whether an ImageDescription is OME-XML."""
+    return _OME.search((description or "")[:4096]) is not None
+
+
+def pixel_size(description: str | None) -> dict[str, str]:
+    """PhysicalSizeX and Y of the first image of an OME-TIFF, in micrometres.
+
+    The XML is searched, not parsed: nothing in it is expanded or fetched.
+
+    Returns:
+        ``ome.PhysicalSizeX`` and ``ome.PhysicalSizeY``, those that are there.
+    """
+    if not is_ome(description):
+        return {}
+    element = _OME_PIXELS.search((description or "")[:_MAX_CHARACTERS])
+    pixels = dict(_OME_ATTRIBUTE.findall(element.group())) if element else {}
+    found: dict[str, str] = {}
+    for axis in "XY":
+        unit = _OME_UNIT_UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        try:
+            size = float(pixels.get(f"PhysicalSize{axis}", ""))
+        except ValueError:
+            continue
+        if unit is not None:
+            found[f"ome.PhysicalSize{axis}"] = str(size * unit)
+    return found
 
 
 def _pair(

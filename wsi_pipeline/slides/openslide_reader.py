@@ -8,11 +8,10 @@ from openslide.lowlevel import OpenSlideError
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import holds_mislabelled_ycbcr, slide_file, ycbcr_to_rgb
-from wsi_pipeline.slides.jpeg2000_guard import guard_for
-from wsi_pipeline.slides.mpp import find_mpp, number
-from wsi_pipeline.slides.ome import pixel_size
+from wsi_pipeline.slides.mpp import find_mpp, number, pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
-from wsi_pipeline.slides.reader import SlideReader, flatten, reason
+from wsi_pipeline.slides.reader import DamagedError, SlideReader, flatten, reason
+from wsi_pipeline.slides.tile_table import guard_for
 from wsi_pipeline.types import Region, RgbImage
 
 CELL_PX = 256  # lattice pitch when the level names no native tile size
@@ -27,9 +26,9 @@ class OpenSlideReader(SlideReader):
     lattice, so that a pixel has one value whatever rectangle it was asked with.
     """
 
-    decode_errors = (OpenSlideError, ValueError)
+    decode_errors = (OpenSlideError, DamagedError)
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, _threads: int = 1) -> None:
         file = slide_file(Path(path))
         self._ycbcr = holds_mislabelled_ycbcr(file)
         try:

@@ -4,8 +4,9 @@ import struct
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import cv2
 import numpy as np
@@ -16,36 +17,61 @@ from wsi_pipeline.slides.overview import shrink_to
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.types import RgbImage
 
+OURS: Final = "wsi_pipeline."
 # What TIFF parsing, codecs and file systems are known to raise on what they cannot use.
-LIBRARY_ERRORS = (
+FAULTS: Final = (
     OSError,
     ValueError,
-    LookupError,
-    TypeError,
     ArithmeticError,
     RuntimeError,  # codecs derive theirs from it
-    AttributeError,  # a damaged value of another type than is always found there
-    AssertionError,
     MemoryError,
     ImportError,  # the file system of a URL is not installed
     EOFError,
-    StopIteration,
+    SyntaxError,  # of XML in a header
     struct.error,
 )
+# A damaged value of another type than is always found there makes a library stumble as a bug does.
+SLIPS: Final = (AttributeError, AssertionError, LookupError, TypeError, StopIteration)
+
+
+class DamagedError(ValueError):
+    """Stored pixels are not what they should be; whoever knows the file says so of it."""
+
+
+class UnsuitableError(Exception):
+    """A reader does not apply to a file; ``suspicious`` where the file contradicts itself."""
+
+    def __init__(self, text: str, *, suspicious: bool = False) -> None:
+        super().__init__(text)
+        self.suspicious = suspicious
 
 
 def library_errors() -> tuple[type[Exception], ...]:
-    """``LIBRARY_ERRORS``, and those of fsspec's HTTP client, which a URL may have brought in."""
+    """What libraries raise on damaged files, fsspec's HTTP client too where a URL brought it in."""
     client = sys.modules.get("aiohttp")
-    return LIBRARY_ERRORS if client is None else (*LIBRARY_ERRORS, client.ClientError)
+    return (*FAULTS, *SLIPS) if client is None else (*FAULTS, *SLIPS, client.ClientError)
+
+
+def raise_own_slip(error: Exception, kinds: tuple[type[Exception], ...] = SLIPS) -> None:
+    """Raise ``error`` on if it is a bug of ours, which must not read as a damaged file.
+
+    That is an error of these kinds that was not raised in a library, but by our own code.
+    """
+    if not isinstance(error, kinds) or isinstance(error, DamagedError | OSError | MemoryError):
+        return
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(OURS):
+        raise error
 
 
 class SlideReader(ABC):
     """Base of the readers; a subclass delivers rectangles that lie inside a level.
 
     ``decode_errors`` names what the library raises when pixels cannot be decoded; ``recolour``
-    changes the colours of all levels, see ``icc``. ``file_s`` are the seconds spent on the file
-    itself, where they can be told from decoding. ``decodes_once``: see ``Slide``.
+    changes the colours of all levels. ``file_s`` are the seconds spent on the file itself, where
+    they can be told from decoding. ``decodes_once``: see ``Slide``.
     """
 
     info: SlideInfo
@@ -80,6 +106,7 @@ class SlideReader(ABC):
         try:
             inside = self.read_inside(level, left, top, right - left, bottom - top)
         except self.decode_errors as error:
+            raise_own_slip(error, (Exception,))
             raise SlideReadError(
                 f"{self.info.path}: level {level} cannot be decoded near x={left}, y={top}"
                 f" ({reason(error)}); the file is damaged, so fetch it again or leave it out."
@@ -106,6 +133,7 @@ class SlideReader(ABC):
         try:
             return self.read_associated(name)
         except self.decode_errors as error:
+            raise_own_slip(error, (Exception,))
             raise SlideReadError(
                 f"{self.info.path}: the {name} image cannot be decoded ({reason(error)});"
                 " the file is damaged, so fetch it again or leave it out."
@@ -129,6 +157,11 @@ class SlideReader(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a path names a remote file, such as ``s3://bucket/slide.svs``."""
+    return "://" in str(path)
 
 
 def reason(error: Exception) -> str:

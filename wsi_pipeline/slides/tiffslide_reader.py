@@ -8,11 +8,16 @@ import tiffslide
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideOpenError
-from wsi_pipeline.slides.jpeg2000_guard import Jpeg2000Guard, guard_for
-from wsi_pipeline.slides.mpp import find_mpp, number
-from wsi_pipeline.slides.ome import pixel_size
+from wsi_pipeline.slides.mpp import find_mpp, number, pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
-from wsi_pipeline.slides.reader import SlideReader, flatten, library_errors, reason
+from wsi_pipeline.slides.reader import (
+    SlideReader,
+    flatten,
+    library_errors,
+    raise_own_slip,
+    reason,
+)
+from wsi_pipeline.slides.tile_table import Jpeg2000Guard, guard_for
 from wsi_pipeline.types import Region, RgbImage
 
 _TIFF_UNITS = {2: "inch", 3: "centimeter"}
@@ -21,12 +26,13 @@ _TIFF_UNITS = {2: "inch", 3: "centimeter"}
 class TiffSlideReader(SlideReader):
     """A slide opened with TiffSlide; reads take turns, as it gains nothing from threads."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, _threads: int = 1) -> None:
         self._lock = Lock()
         self._guard: Jpeg2000Guard | None = None
         try:
             self._slide = tiffslide.TiffSlide(str(path))
         except library_errors() as error:
+            raise_own_slip(error)
             raise SlideOpenError(
                 f"{path}: TiffSlide cannot open it ({reason(error)});"
                 " check the address and that it is a tiled TIFF."
@@ -41,6 +47,7 @@ class TiffSlideReader(SlideReader):
             raise
         except self.decode_errors as error:
             self.close()
+            raise_own_slip(error)
             raise SlideOpenError(
                 f"{path}: TiffSlide opens it, but cannot use it ({reason(error)});"
                 " convert it to a pyramidal RGB TIFF."

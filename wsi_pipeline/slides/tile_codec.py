@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import imagecodecs
 import simplejpeg
 
+from wsi_pipeline.slides.reader import DamagedError
 from wsi_pipeline.types import RgbImage
 
 VERSION = f"simplejpeg {simplejpeg.__version__}, imagecodecs {imagecodecs.__version__}"
@@ -39,7 +40,7 @@ class JpegTiles:
             out: (h, w, 3) uint8, contiguous, of the tile's size; undefined if it fails.
 
         Raises:
-            ValueError: The tile is no JPEG, of another size or damaged, be it only so that a
+            DamagedError: The tile is no JPEG, of another size or damaged, be it only so that a
                 decoder could go on with grey or shifted blocks.
         """
         head = self._last
@@ -47,12 +48,18 @@ class JpegTiles:
             head = self._last = self._read_head(stored)
         _expect((out.shape[1], out.shape[0]), *head.size)
         whole = b"".join((head.whole, memoryview(stored)[len(head.stored) :]))
-        simplejpeg.decode_jpeg(whole, "RGB", strict=True, buffer=out)
+        try:
+            simplejpeg.decode_jpeg(whole, "RGB", strict=True, buffer=out)
+        except ValueError as error:
+            raise DamagedError(str(error)) from error
 
     def _read_head(self, stored: bytes) -> "_Head":
         kept, end = _without_app_markers(stored)
         whole = self._preamble + kept
-        height, width = simplejpeg.decode_jpeg_header(whole + stored[end:])[:2]
+        try:
+            height, width = simplejpeg.decode_jpeg_header(whole + stored[end:])[:2]
+        except ValueError as error:
+            raise DamagedError(str(error)) from error
         return _Head(stored=stored[:end], whole=whole, size=(width, height))
 
 
@@ -73,15 +80,15 @@ def decode_jpeg2000(stored: bytes, out: RgbImage) -> None:
         out: (h, w, 3) uint8, of the tile's size.
 
     Raises:
-        ValueError: The tile is of another size, damaged or not 8-bit RGB.
+        DamagedError: The tile is of another size, damaged or not 8-bit RGB.
     """
     expect_jpeg2000(stored, (out.shape[1], out.shape[0]))
     try:
         rgb = imagecodecs.jpeg2k_decode(stored)
     except (imagecodecs.Jpeg2kError, RuntimeError, TypeError, MemoryError) as error:
-        raise ValueError(str(error)) from error
+        raise DamagedError(str(error)) from error
     if rgb.dtype != "uint8" or rgb.shape != out.shape:
-        raise ValueError(f"the JPEG 2000 samples are {rgb.dtype} {rgb.shape}, not 8-bit RGB")
+        raise DamagedError(f"the JPEG 2000 samples are {rgb.dtype} {rgb.shape}, not 8-bit RGB")
     out[...] = rgb
 
 
@@ -89,17 +96,17 @@ def expect_jpeg2000(stored: bytes, size: tuple[int, int]) -> None:
     """Check that a codestream, of which the first 24 bytes suffice, holds an image of ``size``.
 
     Raises:
-        ValueError: It is none, or of another size.
+        DamagedError: It is none, or of another size.
     """
     if stored[:4] != _SOC_SIZ or len(stored) < HEAD_BYTES:
-        raise ValueError("the tile is no JPEG 2000 codestream")
+        raise DamagedError("the tile is no JPEG 2000 codestream")
     right, bottom, left, top = struct.unpack(">4I", stored[8:HEAD_BYTES])
     _expect(size, right - left, bottom - top)
 
 
 def _expect(size: tuple[int, int], width: int, height: int) -> None:
     if (width, height) != size:
-        raise ValueError(f"the image is {width} × {height}, not {size[0]} × {size[1]}")
+        raise DamagedError(f"the image is {width} × {height}, not {size[0]} × {size[1]}")
 
 
 def jpeg_preamble(tables: bytes, *, rgb: bool) -> bytes:
@@ -118,7 +125,7 @@ def without_app_markers(stream: bytes) -> bytes:
     """A JPEG stream behind its start marker, without APPn segments and, if only tables, its end.
 
     Raises:
-        ValueError: The stream is no JPEG.
+        DamagedError: The stream is no JPEG.
     """
     if not stream:
         return b""
@@ -130,12 +137,12 @@ def without_app_markers(stream: bytes) -> bytes:
 def _without_app_markers(stream: bytes) -> tuple[bytes, int]:
     """The segments behind the start marker without APPn, and where the samples or the end begin."""
     if stream[:2] != _SOI:
-        raise ValueError("a tile does not begin with a JPEG start marker")
+        raise DamagedError("a tile does not begin with a JPEG start marker")
     kept = []
     at = 2
     while at + 4 <= len(stream):
         if stream[at] != 0xFF:
-            raise ValueError(f"a JPEG marker is expected at byte {at} of a tile")
+            raise DamagedError(f"a JPEG marker is expected at byte {at} of a tile")
         marker = stream[at + 1]
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
         if not 0xE0 <= marker <= 0xEF:

@@ -1,7 +1,10 @@
-"""Where a tiled TIFF keeps its JPEG or JPEG 2000 tiles."""
+"""Where a tiled TIFF keeps its JPEG or JPEG 2000 tiles, and what sizes these claim to have."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +12,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_pipeline.slides.reader import LIBRARY_ERRORS, reason
-from wsi_pipeline.slides.tile_codec import jpeg_preamble
+from wsi_pipeline.slides.reader import UnsuitableError, library_errors, raise_own_slip, reason
+from wsi_pipeline.slides.tiff_header import TiffDirectory, read_directories
+from wsi_pipeline.slides.tile_codec import HEAD_BYTES, expect_jpeg2000, jpeg_preamble
 
 _JPEG = 7  # TIFF compression "new-style JPEG"; 6 is another thing
 _JPEG2000_YCBCR = 33003  # Aperio's; OpenSlide converts it in its own way
@@ -18,14 +22,6 @@ _JPEG2000_RGB = 33005
 NATIVE = (_JPEG, _JPEG2000_RGB)
 JPEG2000 = (_JPEG2000_YCBCR, _JPEG2000_RGB)
 _RGB, _YCBCR = 2, 6  # TIFF photometric interpretation
-
-
-class UnsuitableError(Exception):
-    """The fast reader does not apply; ``suspicious`` when the file contradicts itself."""
-
-    def __init__(self, text: str, *, suspicious: bool = False) -> None:
-        super().__init__(text)
-        self.suspicious = suspicious
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +90,8 @@ def read_tile_tables(
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             return tuple(_level_table(pages, wanted, compressions) for wanted in level_dimensions)
-    except LIBRARY_ERRORS as error:
+    except library_errors() as error:
+        raise_own_slip(error)
         raise UnsuitableError(
             f"its directories cannot be read ({reason(error)})", suspicious=True
         ) from error
@@ -180,3 +177,47 @@ def _spans(first: int, length: int, side: int, extent: int) -> tuple[Span, ...]:
             )
         )
     return tuple(spans)
+
+
+class Jpeg2000Guard:
+    """Looks at JPEG 2000 tiles before OpenSlide takes memory for whatever size they claim.
+
+    Raises:
+        UnsuitableError: The tile tables cannot be read.
+    """
+
+    def __init__(self, path: Path, level_dimensions: tuple[tuple[int, int], ...]) -> None:
+        self._tables = read_tile_tables(path, level_dimensions, JPEG2000)
+        self._file = os.open(path, os.O_RDONLY)
+
+    def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
+        """Look at the tiles under a rectangle inside the level.
+
+        Raises:
+            DamagedError: One is no codestream of a tile's size.
+        """
+        table = self._tables[level]
+        for row, column in product(*covering(table, x, y, width, height)):
+            number = row.number * table.columns + column.number
+            if table.byte_counts[number]:
+                head = os.pread(self._file, HEAD_BYTES, int(table.offsets[number]))
+                expect_jpeg2000(head, (table.tile_width, table.tile_height))
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def guard_for(path: Path, level_dimensions: tuple[tuple[int, int], ...]) -> Jpeg2000Guard | None:
+    """A guard for a TIFF with JPEG 2000 tiles; None for every other file."""
+    if not path.is_file() or not _any_jpeg2000(read_directories(path)):
+        return None
+    try:
+        return Jpeg2000Guard(path, level_dimensions)
+    except UnsuitableError:
+        return None
+
+
+def _any_jpeg2000(directories: Sequence[TiffDirectory]) -> bool:
+    return any(directory.compression in JPEG2000 for directory in directories)

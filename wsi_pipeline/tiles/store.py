@@ -206,7 +206,7 @@ class StoreFormat:
             return self.codecs[0]
         if codec not in self.codecs:
             known = ", ".join((AUTO, *self.codecs))
-            raise ConfigError(f"codec {codec!r}: {self.suffix} stores have {known}")
+            raise ConfigError(f"codec {codec}: {self.suffix} stores know {known}")
         return codec
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideReadError
-from wsi_pipeline.slides import Slide, read_low
-from wsi_pipeline.slides.reader import SlideReader
+from wsi_pipeline.slides import Slide, SlideReader, read_low
 from wsi_pipeline.tiles.settings import OVERVIEW_MPP, SlideRequest, TileSettings
 from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import find_tissue, tissue_tilt

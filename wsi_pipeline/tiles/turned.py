@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.slides import Slide
-from wsi_pipeline.slides.reader import SlideReader
+from wsi_pipeline.slides import Slide, SlideReader
 from wsi_pipeline.types import Region, RgbImage
 
 REACH: Final = 1.6  # of the region's sides, so that nothing of the square's surroundings is missed

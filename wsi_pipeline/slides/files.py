@@ -1,12 +1,14 @@
-"""A quick fingerprint of a slide: its size and a sample of its bytes."""
+"""A slide as a file: what tells it from another, and how it is packed."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from wsi_pipeline.errors import SlideOpenError
-from wsi_pipeline.slides.dicom import dicom_files, group_series, is_dicom
-from wsi_pipeline.slides.reader import library_errors
+from wsi_pipeline.slides.dicom import dicom_files, group_series, header_errors, is_dicom
+from wsi_pipeline.slides.find import companion_of
+from wsi_pipeline.slides.reader import is_url, library_errors, raise_own_slip
+from wsi_pipeline.slides.tiff_header import COMPRESSIONS, read_directories
 
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 64
@@ -40,26 +42,16 @@ def slide_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def is_url(path: str | Path) -> bool:
-    """Whether a path names a remote file, such as ``s3://bucket/slide.svs``."""
-    return "://" in str(path)
-
-
 def _files(path: Path) -> Iterable[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.suffix.lower() == ".mrxs":
-        return [path, *_below(path.with_suffix(""))]
-    if path.suffix.lower() == ".vsi":
-        return [path, *_below(path.with_name(f"_{path.stem}_"))]
+    companion = companion_of(path)
+    if companion is not None:
+        return [path, *sorted(file for file in companion.rglob("*") if file.is_file())]
     if is_dicom(path):
         series = group_series(dicom_files(path.parent)).values()
         return next((files for files in series if path in files), [path])
     return [path]
-
-
-def _below(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _add_file(digest: hashlib.blake2b, path: Path) -> None:
@@ -82,8 +74,46 @@ def _url_identity(url: str) -> str:
         filesystem, path = fsspec.core.url_to_fs(url)
         facts = filesystem.info(path)
     except library_errors() as error:
+        raise_own_slip(error)
         raise SlideOpenError(
             f"{url}: it cannot be reached ({error}); check the address and the credentials."
         ) from error
     tag = facts.get("ETag") or facts.get("etag") or facts.get("md5") or facts.get("mtime") or ""
     return f"{url}\n{facts.get('size')}\n{tag}"
+
+
+def compression_of(path: str | Path, size: tuple[int, int]) -> str | None:
+    """Name the compression of level 0, such as ``JPEG 2000 (33005)``; None where it is not known.
+
+    Args:
+        path: A slide that opened; URLs are not looked into.
+        size: Level-0 (width, height), by which the TIFF directory is told.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = next(iter(dicom_files(path)), path)
+    if not path.is_file():
+        return None
+    directories = read_directories(path)
+    for directory in directories:
+        if (directory.width, directory.height) == size:
+            return COMPRESSIONS.get(directory.compression, str(directory.compression))
+    if directories:  # the format stitches level 0 from others
+        number = max(directories, key=lambda d: d.width * d.height).compression
+        return COMPRESSIONS.get(number, str(number))
+    match path.suffix.lower():
+        case ".png":
+            return "Deflate"
+        case ".jpg" | ".jpeg":
+            return "JPEG"
+    return _transfer_syntax(path) if is_dicom(path) else None
+
+
+def _transfer_syntax(path: Path) -> str | None:
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        return str(read_file_meta_info(path).TransferSyntaxUID.name)
+    except header_errors() as error:
+        raise_own_slip(error)
+        return None
