@@ -218,3 +218,15 @@ class Note(Event):
 
     def line(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalProgress(Note):
+    """A whole download on its way; its text says the same in words."""
+
+    FLEETING: ClassVar[bool] = True
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float
+    eta_s: float | None

@@ -155,6 +155,11 @@ class RunFolder:
         """The verb's log for people."""
         return self.logs / f"{verb}.log"
 
+    @property
+    def journal(self) -> Path:
+        """What every verb said, for programs."""
+        return self.logs / "journal.jsonl"
+
     def trace(self, verb: str) -> Path:
         """Where the time went, with ``--profile``."""
         return self.logs / f"{verb}-trace.json"

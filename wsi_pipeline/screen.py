@@ -1,12 +1,11 @@
 """Events to progress bars on a terminal, to plain lines elsewhere, and to the closing table."""
 
 import logging
-import time
-from collections import Counter
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final, Protocol
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -22,91 +21,91 @@ from wsi_pipeline.events import (
     Event,
     FileProgress,
     Planned,
-    RowsMerged,
     SlideDone,
     SlideFailed,
     SlideSkipped,
     SlideStarted,
     StageStarted,
-    TimeSpent,
-    Unmatched,
-    Written,
 )
-from wsi_pipeline.timing import Span, bottleneck, trace_events
+from wsi_pipeline.journal import Journal
+from wsi_pipeline.summary import Summaries, Summary, progress_line, time_line
+from wsi_pipeline.timing import bottleneck, trace_events
+
+TICK_S: Final = 60.0  # between two lines that say how far a stage is
 
 
-@dataclass(kw_only=True)
-class Summary:
-    """What a stage's events add up to."""
+class Consumer(Protocol):
+    """Something that is told every event, in order: the sums, the journal, the log, the screen."""
 
-    stage: str
-    unit: str = "slides"
-    started: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
-    done: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, str] = field(default_factory=dict)
-    written: dict[str, str] = field(default_factory=dict)
-    planned: list[Planned] = field(default_factory=list)
-    phases: Counter[str] = field(default_factory=Counter)
-    spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
-
-    def add(self, event: Event) -> None:
-        self.seconds = time.monotonic() - self.started
-        match event:
-            case SlideDone(counts=counts, flags=flags):
-                self.done += 1
-                self.counts.update(counts)
-                self.flags.update(flags)
-                self._add_time(event.slide_id, event)
-            case TimeSpent():
-                self._add_time("", event)
-            case SlideSkipped(reason=reason):
-                self.skipped[reason] += 1
-            case SlideFailed(slide_id=slide_id, error=error):
-                self.failed[slide_id] = error
-            case Written(path=path, what=what):
-                self.written[path] = what
-            case RowsMerged() | Unmatched():
-                self.counts.update(event.counts)
-            case Planned():
-                self.planned.append(event)
-
-    def _add_time(self, slide_id: str, event: SlideDone | TimeSpent) -> None:
-        self.phases.update(event.phases)
-        if event.spans:
-            self.spans[slide_id] = event.spans
+    def take(self, event: Event) -> None: ...
 
 
 def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
     """Show what stages do as it happens, then a table for each; return the exit status."""
     console = Console()
-    summaries = [Summary(stage=verb)]
+    sums = Summaries(verb)
     with ExitStack() as stack:
-        log = stack.enter_context(_Log(verb, config))
-        bars = _Bars(stack.enter_context(_progress(console))) if console.is_terminal else None
+        log, kept = _kept(verb, config, stack)
+        shown: _Bars | _Lines = _Lines(console)
+        if console.is_terminal:
+            shown = _Bars(stack.enter_context(_progress(console)))
+        consumers: list[Consumer] = [sums, *kept, shown]
+        stack.enter_context(_ticking(sums, [log, shown]))
         for event in events:
-            if isinstance(event, StageStarted):
-                summaries.append(Summary(stage=event.stage, unit=event.unit))
-            summaries[-1].add(event)
-            line = event.line()
-            if line:
-                log.write(line)
-                log.write(getattr(event, "traceback", ""))
-                if bars is None or event.LOUD:
-                    console.print(escape(line), soft_wrap=True, highlight=False)
-            if bars is not None:
-                bars.advance(event)
-        for summary in summaries:
-            log.write(time_line(summary))
-    _close(console, summaries)
+            for consumer in consumers:
+                consumer.take(event)
+        for summary in sums.stages:
+            log.say(time_line(summary))
+    _close(console, sums.stages)
     if config.profile and config.run_folder is not None:
         path = config.run_folder.trace(verb)
-        _write_trace(path, summaries)
+        _write_trace(path, sums.stages)
         console.print(f"trace: {escape(str(path))}", soft_wrap=True, highlight=False)
-    return 1 if any(summary.failed for summary in summaries) else 0
+    return 1 if any(summary.failed for summary in sums.stages) else 0
+
+
+def _kept(verb: str, config: StageConfig, stack: ExitStack) -> "tuple[_Log, list[Consumer]]":
+    """Open the log and the journal of the run folder; a log that goes nowhere where there is none.
+
+    Raises:
+        UsageError: Nothing can be written there.
+    """
+    folder = None if config.dry_run else config.run_folder
+    if folder is None:
+        return _Log(logging.NullHandler()), []
+    try:
+        journal = stack.enter_context(Journal(folder.journal, verb))
+        log = _Log(logging.FileHandler(folder.log(verb), encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise UsageError(
+            f"{folder.root}: no files can be written there ({error.strerror}); choose another "
+            "folder"
+        ) from None
+    stack.callback(log.close)
+    return log, [journal, log]
+
+
+@contextmanager
+def _ticking(sums: Summaries, listeners: "Sequence[_Log | _Bars | _Lines]") -> Iterator[None]:
+    """Say how far the stage is once a minute, also while one slide takes an hour.
+
+    A thread of its own: whatever blocks the stage, a decoder or a fit, cannot silence it.
+    """
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(TICK_S):
+            line = progress_line(sums.current)
+            for listener in listeners:
+                listener.say(line)
+
+    thread = threading.Thread(target=tick, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _write_trace(path: Path, summaries: Sequence[Summary]) -> None:
@@ -132,33 +131,37 @@ def _close(console: Console, summaries: Sequence[Summary]) -> None:
 
 
 class _Log:
-    """Plain, dated lines in the run folder's ``logs/``; nowhere if the stage has no run folder."""
+    """Plain, dated lines for people in the run folder's ``logs/``."""
 
-    def __init__(self, verb: str, config: StageConfig) -> None:
-        folder = None if config.dry_run else config.run_folder
-        self._handler: logging.Handler = logging.NullHandler()
-        if folder is not None:
-            try:
-                folder.logs.mkdir(parents=True, exist_ok=True)
-                self._handler = logging.FileHandler(folder.log(verb), encoding="utf-8")
-            except OSError as error:
-                raise UsageError(
-                    f"{folder.root}: no files can be written there ({error.strerror}); choose "
-                    "another folder"
-                ) from None
-            self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    def __init__(self, handler: logging.Handler) -> None:
+        self._handler = handler
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
-    def __enter__(self) -> "_Log":
-        return self
+    def take(self, event: Event) -> None:
+        self.say(event.line())
+        self.say(getattr(event, "traceback", ""))
 
-    def __exit__(self, *_: object) -> None:
+    def say(self, line: str) -> None:
+        if line:
+            record = logging.LogRecord("wsi_pipeline", logging.INFO, "", 0, line, None, None)
+            self._handler.handle(record)
+
+    def close(self) -> None:
         self._handler.close()
 
-    def write(self, line: str) -> None:
-        if not line:
-            return
-        record = logging.LogRecord("wsi_pipeline", logging.INFO, "", 0, line, None, None)
-        self._handler.handle(record)
+
+class _Lines:
+    """A line an event, where there is no terminal to draw on."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def take(self, event: Event) -> None:
+        self.say(event.line())
+
+    def say(self, line: str) -> None:
+        if line:
+            self._console.print(escape(line), soft_wrap=True, highlight=False)
 
 
 class _Bars:
@@ -169,8 +172,14 @@ class _Bars:
         self._stage: TaskID | None = None
         self._files: dict[str, TaskID] = {}
 
-    def advance(self, event: Event) -> None:
-        """Redraw what an event changes."""
+    def say(self, line: str) -> None:
+        """Say nothing: the bars show how far the stage is."""
+
+    def take(self, event: Event) -> None:
+        """Redraw what an event changes; what is for people to read stands above the bars."""
+        if event.LOUD:
+            line = escape(event.line())
+            self._progress.console.print(line, soft_wrap=True, highlight=False)
         bars, stage = self._progress, self._stage
         match event:
             case StageStarted(stage=name, total=total):
@@ -233,14 +242,6 @@ def _tables(summary: Summary) -> Iterator[Table]:
     yield table
     if any(summary.phases.values()):
         yield _time_table(summary)
-
-
-def time_line(summary: Summary) -> str:
-    """Return where the time went in one line, for the log; empty where nothing was timed."""
-    if not any(summary.phases.values()):
-        return ""
-    spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.phases.most_common())
-    return f"{summary.stage}: {spent}; {bottleneck(summary.phases)} limits"
 
 
 def _time_table(summary: Summary) -> Table:

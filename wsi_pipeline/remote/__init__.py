@@ -1,5 +1,6 @@
 """Files that are elsewhere: fetched over HTTP, resumable, verified, and fair to the server."""
 
+from wsi_pipeline.events import TotalProgress
 from wsi_pipeline.remote.client import Client, NoWayError
 from wsi_pipeline.remote.download import (
     Downloader,
@@ -19,7 +20,7 @@ from wsi_pipeline.remote.files import (
     write_report,
 )
 from wsi_pipeline.remote.ledger import Ledger, verify
-from wsi_pipeline.remote.progress import TotalProgress, size_text, time_text
+from wsi_pipeline.remote.progress import size_text, time_text
 from wsi_pipeline.remote.retry import RefusedError, RetryPolicy, StoppedError, TransientError
 
 __all__ = [

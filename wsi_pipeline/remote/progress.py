@@ -6,21 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wsi_pipeline.events import Event, FileProgress, Note
+from wsi_pipeline.events import Event, FileProgress, TotalProgress
 
 WINDOW_S: Final = 10.0
 LOOK_S: Final = 0.5
 TOTAL_EVERY_S: Final = 15.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TotalProgress(Note):
-    """The whole download; its text says the same in words."""
-
-    done_bytes: int
-    total_bytes: int
-    bytes_per_s: float
-    eta_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from typing import Any, Final
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import load_toml
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.reporting.bundles import bundle_folders, flat_rows, model_facts, read_models
 from wsi_pipeline.reporting.cards import slide_cards
 from wsi_pipeline.reporting.data import Facts, Failure, ReportData
 from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
-from wsi_pipeline.reporting.outcomes import read_outcomes
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
@@ -57,7 +57,7 @@ def collect(
     """
     cohort = rows_of(RunFolder(run))
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
-    outcomes = read_outcomes(RunFolder(run).logs)
+    outcomes = list(read_outcomes(RunFolder(run).journal).values())
     models = read_models(run)
     failures = all_failures(cohort, stores, damaged, outcomes)
     examples = spread_slides(stores, cohort, limits.example_slides)

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.journal import Outcome
 from wsi_pipeline.reporting.data import Failure, Funnel, FunnelStep
-from wsi_pipeline.reporting.outcomes import Outcome
 from wsi_pipeline.tiles import TileStore
 from wsi_pipeline.tiles.flags import FLAGS
 
+UNTOLD: Final = "no tile store, and the journal does not say why (see logs/tile.log of older runs)"
 TILING: Final = "tile"  # the stage that makes or loses a slide's tiles
 
 
@@ -19,7 +20,7 @@ def all_failures(
     damaged: Sequence[Failure],
     outcomes: Sequence[Outcome],
 ) -> tuple[Failure, ...]:
-    """What the logs call failed or unusable, damaged stores, and slides that no log tells of."""
+    """What the journal calls failed or unusable, damaged stores, and slides it does not tell of."""
     lost = [
         Failure(slide_id=o.slide_id, stage=o.stage, reason=o.words, fate=o.fate)
         for o in outcomes
@@ -28,7 +29,7 @@ def all_failures(
     ]
     told = {f.slide_id for f in (*lost, *damaged)}
     silent = [
-        Failure(slide_id=s.slide_id, stage=TILING, reason="no tile store, and no log says why")
+        Failure(slide_id=s.slide_id, stage=TILING, reason=UNTOLD)
         for s in cohort
         if s.slide_id not in stores and s.slide_id not in told
     ]

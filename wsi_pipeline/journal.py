@@ -1,0 +1,184 @@
+"""The run's journal: each event as a line of JSON, appended as it happens and never rewritten.
+
+A line says when, which verb of which call, the event's class and its fields::
+
+    {"time": "2026-01-02T03:04:05.678+00:00", "verb": "tile",
+     "call": "20260102T030405.123456-host-4711", "event": "SlideFailed",
+     "fields": {"slide_id": "a", "error": "…"}}
+
+Several processes append to one file, a line at a time. Readers pass over what they do not know: a
+line that a killed process left torn, an event of another version. What only moves a bar is not
+kept, nor are the stretches of time that go to a trace.
+"""
+
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from wsi_pipeline import events
+from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, StageStarted
+
+KINDS: Final[Mapping[str, type[Event]]] = {
+    name: kind
+    for name, kind in vars(events).items()
+    if isinstance(kind, type) and issubclass(kind, Event)
+}
+NOT_FINITE: Final = "not finite"
+UNTOLD: Final = ("spans",)  # thousands an event, and of use to a trace alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line: ``time`` in UTC, the verb, the call of it that spoke, and what it said."""
+
+    time: datetime
+    verb: str
+    call: str
+    event: Event
+
+
+class Journal:
+    """Appends what a verb says to a run's journal; use it in a ``with``.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, verb: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._verb = verb
+        now = datetime.now(UTC)
+        self._call = f"{now:%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}"
+        if (size := os.fstat(self._file).st_size) and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")  # behind the torn line of a process that was killed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._file)
+
+    def take(self, event: Event) -> None:
+        """Append an event, in one write, so that processes do not get into each other's lines."""
+        if event.FLEETING:
+            return
+        entry = Entry(time=datetime.now(UTC), verb=self._verb, call=self._call, event=event)
+        os.write(self._file, f"{to_line(entry)}\n".encode())
+
+
+def to_line(entry: Entry) -> str:
+    """Return an entry as a line of JSON."""
+    told = {
+        "time": entry.time.isoformat(timespec="milliseconds"),
+        "verb": entry.verb,
+        "call": entry.call,
+        "event": type(entry.event).__name__,
+        "fields": {
+            item.name: _plain(getattr(entry.event, item.name))
+            for item in fields(entry.event)
+            if item.name not in UNTOLD
+        },
+    }
+    return json.dumps(told, allow_nan=False)  # in ASCII: names of files may hold anything
+
+
+def from_line(line: str) -> Entry | None:
+    """Return the entry of a line; None where it is torn, or of an event that is not known."""
+    try:
+        told = json.loads(line, object_hook=_numbers)
+        kind = KINDS[told["event"]]
+        names = {item.name for item in fields(kind)}
+        values = {name: value for name, value in told["fields"].items() if name in names}
+        return Entry(
+            time=datetime.fromisoformat(told["time"]),
+            verb=str(told["verb"]),
+            call=str(told["call"]),
+            event=_adapter(told["event"]).validate_python(values),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        return None
+
+
+def read_journal(path: Path) -> Iterator[Entry]:
+    """Yield the entries of a journal, none where there is no journal."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            entry = from_line(line)
+            if entry is not None:
+                yield entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The last word of a stage on a slide."""
+
+    slide_id: str
+    stage: str
+    fate: Literal["done", "skipped", "failed"]
+    words: str
+
+
+def read_outcomes(path: Path) -> dict[tuple[str, str], Outcome]:
+    """Return each slide's last outcome in each stage, by slide and stage.
+
+    A slide that failed and was done by a later call is done.
+    """
+    stages: dict[str, str] = {}
+    found: dict[tuple[str, str], Outcome] = {}
+    for entry in read_journal(path):
+        event = entry.event
+        if isinstance(event, StageStarted):
+            stages[entry.call] = event.stage
+        elif isinstance(event, SlideDone | SlideSkipped | SlideFailed):
+            outcome = _outcome(event, stages.get(entry.call, entry.verb))
+            found[outcome.slide_id, outcome.stage] = outcome
+    return found
+
+
+def _outcome(event: SlideDone | SlideSkipped | SlideFailed, stage: str) -> Outcome:
+    match event:
+        case SlideDone(slide_id=slide_id):
+            return Outcome(slide_id=slide_id, stage=stage, fate="done", words="")
+        case SlideSkipped(slide_id=slide_id, reason=reason, detail=detail):
+            words = f"{reason}: {detail}" if detail else reason
+            return Outcome(slide_id=slide_id, stage=stage, fate="skipped", words=words)
+        case SlideFailed(slide_id=slide_id, error=error):
+            return Outcome(slide_id=slide_id, stage=stage, fate="failed", words=error)
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as JSON has it; infinity and what is no number, which JSON lacks, marked."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {NOT_FINITE: str(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _numbers(values: dict[str, Any]) -> Any:
+    return float(values[NOT_FINITE]) if values.keys() == {NOT_FINITE} else values
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Event]:
+    return TypeAdapter(KINDS[kind])

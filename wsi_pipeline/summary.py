@@ -1,0 +1,141 @@
+"""What a stage's events add up to, and the lines that say so while it runs and at its end."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from wsi_pipeline.errors import named
+from wsi_pipeline.events import (
+    EpochDone,
+    Event,
+    Planned,
+    RowsMerged,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    SlideStarted,
+    StageStarted,
+    TimeSpent,
+    Unmatched,
+    Written,
+)
+from wsi_pipeline.timing import Span, bottleneck
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What a stage's events add up to."""
+
+    stage: str
+    unit: str = "slides"
+    total: int = 0
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    done: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+    planned: list[Planned] = field(default_factory=list)
+    phases: Counter[str] = field(default_factory=Counter)
+    spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
+    at_work: dict[str, float] = field(default_factory=dict)
+    epoch: str = ""
+
+    @property
+    def finished(self) -> int:
+        """Units of work that have met their fate."""
+        return self.done + sum(self.skipped.values()) + len(self.failed)
+
+    def add(self, event: Event) -> None:
+        self.seconds = time.monotonic() - self.started
+        self._follow(event)
+        match event:
+            case SlideDone(counts=counts, flags=flags):
+                self.done += 1
+                self.counts.update(counts)
+                self.flags.update(flags)
+                self._add_time(event.slide_id, event)
+            case TimeSpent():
+                self._add_time("", event)
+            case SlideSkipped(reason=reason):
+                self.skipped[reason] += 1
+            case SlideFailed(slide_id=slide_id, error=error):
+                self.failed[slide_id] = error
+            case Written(path=path, what=what):
+                self.written[path] = what
+            case RowsMerged() | Unmatched():
+                self.counts.update(event.counts)
+            case Planned():
+                self.planned.append(event)
+
+    def _follow(self, event: Event) -> None:
+        """Keep in mind what is at work."""
+        match event:
+            case SlideStarted(slide_id=slide_id):
+                self.at_work[slide_id] = time.monotonic()
+            case SlideDone() | SlideSkipped() | SlideFailed():
+                self.at_work.pop(event.slide_id, None)
+            case EpochDone(model=model, epoch=epoch, epochs=epochs):
+                self.epoch = f"{model} has {epoch} of {epochs} epochs"
+
+    def _add_time(self, slide_id: str, event: SlideDone | TimeSpent) -> None:
+        self.phases.update(event.phases)
+        if event.spans:
+            self.spans[slide_id] = event.spans
+
+
+class Summaries:
+    """The stages of one call, folded as their events come."""
+
+    def __init__(self, verb: str) -> None:
+        self.stages = [Summary(stage=verb)]
+
+    @property
+    def current(self) -> Summary:
+        """The stage that runs."""
+        return self.stages[-1]
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, StageStarted):
+            stage = Summary(stage=event.stage, unit=event.unit, total=event.total)
+            self.stages.append(stage)
+        self.current.add(event)
+
+
+def progress_line(summary: Summary) -> str:
+    """Return how far a stage is: done of all, lost, how fast, how long still, and what is at work.
+
+    Slides skipped because they were done earlier cost no time, so they say nothing of the rate.
+    """
+    seconds = time.monotonic() - summary.started
+    worked = summary.done + len(summary.failed)
+    parts = [f"{summary.finished} of {summary.total} {summary.unit}"]
+    parts += [f"{len(summary.failed)} failed"]
+    if worked:
+        left = max(0, summary.total - summary.finished) * seconds / worked
+        parts += [f"{worked / seconds * 3600:.3g} an hour", f"about {duration(left)} left"]
+    if summary.epoch:
+        parts.append(summary.epoch)
+    now = f"; running for {duration(seconds)}"
+    if at_work := dict(summary.at_work):  # a copy: the stage goes on meanwhile
+        longest = duration(time.monotonic() - min(at_work.values()))
+        now = f"; at work on {named(list(at_work))} for up to {longest}"
+    return f"{summary.stage}: {', '.join(parts)}{now}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def time_line(summary: Summary) -> str:
+    """Return where the time went in one line, for the log; empty where nothing was timed."""
+    if not any(summary.phases.values()):
+        return ""
+    spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.phases.most_common())
+    return f"{summary.stage}: {spent}; {bottleneck(summary.phases)} limits"
