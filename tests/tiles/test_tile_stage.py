@@ -151,11 +151,15 @@ def test_a_folder_without_any_of_the_files_stops_the_run(slides: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_slide_in_the_place_of_the_table_is_told_to_give_its_folder(tmp_path: Path) -> None:
-    slide = tmp_path / "a.SVS"
-    slide.write_bytes(b"II*\x00")
-    with pytest.raises(CohortError, match=r"a\.SVS: a slide, not a table; give the folder"):
-        list(run(TileConfig(cohort=slide, run=tmp_path / "run")))
+def test_a_slide_in_the_place_of_the_table_is_a_cohort_of_one(slides: Path, tmp_path: Path) -> None:
+    """It joins what the run folder has, under the name that it has in a folder of slides."""
+    list(run(config(slides / "a.png", tmp_path)))
+    list(run(config(slides / "b.png", tmp_path)))
+    assert [row.slide_id for row in read_cohort(tmp_path / "cohort.csv")] == ["a", "b"]
+    again = of(SlideSkipped, run(config(slides, tmp_path)))
+    assert {event.slide_id for event in again} == {"a", "b", "empty"}
+    with pytest.raises(CohortError, match=r"no file .*c\.png"):
+        list(run(config(slides / "c.png", tmp_path)))
 
 
 def test_killed_and_run_again_equals_a_run_in_peace(slides: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class TileConfig(StageConfig, TileSettings):
     topic: ClassVar = "what and where"
 
     cohort: Annotated[Path, HOW, POSITIONAL, COHORT] = Field(
-        description="Cohort table (CSV), or a folder of slides."
+        description="Cohort table (CSV), a folder of slides, or one slide."
     )
     run: Annotated[Path, HOW, DIR] = Field(description="Run folder; tiles go to <run>/tiles.")
     slides: Slides = Field(

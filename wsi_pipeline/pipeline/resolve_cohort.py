@@ -1,6 +1,6 @@
-"""The cohort as it is cut: table or folder, files checked, TMA slides expanded into their cores."""
+"""The cohort as it is cut: table, folder or slide; files checked, TMA slides become their cores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +53,12 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
     """
     if config.masks is not None and not config.masks.is_dir():
         raise ConfigError(f"--masks {config.masks}: there is no such folder")
-    rows, events = _of_folder(config) if config.cohort.is_dir() else (_of_table(config), [])
+    if config.cohort.is_dir():
+        rows, events = _of_folder(config)
+    elif config.cohort.suffix.lower() in slide_suffixes():
+        rows, events = _of_files(config, config.cohort.parent, [config.cohort], {})
+    else:
+        rows, events = _of_table(config), []
     wrong = {row.slide_id: said for row in rows if (said := _unusable(config, row))}
     if rows and len(wrong) == len(rows):
         raise CohortError(
@@ -84,16 +89,22 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
 
 def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
     """Return the slides of a folder, and a failure for what lies there and cannot be used."""
-    folder = config.cohort
-    found = find_slides(folder)
+    found = find_slides(config.cohort)
+    return _of_files(config, config.cohort, found.paths, found.problems)
+
+
+def _of_files(
+    config: TileConfig, folder: Path, paths: Sequence[Path], problems: Mapping[Path, str]
+) -> tuple[list[CohortSlide], list[Event]]:
+    """Return the slides of files below a folder, under the ids that the run knows them by."""
     root = str(folder.absolute())
     known = {
         row.path: row.slide_id
         for row in rows_of(RunFolder(config.run))
         if row.region is None and row.root in (None, root)
     }
-    slides, unnamed = cohort_of(found.paths, folder, known)
-    problems = found.problems | unnamed
+    slides, unnamed = cohort_of(paths, folder, known)
+    problems = {**problems, **unnamed}
     if not slides:
         told = "".join(f"\n{printable(path)} {said}" for path, said in problems.items())
         raise CohortError(f"{folder}: there is no slide in this folder{told}")
@@ -106,8 +117,6 @@ def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
 
 def _of_table(config: TileConfig) -> list[CohortSlide]:
     """Return the rows of a table, each with the folder its path starts from."""
-    if config.cohort.suffix.lower() in slide_suffixes():
-        raise CohortError(f"{config.cohort}: a slide, not a table; give the folder it lies in")
     beside_table = config.cohort.absolute().parent
     return [
         replace(row, root=str((config.slides or beside_table / (row.root or "")).absolute()))
