@@ -256,8 +256,8 @@ def test_pen_and_blur_are_flagged_and_kept(penned: Path, tmp_path: Path) -> None
     assert result.counts["flagged_pen"] == 8
     assert result.counts["flagged_blurred"] >= 1
     assert "pen" in result.flags
-    sharpness = {tuple(c): f for c, f in zip(store.coords.tolist(), store.columns["focus"])}  # noqa: B905
-    assert sharpness[1536, 1280] < store.attributes["focus_floor"]
+    sharpness = {tuple(c): f for c, f in zip(store.coords.tolist(), store.columns["sharpness"])}  # noqa: B905
+    assert sharpness[1536, 1280] < store.attributes["flag_limits"]["blurred"]
 
 
 def test_flagged_tiles_are_dropped_on_request_up_to_a_share(penned: Path, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_noise_is_filtered_in_the_stored_tiles_alone(
     expected = denoise_tiles(plain.tiles[:], method, radius)  # type: ignore[arg-type]
     assert np.array_equal(filtered.tiles[:], expected)
     assert not np.array_equal(plain.tiles[:], expected)
-    for name in ("focus", "pen_fraction", "fold_fraction", "blood_fraction"):
+    for name in ("focus", "sharpness", "pen_fraction", "blood_fraction"):
         assert np.array_equal(filtered.columns[name], plain.columns[name])
 
 

@@ -168,7 +168,7 @@ def _groups(
 def _worst_first(store: TileStore, name: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the order of ``indices`` by how far they are beyond the limit."""
     flag = FLAGS[name]
-    values = store.columns[flag.column][indices]
+    values = store.columns[flag.column_of(store.columns) or flag.column][indices]
     return np.argsort(values if flag.below else -values, kind="stable")
 
 

@@ -130,7 +130,7 @@ def tile_reasons(
     """Return why a tile is flagged: ``pen 0.32 over 0.1``, by flag."""
     limits = store.attributes["flag_limits"]
     return {
-        name: f"{name} {store.columns[flag.column][index]:.3g} "
+        name: f"{name} {store.columns[flag.column_of(store.columns) or flag.column][index]:.3g} "
         f"{'under' if flag.below else 'over'} {limits[name]:.3g}"
         for name, flag in FLAGS.items()
         if marks[name][index]

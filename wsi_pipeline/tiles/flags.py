@@ -4,7 +4,7 @@ To add a flag, write its rule and its entry in ``FLAGS``; ``--drop-flagged``, th
 gallery and the report know it from there.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from wsi_pipeline.tissue import (
     fold_threshold,
 )
 
+SHARPNESS_BOUNDS: Final = (0.14, 0.2)  # of the limit, whatever the slide's median
+
 Values = NDArray[np.float32]
 Marks = Mapping[str, NDArray[np.bool_]]
 
@@ -32,12 +34,13 @@ class Look:
     """What rules see of N tiles, as they were scanned.
 
     Attributes:
-        focus: (N,) float32, see :func:`wsi_pipeline.tissue.focus`.
+        focus, sharpness: (N,) float32, see :func:`wsi_pipeline.tissue.detail`.
         coarse: The tiles at about 2 µm/px.
         glass: (3,) uint8, colour of the slide's empty glass.
     """
 
     focus: Values
+    sharpness: Values
     coarse: CoarseTiles
     glass: NDArray[np.uint8]
 
@@ -62,6 +65,8 @@ class TileFlag:
         fate: What the closing table calls a tile that it takes out.
         colour: RGB of its tiles on overlays.
         column: Its measure's name in a tile store.
+        formerly: That name in older stores, whose limit is one of that measure.
+        unasked: It is right often enough to be looked for without being asked for.
         below: It marks tiles whose measure lies below the limit, not above.
         limit: Of the measure on a slide, by the settings and a look at sampled tiles.
         rule: Learns from a look at sampled tiles how this slide is measured.
@@ -71,9 +76,16 @@ class TileFlag:
     fate: str
     colour: tuple[int, int, int]
     column: str
+    formerly: str | None = None
+    unasked: bool = True
     below: bool = False
     limit: Callable[[RuleSettings, Look], float]
     rule: Callable[[RuleSettings, Look], Learnt]
+
+    def column_of(self, columns: Container[str]) -> str | None:
+        """Return the name of the flag's measure among ``columns``; None if it is not there."""
+        names = (self.column, self.formerly)
+        return next((name for name in names if name is not None and name in columns), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +96,9 @@ class SlideRules:
     rules: Mapping[str, Learnt]
 
     def measure(self, look: Look) -> dict[str, Values]:
-        """Return each flag's column, (N,) float32."""
-        return {FLAGS[name].column: rule.measure(look) for name, rule in self.rules.items()}
+        """Return each flag's column and the tiles' focus, (N,) float32."""
+        columns = {FLAGS[name].column: rule.measure(look) for name, rule in self.rules.items()}
+        return {"focus": look.focus, **columns}
 
     def marks(self, columns: Mapping[str, Values]) -> dict[str, NDArray[np.bool_]]:
         """Return which tiles carry which flag."""
@@ -97,10 +110,15 @@ class SlideRules:
 
 
 def learn_rules(settings: RuleSettings, sample: Look) -> SlideRules:
-    """Learn from sampled tiles what is sharp, folded, bloody … on their slide."""
+    """Learn from sampled tiles what is sharp, folded, bloody … on their slide.
+
+    Only flags that are right often enough, asked for, or dropped are measured.
+    """
+    asked = {*settings.also_flag, *settings.drop_flagged}
+    chosen = {name: flag for name, flag in FLAGS.items() if flag.unasked or name in asked}
     return SlideRules(
-        limits={name: flag.limit(settings, sample) for name, flag in FLAGS.items()},
-        rules={name: flag.rule(settings, sample) for name, flag in FLAGS.items()},
+        limits={name: flag.limit(settings, sample) for name, flag in chosen.items()},
+        rules={name: flag.rule(settings, sample) for name, flag in chosen.items()},
     )
 
 
@@ -120,10 +138,11 @@ def marks(
     count = len(next(iter(columns.values()), ()))
     found = {}
     for name, flag in FLAGS.items():
-        if name not in limits or flag.column not in columns:
+        column = flag.column_of(columns)
+        if name not in limits or column is None:
             found[name] = np.zeros(count, np.bool_)
         else:
-            values = columns[flag.column]
+            values = columns[column]
             beyond = values < limits[name] if flag.below else values > limits[name]
             found[name] = np.asarray(beyond, np.bool_)
     return found
@@ -150,12 +169,12 @@ def _pen(_settings: RuleSettings, _sample: Look) -> Learnt:
 
 
 def _blurred(_settings: RuleSettings, _sample: Look) -> Learnt:
-    return Learnt(measure=lambda look: look.focus, numbers={})
+    return Learnt(measure=lambda look: look.sharpness, numbers={})
 
 
-def _focus_floor(settings: RuleSettings, sample: Look) -> float:
-    usual = float(np.median(sample.focus)) if len(sample.focus) else 0.0
-    return max(settings.min_focus, settings.min_relative_focus * usual)
+def _least_sharpness(settings: RuleSettings, sample: Look) -> float:
+    usual = float(np.median(sample.sharpness)) if len(sample.sharpness) else 0.0
+    return float(np.clip(settings.min_relative_sharpness * usual, *SHARPNESS_BOUNDS))
 
 
 def _fold(settings: RuleSettings, sample: Look) -> Learnt:
@@ -189,9 +208,10 @@ FLAGS: Final = Registry(
             label="Out of focus",
             fate="blurred",
             colour=(120, 94, 240),
-            column="focus",
+            column="sharpness",
+            formerly="focus",
             below=True,
-            limit=_focus_floor,
+            limit=_least_sharpness,
             rule=_blurred,
         ),
         "fold": TileFlag(
@@ -199,6 +219,7 @@ FLAGS: Final = Registry(
             fate="folded",
             colour=(220, 38, 127),
             column="fold_fraction",
+            unasked=False,
             limit=lambda settings, _: settings.max_fold_fraction,
             rule=_fold,
         ),

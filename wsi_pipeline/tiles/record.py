@@ -76,7 +76,6 @@ def describe_tiles(
         "annotation_classes": None if plan.classes is None else list(plan.classes.names),
         "stain": fit.stain.to_attributes(),
         "background_level": fit.background_level,
-        "focus_floor": fit.rules.limits["blurred"],
         **fit.rules.numbers(),
         "flag_limits": dict(fit.rules.limits),
         "dropped_flags": list(fit.drop),

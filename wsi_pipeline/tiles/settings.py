@@ -16,7 +16,11 @@ Edge = Literal["drop", "pad"]
 Origin = Literal["auto", "slide", "bounds"]
 Denoise = Literal["none", "median", "gaussian"]
 
-BEFORE: Final[Mapping[str, Any]] = {"background_rule": "normalised"}
+BEFORE: Final[Mapping[str, Any]] = {
+    "background_rule": "normalised",
+    "also_flag": ["fold"],
+    "min_relative_sharpness": None,
+}
 """What a store was made with that does not know a knob, because it is older."""
 
 OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
@@ -142,13 +146,13 @@ class RuleSettings(Settings):
         "cell are no background; 0: pixels. For --background-rule normalised.",
     )
     max_pen_fraction: float = Field(
-        default=0.1, ge=0, le=1, description="More pen than this flags a tile."
+        default=0.04, ge=0, le=1, description="More pen than this flags a tile."
     )
-    min_relative_focus: float = Field(
-        default=0.1, ge=0, description="Less of the slide's median focus than this flags a tile."
-    )
-    min_focus: float = Field(
-        default=20.0, ge=0, description="So does less than this, whatever the slide's median."
+    min_relative_sharpness: float = Field(
+        default=0.42,
+        ge=0,
+        description="Less of the slide's median sharpness than this flags a tile, within 0.14 to "
+        "0.2.",
     )
     max_fold_fraction: float = Field(
         default=0.1, ge=0, le=1, description="More of a fold than this flags a tile."
@@ -159,7 +163,12 @@ class RuleSettings(Settings):
         description="How far over the slide's median tissue counts as folded; fewer find more.",
     )
     max_blood_fraction: float = Field(
-        default=0.5, ge=0, le=1, description="More blood than this flags a tile."
+        default=0.11, ge=0, le=1, description="More blood than this flags a tile."
+    )
+    also_flag: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+        default=(),
+        description="Flag tiles for this too, although it is right too seldom to be flagged "
+        "unasked: fold. May be given several times.",
     )
     drop_flagged: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
         default=(), description="Leave tiles with this flag out."

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
-from wsi_pipeline.tissue import coarse_tiles, focus
+from wsi_pipeline.tissue import coarse_tiles, detail, ink_masks
 from wsi_pipeline.types import Coords, RgbTiles
 
 Made = TypeVar("Made")
@@ -94,7 +95,8 @@ def fit_slide(
     with tally.watch.phase("fit"):
         indices, tiles = _gather(blocks, chosen)
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
-        stain = fit_stain(settings.stain, _draw(clean, plan.tissue_in(indices), rng))
+        free = plan.tissue_in(indices) & ~_under_ink(tiles, plan)
+        stain = fit_stain(settings.stain, _draw(clean, free, rng))
         level = _background_level(plan, stain, settings)
         rule = BACKGROUND_RULES.choose(settings.background_rule)
         normalised = stain.apply(clean) if rule.on_normalised else None
@@ -135,7 +137,8 @@ def _keep_enough(
 def _look(tiles: RgbTiles, plan: SlidePlan) -> Look:
     """Look at tiles as scanned."""
     coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
-    return Look(focus=focus(tiles), coarse=coarse, glass=plan.glass)
+    focus, sharpness = detail(tiles)
+    return Look(focus=focus, sharpness=sharpness, coarse=coarse, glass=plan.glass)
 
 
 def _judged(tiles: RgbTiles, normalised: RgbTiles | None, plan: SlidePlan, level: int) -> Judged:
@@ -229,11 +232,25 @@ def _finish(
 
 def _look_again(tiles: RgbTiles, judged: Judged, places: Indices) -> Look:
     """Look at the tiles at (n,) places, of which the coarse ones are there."""
-    return Look(focus=focus(tiles, places), coarse=judged.scanned.at(places), glass=judged.glass)
+    focus, sharpness = detail(tiles, places)
+    return Look(
+        focus=focus, sharpness=sharpness, coarse=judged.scanned.at(places), glass=judged.glass
+    )
 
 
 def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.float32]]:
     return {} if plan.classes is None else {COLUMN: plan.classes.index[indices]}
+
+
+def _under_ink(tiles: RgbTiles, plan: SlidePlan) -> NDArray[np.bool_]:
+    """Return (n, tile_px, tile_px) bool: ink, which must not pass for a stain."""
+    side = (plan.grid.tile_px, plan.grid.tile_px)
+    found = np.zeros((len(tiles), *side), np.bool_)
+    for index, mask in enumerate(ink_masks(coarse_tiles(tiles, plan.grid.effective_mpp).rgb)):
+        if mask.any():
+            wide = cv2.resize(mask.view(np.uint8), side, interpolation=cv2.INTER_NEAREST)
+            found[index] = wide != 0
+    return found
 
 
 def _draw(

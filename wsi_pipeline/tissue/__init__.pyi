@@ -11,6 +11,7 @@ from .coarse import CoarseTiles, coarse_tiles, reduce_tiles
 from .empty import empty_fractions, empty_masks
 from .folds import fold_fractions, fold_threshold
 from .fractions import tissue_fractions
+from .ink import ink_masks
 from .mask import LeftOut, Tissue, find_tissue
 from .methods import TISSUE_METHODS
 from .overlay import draw_overlay
@@ -18,9 +19,11 @@ from .qc import (
     BACKGROUND_LEVEL,
     background_fractions,
     coarse_pen_fractions,
+    detail,
     focus,
     ink_fractions,
     pen_fractions,
+    sharpness,
 )
 from .tilt import Tilt, tissue_tilt
 
@@ -38,6 +41,7 @@ __all__ = [
     "blood_threshold",
     "coarse_pen_fractions",
     "coarse_tiles",
+    "detail",
     "draw_annotation",
     "draw_overlay",
     "empty_fractions",
@@ -47,9 +51,11 @@ __all__ = [
     "fold_fractions",
     "fold_threshold",
     "ink_fractions",
+    "ink_masks",
     "pen_fractions",
     "read_annotations",
     "reduce_tiles",
+    "sharpness",
     "tile_labels",
     "tissue_fractions",
     "tissue_tilt",

@@ -5,6 +5,9 @@ The rules are boxes in hue, saturation and value. They rest on one observation: 
 ink, red is ink only when far more saturated than erythrocytes, and black only when it has no
 colour left. Ink over tissue mixes with it: expect to see its core, not its thin edges.
 
+On tiles, at about 2 µm/px, black ink lies in grains: what is black in all channels is its core, and
+dark grey within 4 µm of a core belongs to it.
+
 Measured on tiles of 256 px at 0.5 µm/px: of 1,300 clean ones (skin, frozen head and neck, liver,
 pancreas; H&E and PAS) 5 are more than 5 % ink, all of them skin, whose refractile keratin shines
 cyan; 55 are more than 1 %, again nearly all skin. All seven fields with red or green
@@ -23,6 +26,9 @@ from wsi_pipeline.tissue.coarse import Levels, look_up
 from wsi_pipeline.types import Mask, RgbImage
 
 _LEVELS = np.arange(256)
+
+BLACK_CORE = (110, 24)  # below this level and chroma lies black ink, at about 2 µm/px
+BLACK_EDGE = (150, 45)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +140,34 @@ def find_ink(rgb: RgbImage, radius_px: int) -> Mask:
             far = cv2.dilate(stroke, disc(6 * radius_px)).astype(bool)
             found |= near | (far & (_matched(_EDGE_TABLES[name], planes) != 0))
     return found
+
+
+def black_ink(tiles: NDArray[np.uint8]) -> Levels:
+    """Where tiles at about 2 µm/px bear black ink, grains and all.
+
+    Args:
+        tiles: (N, h, w, 3) uint8.
+
+    Returns:
+        (N, h, w) uint8, 1 where there is ink.
+    """
+    highest = tiles.max(axis=3)
+    chroma = highest - tiles.min(axis=3)
+    core = ((highest < BLACK_CORE[0]) & (chroma < BLACK_CORE[1])).view(np.uint8)
+    for index in np.flatnonzero(core.any(axis=(1, 2))):
+        soft = (highest[index] < BLACK_EDGE[0]) & (chroma[index] < BLACK_EDGE[1])
+        core[index] |= cv2.dilate(core[index], disc(2)) & soft.view(np.uint8)
+    return np.asarray(core, np.uint8)
+
+
+def ink_masks(tiles: NDArray[np.uint8]) -> Mask:
+    """Where tiles at about 2 µm/px bear ink of any colour, and 4 µm around it; (N, h, w) bool."""
+    found = black_ink(tiles)
+    for index, tile in enumerate(tiles):
+        found[index] |= ink_marks(tile) != 0
+        if found[index].any():
+            found[index] = cv2.dilate(found[index], disc(2))
+    return found.view(np.bool_)
 
 
 def _matched(tables: Levels, planes: Sequence[Levels]) -> Levels:
