@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -66,9 +66,7 @@ class Chosen:
 
     def registry(self) -> Registry[Any]:
         """Import the registry."""
-        found = load(self.table)
-        if not isinstance(found, Registry):
-            found = Registry("such name", dict.fromkeys(cast("Iterable[str]", found)))
+        found: Registry[Any] = load(self.table)
         return found
 
 
