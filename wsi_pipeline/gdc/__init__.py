@@ -9,8 +9,8 @@ from wsi_pipeline.gdc.manifest import (
     read_manifests,
     write_manifest,
 )
-from wsi_pipeline.gdc.query import GdcQuery, Selection, ask, select
-from wsi_pipeline.gdc.recipes import RECIPES, Recipe, RecipeName
+from wsi_pipeline.gdc.query import GdcQuery, Judged, Selection, ask, judge, select, slide_row
+from wsi_pipeline.gdc.recipes import RECIPES, Recipe, RecipeName, caveats, summarise
 from wsi_pipeline.gdc.records import SlideName, SlideRecord, parse_slide_name, read_record
 from wsi_pipeline.gdc.resolve import Resolution, look_up, resolve
 from wsi_pipeline.gdc.search import Found, find_files
@@ -20,6 +20,7 @@ __all__ = [
     "RECIPES",
     "Found",
     "GdcQuery",
+    "Judged",
     "LabelRules",
     "Labelled",
     "Manifest",
@@ -31,8 +32,10 @@ __all__ = [
     "SlideName",
     "SlideRecord",
     "ask",
+    "caveats",
     "find_files",
     "gdc_client",
+    "judge",
     "label_slide",
     "look_up",
     "parse_slide_name",
@@ -42,5 +45,7 @@ __all__ = [
     "read_token",
     "resolve",
     "select",
+    "slide_row",
+    "summarise",
     "write_manifest",
 ]

@@ -222,23 +222,43 @@ def _take(hit: Mapping[str, Any], query: GdcQuery, so_far: _Selecting) -> str:
     except ValueError as error:
         return f"incomplete record: {error}"
     record = read_record(hit)
-    reason = _unwanted(record, query)
-    if reason:
-        return reason
     project = record.project or (query.projects[0] if len(query.projects) == 1 else None)
-    label = None
-    if query.labels is not None:
-        labelled = label_slide(record, project, query.labels)
-        if labelled.labels:
-            so_far.contradictory.append(f"{entry.filename} is {' and '.join(labelled.labels)}")
-        if labelled.label is None:
-            return labelled.basis
-        label = labelled.label
-        so_far.bases[labelled.basis] += 1
+    judged = judge(record, project, query)
+    if judged.labels:
+        so_far.contradictory.append(f"{entry.filename} is {' and '.join(judged.labels)}")
+    if judged.reason:
+        return judged.reason
+    if judged.basis:
+        so_far.bases[judged.basis] += 1
     so_far.entries.append(entry)
-    so_far.slides.append(_row(entry, record, label, _cohort(query, project), query.columns))
+    row = slide_row(record, judged.label, _cohort(query, project), query.columns)
+    so_far.slides.append(replace(row, path=entry.relative_path.as_posix()))
     so_far.warnings.update(record.warnings)
     return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A slide's label and what it rests on, or the ``reason`` why it is not of the cohort.
+
+    ``labels`` are several where the classes contradict each other.
+    """
+
+    label: str | None = None
+    basis: str = ""
+    reason: str = ""
+    labels: tuple[str, ...] = ()
+
+
+def judge(record: SlideRecord, project: str | None, query: GdcQuery) -> Judged:
+    """Decide whether a slide is of a query's cohort, and by which label."""
+    reason = _unwanted(record, query)
+    if reason or query.labels is None:
+        return Judged(reason=reason)
+    found = label_slide(record, project, query.labels)
+    if found.label is None:
+        return Judged(reason=found.basis, labels=found.labels)
+    return Judged(label=found.label, basis=found.basis)
 
 
 def _unwanted(record: SlideRecord, query: GdcQuery) -> str:
@@ -258,17 +278,14 @@ def _unwanted(record: SlideRecord, query: GdcQuery) -> str:
     return f"the GDC warns: {warned[0]}" if warned else ""
 
 
-def _row(
-    entry: ManifestEntry,
-    record: SlideRecord,
-    label: str | None,
-    cohort: str,
-    columns: Sequence[str],
+def slide_row(
+    record: SlideRecord, label: str | None, cohort: str, columns: Sequence[str]
 ) -> CohortSlide:
+    """Return a slide's row of the cohort table; its path and final name are still to be given."""
     facts: dict[str, Any] = {name: COLUMNS[name].of(record) for name in columns}
     return CohortSlide(
-        slide_id=entry.id,  # until all are known, for two may have one name
-        path=entry.relative_path.as_posix(),
+        slide_id="unnamed",  # until all are known, for two may have one name
+        path=record.filename,
         patient_id=record.patient_id,
         label=label,
         cohort=cohort,

@@ -30,6 +30,11 @@ class DownloadConfig(StageConfig):
         description="Manifests as the GDC portal writes them, - for one on the standard input, or "
         "ids of single files.",
     )
+    source: Literal["gdc", "idc"] = Field(
+        default="gdc",
+        description="Where from: the Genomic Data Commons, or as DICOM from the Imaging Data "
+        "Commons.",
+    )
     out: Annotated[Path | None, HOW] = Field(
         default=None, description="Folder for the slides, as <id>/<filename>."
     )
@@ -60,6 +65,14 @@ class DownloadConfig(StageConfig):
     )
     server: Annotated[str | None, HOW] = Field(
         default=None, description="The source's address, in the place of its own."
+    )
+    idc_index: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="The IDC's table of series (Parquet); that of idc-index-data by default.",
+    )
+    series: Path | None = Field(
+        default=None,
+        description="List of IDC series to take alone, one a line: SeriesInstanceUIDs or UUIDs.",
     )
     token_file: Annotated[Path | None, HOW] = Field(
         default=None, description="Token for controlled access; readable by its owner alone."
@@ -119,6 +132,10 @@ class DownloadConfig(StageConfig):
                 "--cohort-out, --recipe, --columns and --filters go with --query; a manifest has "
                 "no labels"
             )
+        if self.source == "idc" and (self.manifest or self.verify or self.token_file):
+            raise ValueError("the IDC takes --project or --query, and no manifest, check or token")
+        if self.source == "gdc" and (self.series or self.idc_index):
+            raise ValueError("--series and --idc-index go with --source idc")
         if self.verify and (self.out is None or not self.manifest):
             raise ValueError("--verify needs a manifest and --out")
         if self.out is None and not (self.manifest_out or self.cohort_out or self.dry_run):
@@ -153,6 +170,7 @@ class Wanted:
     files: "Sequence[remote.RemoteFile]"
     results: "Sequence[remote.FileResult]" = ()
     resolve: "remote.Resolver | None" = field(default=None)
+    megabytes: float | None = None  # where the files themselves were not asked for
 
 
 def run(config: DownloadConfig) -> Iterator[Event]:
@@ -163,14 +181,19 @@ def run(config: DownloadConfig) -> Iterator[Event]:
         DownloadError: The source cannot answer the query.
     """
     from wsi_pipeline import remote
-    from wsi_pipeline.pipeline.download_gdc import find_gdc, open_gdc
 
     if config.report:
         remote.check_report_path(config.report)
-    with open_gdc(config) as client:
-        wanted = yield from find_gdc(config, client)
+    if config.source == "idc":
+        from wsi_pipeline.pipeline.download_idc import find_idc as find
+        from wsi_pipeline.pipeline.download_idc import open_idc as open_source
+    else:
+        from wsi_pipeline.pipeline.download_gdc import find_gdc as find
+        from wsi_pipeline.pipeline.download_gdc import open_gdc as open_source
+    with open_source(config) as client:
+        wanted = yield from find(config, client)
         if config.dry_run:
-            yield from _planned(config, wanted.files)
+            yield from _planned(config, wanted)
         elif config.out:
             yield from _locked(config, config.out, wanted, client)
 
@@ -185,10 +208,15 @@ def retry_policy(config: DownloadConfig) -> "remote.RetryPolicy":
     )
 
 
-def _planned(config: DownloadConfig, entries: "Sequence[remote.RemoteFile]") -> Iterator[Event]:
+def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
     """Say file by file what a download would fetch."""
     from wsi_pipeline import remote
 
+    if wanted.megabytes is not None:
+        if config.out:
+            remote.check_disk(config.out, round(wanted.megabytes * 1e6))
+        return
+    entries = wanted.files
     needed = 0
     ledger = remote.Ledger(config.out) if config.out else None
     for entry in entries:

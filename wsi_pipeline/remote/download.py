@@ -232,7 +232,7 @@ def _bring(entry: RemoteFile, site: _Site) -> FileResult:
     stop = site.road.client.stop
     try:
         if not site.settings.again and is_present(entry, site.root, site.ledger, stop):
-            note_for_gdc_client(site.root / entry.relative_path, entry.size)
+            _note(entry, site.root)
             return FileResult(entry=entry, status="present", seconds=time.monotonic() - begun)
         result = _fetch(entry, site, entry)
     except (StoppedError, NoWayError):
@@ -256,7 +256,7 @@ def _fetch(entry: RemoteFile, site: _Site, source: RemoteFile) -> FileResult:
     try:
         transfer.run()
         site.ledger.add(entry)
-        note_for_gdc_client(path, entry.size)
+        _note(entry, site.root)
     except (StoppedError, NoWayError):
         raise
     except OSError as caught:
@@ -281,6 +281,11 @@ def _fetch(entry: RemoteFile, site: _Site, source: RemoteFile) -> FileResult:
         requests=fetch.requests,
         trouble=fetch.last_trouble,
     )
+
+
+def _note(entry: RemoteFile, root: Path) -> None:
+    if entry.noted:
+        note_for_gdc_client(root / entry.relative_path, entry.size)
 
 
 def _resolved(entry: RemoteFile, site: _Site) -> Elsewhere | None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.cohort import safe_id
@@ -38,6 +38,8 @@ class RemoteFile:
     md5: str
     size: int
 
+    noted: ClassVar[bool] = True  # a note beside it tells gdc-client that it is finished
+
     @property
     def relative_path(self) -> Path:
         """Where the file goes below the output folder: ``<id>/<filename>``, as gdc-client does."""
@@ -47,6 +49,14 @@ class RemoteFile:
     def address(self) -> str:
         """Where the file is below the server's address."""
         return f"data/{self.id}"
+
+    def is_content(self, path: Path, md5: str) -> bool:
+        """Tell whether the bytes at ``path``, whose digest is ``md5``, are this file's.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        return path.stat().st_size == self.size and md5 == self.md5
 
 
 def slide_ids(files: Sequence[RemoteFile]) -> list[str]:

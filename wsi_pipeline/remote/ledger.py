@@ -96,7 +96,7 @@ def is_present(entry: RemoteFile, root: Path, ledger: Ledger, stop: threading.Ev
     path = root / entry.relative_path
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
-    if file_md5(path, stop) != entry.md5:
+    if not entry.is_content(path, file_md5(path, stop)):
         return False
     ledger.add(entry)
     return True
@@ -127,7 +127,7 @@ def _verify(entry: RemoteFile, root: Path, ledger: Ledger, stop: threading.Event
     except OSError as problem:
         error = f"it cannot be read: {problem.strerror or problem}"
         return FileResult(entry=entry, status="damaged", error=error)
-    if md5 == entry.md5:
+    if md5 and entry.is_content(path, md5):
         ledger.add(entry)
         return FileResult(entry=entry, status="present")
     ledger.deny(entry)

@@ -56,12 +56,12 @@ class PartialFile:
         self.size = size
         self.generation = 0
         self._md5 = md5
-        self._data_path, self._state_path = _paths(path)
+        self.data_path, self._state_path = _paths(path)
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         arrived = read_state(path, size, md5)
         self._state = os.open(self._state_path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._data = os.open(self._data_path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._data = os.open(self.data_path, os.O_RDWR | os.O_CREAT, 0o666)
         if arrived is None:
             self._clear(segment_bytes)
         else:
@@ -129,13 +129,13 @@ class PartialFile:
         """Put the finished file in place, whole and synced."""
         os.fsync(self._data)
         self.close()
-        self._data_path.replace(self.path)
+        self.data_path.replace(self.path)
         self._state_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         self.close()
         self._state_path.unlink(missing_ok=True)
-        self._data_path.unlink(missing_ok=True)
+        self.data_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         for handle in (self._data, self._state):

@@ -57,7 +57,7 @@ class Transfer:
         found = []
         for _ in range(ROUNDS):
             md5 = self._bring()
-            if md5 == self.entry.md5:
+            if self.entry.is_content(self._partial.data_path, md5):
                 self._partial.commit()
                 return
             found.append(md5)
