@@ -9,11 +9,13 @@ import pytest
 from reporting.made import COUNTS, ENCODER, make_tiled
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from wsi_pipeline.errors import ConfigError, LearnError
-from wsi_pipeline.events import Written
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, StageStarted, Written
+from wsi_pipeline.journal import Journal
 from wsi_pipeline.pipeline.configs import ReportConfig
 from wsi_pipeline.pipeline.report import run
 from wsi_pipeline.reporting import Limits, collect, render_page
+from wsi_pipeline.run_folder import RunFolder
 
 
 def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
@@ -82,9 +84,57 @@ def test_a_damaged_store_and_bundle_are_named(trained: Path, tmp_path: Path) -> 
     values["attributes"]["complete"] = False
     meta.write_text(json.dumps(values))
     assert "cca-1" in {failure.slide_id for failure in collect(copy).failures}
-    (copy / "models" / ENCODER / "metrics.json").unlink()
-    with pytest.raises(LearnError, match=r"metrics\.json"):
-        collect(copy)
+    (copy / "tiles" / "cca-1.zarr").rename(copy / "tiles" / "stranger.zarr")
+    assert "1 tile stores have no row (stranger)" in collect(copy).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", None, "metrics.json"),
+        ("metrics.json", "{}", "not a whole model bundle ('evaluations')"),
+        ("config.json", "{", "not a model bundle"),
+        ("predictions.csv", "slide_id,slide_id\n", "column 'slide_id' stands twice"),
+        ("splits.csv", "slide_id\na\n", "splits.csv: expected the columns"),
+    ],
+)
+def test_one_broken_bundle_of_two_is_shown_as_broken(
+    trained: Path, tmp_path: Path, file: str, content: str | None, message: str
+) -> None:
+    copy = shutil.copytree(trained, tmp_path / "run")
+    broken = shutil.copytree(copy / "models" / ENCODER, copy / "models" / "a-broken-one")
+    (broken / file).unlink() if content is None else (broken / file).write_text(content)
+    events = list(run(ReportConfig(run=copy)))
+    (failed,) = [event for event in events if isinstance(event, SlideFailed)]
+    assert failed.slide_id == "models/a-broken-one"
+    assert message in failed.error
+    page = (copy / "report" / "index.html").read_text("utf-8")
+    assert "models/a-broken-one" in page
+    data = collect(copy)
+    assert [model.name for model in data.models] == [ENCODER]
+    assert data.slides[0].prediction is not None, "the whole one speaks for the slides"
+
+
+def test_what_became_of_slides_comes_from_the_journal(tmp_path: Path) -> None:
+    folder = RunFolder(make_tiled(tmp_path / "run"))
+    assert "the journal does not say why" in collect(folder.root).failures[0].reason
+    with Journal(folder.journal, "run") as journal:
+        for event in (
+            StageStarted(stage="tile", total=2),
+            SlideSkipped(slide_id="normal-8", reason="no tissue", detail="all white"),
+            SlideFailed(slide_id="hcc-0", error="was broken once"),
+            SlideDone(slide_id="hcc-0"),
+            StageStarted(stage="extract", total=1),
+            SlideFailed(slide_id="cca-1", error="no memory"),
+        ):
+            journal.take(event)
+    with folder.journal.open("a") as torn:
+        torn.write('{"time": "2026-')
+    found = {f.slide_id: (f.stage, f.fate, f.reason) for f in collect(folder.root).failures}
+    assert found == {
+        "normal-8": ("tile", "skipped", "no tissue: all white"),
+        "cca-1": ("extract", "failed", "no memory"),
+    }
 
 
 def test_the_stage_writes_the_same_page_twice(trained: Path, tmp_path: Path) -> None:

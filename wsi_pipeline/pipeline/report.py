@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted, Written
 from wsi_pipeline.pipeline.configs import ReportConfig
 from wsi_pipeline.reporting import Limits, collect, write_page
+from wsi_pipeline.reporting.bundles import TRAINING
 from wsi_pipeline.run_folder import RunFolder
 
 
@@ -15,7 +16,6 @@ def run(config: ReportConfig) -> Iterator[Event]:
     Raises:
         ConfigError: There is no such run folder.
         CohortError: Its cohort table is unusable.
-        LearnError: One of its model bundles is not whole.
     """
     if not config.run.is_dir():
         raise ConfigError(f"{config.run}: there is no such run folder")
@@ -33,5 +33,8 @@ def run(config: ReportConfig) -> Iterator[Event]:
     )
     if not data.slides:
         yield Note(text=f"{config.run}: no tile store is there yet; the page has little to show")
+    for failure in data.failures:
+        if failure.stage == TRAINING:
+            yield SlideFailed(slide_id=failure.slide_id, error=failure.reason)
     write_page(target, data)
     yield Written(path=str(target), what="report")

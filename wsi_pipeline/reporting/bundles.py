@@ -3,16 +3,19 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from wsi_pipeline import learn
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.reporting.data import (
     Drift,
     Evaluation,
     Facts,
+    Failure,
     Measure,
     ModelDifference,
     ModelReport,
@@ -23,75 +26,90 @@ from wsi_pipeline.reporting.data import (
 from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.tables import read_table
 
+if TYPE_CHECKING:
+    from wsi_pipeline.learn import BundleConfig
+
 Row = Mapping[str, str]
+TRAINING: Final = "train"  # the stage that makes bundles
 
 
-def bundle_folders(run: Path) -> list[Path]:
-    """Return the folders of the bundles below ``<run>/models``, by name."""
-    return RunFolder(run).bundles()
+@dataclass(frozen=True, kw_only=True)
+class BundleRead:
+    """One bundle as a report shows it.
+
+    Attributes:
+        report: Its figures.
+        predictions: What its primary model says, by slide.
+        splits: Where its slides were, by slide.
+        facts: Settings, versions and digests.
+    """
+
+    report: ModelReport
+    predictions: Mapping[str, Prediction]
+    splits: Mapping[str, str]
+    facts: Facts
 
 
-def read_models(run: Path) -> tuple[ModelReport, ...]:
-    """Read every bundle of a run folder.
+def read_bundles(run: Path) -> tuple[list[BundleRead], list[Failure]]:
+    """Read every bundle below ``<run>/models``; one that is not whole is a failure of its own."""
+    whole, broken = [], []
+    for folder in RunFolder(run).bundles():
+        try:
+            whole.append(read_bundle(folder))
+        except LearnError as error:
+            name = f"{folder.parent.name}/{folder.name}"
+            broken.append(Failure(slide_id=name, stage=TRAINING, reason=str(error)))
+    return whole, broken
+
+
+def read_bundle(folder: Path) -> BundleRead:
+    """Read one bundle; the weights are not touched.
 
     Raises:
-        LearnError: A bundle lacks a file or a key.
+        LearnError: A file is missing or damaged, or something is missing in it.
     """
-    return tuple(read_model(folder) for folder in bundle_folders(run))
-
-
-def read_model(folder: Path) -> ModelReport:
-    """Read one bundle's figures; the weights are not touched.
-
-    Raises:
-        LearnError: A file or a key is missing.
-    """
+    config = learn.read_bundle_config(folder)
+    splits = learn.read_splits(folder / BundleFile.SPLITS)
+    rows = _rows(folder / BundleFile.PREDICTIONS)
     try:
-        config = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
         metrics = json.loads((folder / BundleFile.METRICS).read_text("utf-8"))
-        rows = _rows(folder / BundleFile.PREDICTIONS)
-        classes = tuple(config["classes"])
-        return ModelReport(
-            name=config["name"],
-            encoder=config["encoder"],
-            primary=config["primary"],
-            classes=classes,
-            evaluations=tuple(_evaluation(e, classes, rows) for e in metrics["evaluations"]),
-            curves=_curves(_rows(folder / BundleFile.HISTORY)),
-            notes=tuple(metrics.get("notes", ())),
-            random_weights=".random" in config["encoder"],
-            differences=tuple(_differences(metrics.get("differences") or ())),
-            drift=_drift(metrics.get("drift")),
+        return BundleRead(
+            report=ModelReport(
+                name=config.name,
+                encoder=config.encoder,
+                primary=config.primary,
+                classes=config.classes,
+                evaluations=tuple(
+                    _evaluation(e, config.classes, rows) for e in metrics["evaluations"]
+                ),
+                curves=_curves(_rows(folder / BundleFile.HISTORY)),
+                notes=tuple(metrics.get("notes", ())),
+                random_weights=".random" in config.encoder,
+                differences=tuple(_differences(metrics.get("differences") or ())),
+                drift=_drift(metrics.get("drift")),
+            ),
+            predictions={
+                row["slide_id"]: Prediction(
+                    model=row["model"],
+                    probabilities={name: float(row[f"p_{name}"]) for name in config.classes},
+                )
+                for row in rows
+                if row["model"] == config.primary
+            },
+            splits={slide.slide_id: slide.split for slide in splits},
+            facts=_facts(config),
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise LearnError(f"{folder}: not a whole model bundle ({error}); train it again") from error
 
 
-def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """Return what the bundle's primary model says of each slide, by ``slide_id``."""
-    config = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
-    return {
-        row["slide_id"]: Prediction(
-            model=row["model"],
-            probabilities={name: float(row[f"p_{name}"]) for name in config["classes"]},
-        )
-        for row in _rows(folder / BundleFile.PREDICTIONS)
-        if row["model"] == config["primary"]
+def _facts(config: "BundleConfig") -> Facts:
+    """Settings, versions and digests of a bundle; those of each slide's features are too many."""
+    shown = asdict(config)
+    shown["digests"] = {
+        name: value for name, value in config.digests.items() if isinstance(value, str)
     }
-
-
-def read_splits_of(folder: Path) -> dict[str, str]:
-    """Return the split of each slide of a bundle, by ``slide_id``."""
-    return {row["slide_id"]: row["split"] for row in _rows(folder / BundleFile.SPLITS)}
-
-
-def model_facts(folder: Path) -> Facts:
-    """Settings, versions and digests of a bundle as stored in its ``config.json``."""
-    config = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
-    shown = {name: value for name, value in config.items() if name != "digests"}
-    digests = config.get("digests", {})
-    shown["digests"] = {name: value for name, value in digests.items() if isinstance(value, str)}
-    return Facts(title=f"Model {config['name']}", rows=flat_rows(shown))
+    return Facts(title=f"Model {config.name}", rows=flat_rows(shown))
 
 
 def flat_rows(values: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.reporting.bundles import bundle_folders, read_predictions, read_splits_of
+from wsi_pipeline.reporting.bundles import BundleRead
 from wsi_pipeline.reporting.data import Prediction, SlideCard
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
@@ -18,14 +18,16 @@ THUMBNAIL_PX: Final = 640
 
 
 def slide_cards(
-    run: Path, cohort: Sequence[CohortSlide], stores: Mapping[str, TileStore], most: int
+    run: Path,
+    cohort: Sequence[CohortSlide],
+    stores: Mapping[str, TileStore],
+    bundle: BundleRead | None,
+    most: int,
 ) -> tuple[SlideCard, ...]:
-    """Return a card for each slide with tiles, ``most`` at most; the first model speaks for it."""
+    """Return a card for each slide with tiles, ``most`` at most; ``bundle`` speaks for it."""
     rows = {slide.slide_id: slide for slide in cohort}
-    predictions: dict[str, Prediction] = {}
-    splits: dict[str, str] = {}
-    for folder in bundle_folders(run)[:1]:
-        predictions, splits = read_predictions(folder), read_splits_of(folder)
+    predictions: Mapping[str, Prediction] = bundle.predictions if bundle else {}
+    splits: Mapping[str, str] = bundle.splits if bundle else {}
     cards = [
         _card(run, slide_id, store, rows.get(slide_id))
         for slide_id, store in islice(stores.items(), most)

@@ -1,7 +1,7 @@
 """From a run folder to report data: reads what is there, and leaves out what is not."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,12 +9,12 @@ from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import load_toml
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.journal import read_outcomes
-from wsi_pipeline.reporting.bundles import bundle_folders, flat_rows, model_facts, read_models
+from wsi_pipeline.reporting.bundles import BundleRead, flat_rows, read_bundles
 from wsi_pipeline.reporting.cards import slide_cards
 from wsi_pipeline.reporting.data import Facts, Failure, ReportData
 from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
-from wsi_pipeline.run_cohort import rows_of
+from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
 
@@ -53,27 +53,26 @@ def collect(
 
     Raises:
         CohortError: ``cohort.csv`` is unusable.
-        LearnError: A model bundle is not whole.
     """
     cohort = rows_of(RunFolder(run))
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
     outcomes = list(read_outcomes(RunFolder(run).journal).values())
-    models = read_models(run)
-    failures = all_failures(cohort, stores, damaged, outcomes)
+    bundles, broken = read_bundles(run)
+    failures = (*all_failures(cohort, stores, damaged, outcomes), *broken)
     examples = spread_slides(stores, cohort, limits.example_slides)
     return ReportData(
         title=title or _title(run, cohort),
         created=created,
         synthetic=any(_is_synthetic(slide) for slide in cohort),
         random_weights=any(RANDOM in path.name for path in RunFolder(run).features.glob("*")),
-        notes=_cut(len(stores), limits.slides),
+        notes=(*_strangers(RunFolder(run), cohort), *_cut(len(stores), limits.slides)),
         funnel=read_funnel(cohort, stores, failures),
-        slides=slide_cards(run, cohort, stores, limits.slides),
+        slides=slide_cards(run, cohort, stores, next(iter(bundles), None), limits.slides),
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
         stain_method=_stain_method(stores.values()),
-        models=models,
+        models=tuple(bundle.report for bundle in bundles),
         failures=failures,
-        provenance=tuple(_facts(run, stores)),
+        provenance=tuple(_facts(run, stores, bundles)),
     )
 
 
@@ -101,6 +100,13 @@ def _is_synthetic(slide: CohortSlide) -> bool:
     return any((name or "").startswith(SYNTHETIC) for name in (slide.cohort, slide.scanner))
 
 
+def _strangers(run: RunFolder, cohort: Sequence[CohortSlide]) -> Iterator[str]:
+    """Say which tile stores have no row; slides without a store are among the lost ones."""
+    rows = [row.slide_id for row in cohort]
+    for told in unmatched(run, rows, stores_of(run.tiles), "tile store"):
+        yield from [replace(told, without_store=()).line()] if told.without_row else []
+
+
 def _cut(found: int, shown: int) -> tuple[str, ...]:
     return (f"The gallery shows the first {shown} of {found} slides.",) if found > shown else ()
 
@@ -110,7 +116,9 @@ def _stain_method(stores: Any) -> str | None:
     return " and ".join(sorted(methods)) or None
 
 
-def _facts(run: Path, stores: Mapping[str, TileStore]) -> Iterator[Facts]:
+def _facts(
+    run: Path, stores: Mapping[str, TileStore], bundles: Sequence[BundleRead]
+) -> Iterator[Facts]:
     """Settings as given, what all tile stores agree on, each model's own record, digests."""
     for path in sorted(RunFolder(run).settings.glob("*.toml")):
         yield Facts(title=f"{path.stem} settings", rows=flat_rows(load_toml(path)))
@@ -122,8 +130,7 @@ def _facts(run: Path, stores: Mapping[str, TileStore]) -> Iterator[Facts]:
             if all(record.get(name) == value for record in records) and not _is_own(name)
         ]
         yield Facts(title=f"Tile stores, alike in all {len(records)}", rows=tuple(common))
-    for folder in bundle_folders(run):
-        yield model_facts(folder)
+    yield from (bundle.facts for bundle in bundles)
     digests = tuple(
         (slide_id, str(store.attributes["slide_digest"]))
         for slide_id, store in stores.items()
