@@ -104,19 +104,19 @@ VERBS: Final = Registry(
                 "trident/features_uni --run runs/liver --cohort manifests/liver.csv",
             ),
             _ours(
-                "audit", MODELS, "audit:AuditConfig",
-                "Look for leaks, nuisances that tell the label, and classes too small for what is "
-                "asked.",
+                "audit", MODELS, "configs:AuditConfig",
+                "Look for leaks, nuisances that predict the label, and classes too small for what "
+                "is asked.",
                 "runs/liver --encoder densenet121 --external tma",
             ),
             _ours(
-                "train", MODELS, "train_config:TrainConfig",
+                "train", MODELS, "configs:TrainConfig",
                 "Train a tile classifier and slide aggregators on a run folder's features; "
                 "validate them.",
                 "runs/liver --encoder densenet121 --external tma",
             ),
             _ours(
-                "finetune", MODELS, "finetune_config:FinetuneConfig",
+                "finetune", MODELS, "configs:FinetuneConfig",
                 "Fine-tune an encoder end to end on a run folder's tiles, or on flat images; "
                 "validate it.",
                 "runs/liver --encoder densenet121 --external tma",

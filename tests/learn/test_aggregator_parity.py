@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pipeline.learn.aggregators import Abmil, ClamSb, Dsmil, GatedAbmil, TransMil
-from wsi_pipeline.learn.aggregators.clam import smooth_svm
-from wsi_pipeline.learn.aggregators.transmil import HEADS, NystromLayer, inverse
+from wsi_pipeline.learn.aggregators import Abmil, ClamSb, Dsmil, GatedAbmil, smooth_svm
+from wsi_pipeline.learn.transmil import HEADS, NystromLayer, TransMil, inverse
 
 WIDTH = 12
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import StoreCorruptError, named
-from wsi_pipeline.learn import FeatureFolder, SplitPlan, labelled, split_patients
+from wsi_pipeline.learn import FeatureFolder, SplitSettings, labelled, split_patients
 from wsi_pipeline.learn.audit import Audit, SlideEvidence, audit_table, find_nuisances
 from wsi_pipeline.learn.audit.looks import SAME_LOOK, Look, nearest_pairs
 from wsi_pipeline.learn.audit.people import too_few_to_split, too_few_to_test
@@ -275,7 +275,7 @@ def test_a_single_similar_tile_is_a_remark(tmp_path):
 
 
 def test_a_patient_in_two_splits_is_found_in_the_table():
-    plan = SplitPlan(external="tma")
+    plan = SplitSettings(external="tma")
     slides = [
         *(slide(f"s{n}", f"p{n}", ["train", "val", "test"][n % 3]) for n in range(6)),
         slide("again", "p0", "test"),
@@ -285,7 +285,7 @@ def test_a_patient_in_two_splits_is_found_in_the_table():
     assert "patient p0 is in more than one split (test and train)" in finding.text
     assert set(finding.slides) == {"s0", "again"}
     # Drawn splits keep patients whole, whatever the column says.
-    assert audit_table(slides, SplitPlan(source="random")).findings == ()
+    assert audit_table(slides, SplitSettings(split="random")).findings == ()
     outside = [*slides[:-1], slide("out", "p1", "external")]
     (finding,) = audit_table(outside, plan).findings
     assert not finding.acceptable

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn import SplitSlide, fold_patients, join_folds, split_sites
-from wsi_pipeline.learn.sites import deal_sites
+from wsi_pipeline.learn.deal import deal_sites
+from wsi_pipeline.learn.splits import labels_of
 
 
 @st.composite
@@ -76,7 +77,8 @@ def unevenness(slides, part_of, shares):
 def test_sites_are_dealt_as_evenly_as_the_best_of_all_ways(cohort, test):
     slides, site_of = cohort
     shares = {"train": 1 - test, "test": test}
-    found = deal_sites(slides, site_of, shares, 0)
+    sites_of = {s.patient_id: frozenset([site_of[s.slide_id]]) for s in slides}
+    found = deal_sites(labels_of(slides), sites_of, shares, 0)
     sites = sorted(set(site_of.values()))
     best = np.inf
     for way in product(shares, repeat=len(sites)):
@@ -109,7 +111,7 @@ def test_what_whole_sites_cannot_do_is_said():
         for c in "ab" for n in range(6)
     ]  # fmt: skip
     one_each = {s.slide_id: f"site-{s.label}" for s in slides}
-    with pytest.raises(LearnError, match=r"class 'a' comes from 1 site .*--split random"):
+    with pytest.raises(LearnError, match=r"'a' has 1 site; .*--split random"):
         split_sites(slides, one_each)
     with pytest.raises(LearnError, match="2 labelled slides have no site"):
         split_sites(slides, {s.slide_id: "x" for s in slides[2:]})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pipeline.errors import LearnError
+from wsi_pipeline.errors import ConfigError, LearnError
 from wsi_pipeline.learn import (
     AGGREGATORS,
     FeatureFolder,
@@ -28,7 +28,7 @@ from wsi_pipeline.learn.splits import SplitSlide
 CLASSES = ("cca", "hcc", "normal")
 WIDTH = 24
 QUICK = FitSettings(epochs=8, patience=4, batch=256, tiles=60)
-QUICK_BAGS = FitSettings(epochs=20, patience=6, batch=4, tiles=60)
+QUICK_BAGS = FitSettings(epochs=20, patience=6, bag_batch=4, bag_learning_rate=1e-3, tiles=60)
 
 
 def write_bag(folder, slide_id, features):
@@ -271,9 +271,9 @@ def test_samples_are_seeded_and_in_order(separable):
 
 def test_unknown_names_and_missing_parts_are_refused(separable):
     folder, slides = separable
-    with pytest.raises(LearnError, match="known are linear, mlp"):
+    with pytest.raises(ConfigError, match="Known: linear, mlp"):
         create_head(ModelSpec(name="tree"), 4, 2)
-    with pytest.raises(LearnError, match="known are mean"):
+    with pytest.raises(ConfigError, match=r"Known: mean.*module:function"):
         create_aggregator(ModelSpec(name="sum"), 4, 2)
     with pytest.raises(LearnError, match="0 validation"):
         train("mean", folder, [s for s in slides if s.split != "val"])
@@ -281,6 +281,6 @@ def test_unknown_names_and_missing_parts_are_refused(separable):
 
 def test_a_diverging_loss_is_an_error(separable):
     folder, slides = separable
-    settings = FitSettings(epochs=3, learning_rate=1e30)
+    settings = FitSettings(epochs=3, bag_learning_rate=1e30)
     with pytest.raises(LearnError, match="not finite"):
         train("mean", folder, slides, settings)

@@ -19,10 +19,10 @@ from wsi_pipeline.learn import (
     FeatureFolder,
     FitSettings,
     ModelSpec,
-    evaluate,
     fit_tile_classifier,
     tile_probabilities,
 )
+from wsi_pipeline.learn.evaluate import evaluate
 from wsi_pipeline.learn.splits import SplitSlide
 
 TILE_PX = 256

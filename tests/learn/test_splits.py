@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.folds import fold_patients
 from wsi_pipeline.learn.splits import (
     SplitSlide,
     assert_no_patient_overlap,
+    fold_patients,
     honour_splits,
     labelled,
     read_splits,

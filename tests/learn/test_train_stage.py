@@ -8,13 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 
 from wsi_pipeline.cohort import CohortSlide, write_cohort
-from wsi_pipeline.errors import ConfigError, LearnError, StoreError, StoreMismatchError
+from wsi_pipeline.errors import LearnError, StoreError, StoreMismatchError
 from wsi_pipeline.events import EpochDone, Note, Planned, StageStarted, Written
-from wsi_pipeline.learn import FrozenModels, load_bundle, require_same_features, seal_external
-from wsi_pipeline.learn.aggregators import create_aggregator
-from wsi_pipeline.learn.spec import ModelSpec
+from wsi_pipeline.learn import (
+    FrozenModels,
+    ModelSpec,
+    create_aggregator,
+    load_bundle,
+    require_same_features,
+    seal_external,
+)
 from wsi_pipeline.learn.splits import SplitSlide, read_splits
 from wsi_pipeline.pipeline.train import TrainConfig, run
 
@@ -248,10 +254,10 @@ def test_audit_blocks_and_an_accepted_risk_is_recorded(folder):
 
 
 def test_bad_requests_are_refused(folder):
-    with pytest.raises(ConfigError, match="--aggregator sum"):
-        list(run(config(folder, aggregator=["sum"])))
-    with pytest.raises(ConfigError, match="names one twice"):
-        list(run(config(folder, aggregator=["mean", "mean"])))
+    with pytest.raises(ValidationError, match="no aggregator 'abmill'; did you mean 'abmil'"):
+        config(folder, aggregator=["abmill"])
+    with pytest.raises(ValidationError, match="names one twice"):
+        config(folder, aggregator=["mean", "mean"])
     with pytest.raises(StoreError, match="no features of this encoder"):
         list(run(config(folder, encoder="vgg16")))
 

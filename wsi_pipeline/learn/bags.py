@@ -1,7 +1,7 @@
 """Bags of tile features, read from the feature folder one slide at a time."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.features import read_features
-from wsi_pipeline.learn.splits import SplitSlide
+from wsi_pipeline.learn.splits import Splits, SplitSlide
 from wsi_pipeline.run_folder import store_in
 from wsi_pipeline.types import Coords
 
 CACHE_BYTES: Final = 2 << 30
+TOLERANCE: Final = 0.02  # of numbers that are measured: what counts as the same mpp
+WIDTH: Final = "width"  # of the features, among the settings they were made with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,11 @@ class FeatureFolder:
         self, folder: Path, slides: Iterable[SplitSlide], cache_bytes: int = CACHE_BYTES
     ) -> None:
         self.folder = folder
-        self._allowed = frozenset(slide.slide_id for slide in slides)
+        self.slides: Splits = tuple(slides)
+        self._allowed = frozenset(slide.slide_id for slide in self.slides)
         self._room = cache_bytes
         self._kept: dict[str, Bag] = {}
-        self._digests: dict[str, str] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def path(self, slide_id: str) -> Path:
         return store_in(self.folder, slide_id)
@@ -75,7 +78,11 @@ class FeatureFolder:
             coords=stored.coords,
             attributes=dict(stored.attributes),
         )
-        self._digests[slide_id] = features_digest(features)
+        self._seen[slide_id] = _Seen(
+            digest=features_digest(features),
+            tiles=len(features),
+            prepared=feature_settings(bag.attributes) | {WIDTH: features.shape[1]},
+        )
         if features.nbytes <= self._room:
             self._room -= features.nbytes
             self._kept[slide_id] = bag
@@ -91,7 +98,29 @@ class FeatureFolder:
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each bag read so far, by slide."""
-        return dict(sorted(self._digests.items()))
+        return {name: seen.digest for name, seen in sorted(self._seen.items())}
+
+    def tile_count(self, slide_id: str) -> int:
+        """Return how many tiles a slide has."""
+        return self._look(slide_id).tiles
+
+    def prepared(self) -> dict[str, dict[str, Any]]:
+        """Return how each slide's features were made, as far as a model depends on it, by slide."""
+        return {slide.slide_id: self._look(slide.slide_id).prepared for slide in self.slides}
+
+    def _look(self, slide_id: str) -> "_Seen":
+        if slide_id not in self._seen:
+            self.bag(slide_id)
+        return self._seen[slide_id]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is remembered of a bag, kept in memory or not."""
+
+    digest: str
+    tiles: int
+    prepared: dict[str, Any]
 
 
 def draw_rows(
@@ -106,3 +135,48 @@ def draw_rows(
 def features_digest(features: NDArray[np.float32]) -> str:
     """Return the digest of a bag's features, (N, D) float32 in C order."""
     return hashlib.blake2b(features.tobytes(), digest_size=16).hexdigest()
+
+
+def feature_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return encoder, tile size, mpp and stain method from a feature store's attributes.
+
+    What a store does not say (another tool's file) is left out.
+    """
+    settings = {
+        name: attributes[name]
+        for name in ("encoder", "tile_px", "mpp", "overlap")
+        if attributes.get(name) is not None
+    }
+    stain = attributes.get("stain")
+    method = stain.get("method") if isinstance(stain, Mapping) else stain
+    return settings | ({"stain": method} if method is not None else {})
+
+
+def shared_settings(of_slides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all slides share.
+
+    Args:
+        of_slides: How each slide was prepared, by slide_id.
+
+    Raises:
+        LearnError: Two slides differ; they are named.
+    """
+    first, expected = next(iter(of_slides.items()))
+    for slide_id, found in of_slides.items():
+        for name in sorted(expected.keys() | found.keys()):
+            if not same_setting(expected.get(name), found.get(name)):
+                raise LearnError(
+                    f"slides {first!r} and {slide_id!r} were prepared differently: {name} is "
+                    f"{expected.get(name)!r} and {found.get(name)!r}; tile and extract them alike"
+                )
+    return dict(expected)
+
+
+def same_setting(expected: Any, found: Any) -> bool:
+    """Compare two settings; measured numbers are the same within 2 %, counted ones exactly."""
+    if isinstance(expected, int) and isinstance(found, int):
+        return expected == found
+    numbers = (int, float)
+    if isinstance(expected, numbers) and isinstance(found, numbers):
+        return abs(expected - found) <= TOLERANCE * abs(expected)
+    return bool(expected == found)

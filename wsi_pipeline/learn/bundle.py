@@ -16,16 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wsi_pipeline.atomic import atomic_folder, write_json, write_text
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.aggregators import Aggregator, create_aggregator
-from wsi_pipeline.learn.external import FrozenModels, weights_digest
-from wsi_pipeline.learn.heads import TileHead, create_head
+from wsi_pipeline.learn.aggregators import Aggregator
+from wsi_pipeline.learn.bags import same_setting
+from wsi_pipeline.learn.external import weights_digest
+from wsi_pipeline.learn.models import ModelSpec, TileHead, create_aggregator, create_head
 from wsi_pipeline.learn.novelty import Novelty
-from wsi_pipeline.learn.prepared import same_setting
 from wsi_pipeline.learn.scores import TILE_MEAN
-from wsi_pipeline.learn.spec import ModelSpec
-from wsi_pipeline.learn.splits import Splits, write_splits
 from wsi_pipeline.run_folder import BundleFile
 
 SCHEMA_VERSION: Final = 1
@@ -60,6 +58,10 @@ class BundleConfig:
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in ``config.json``."""
+        return asdict(self)
+
     @property
     def temperatures(self) -> dict[str, float]:
         """The temperature of each model that has one."""
@@ -86,29 +88,8 @@ class Bundle:
         return {TILE: self.tile_classifier, **self.aggregators}
 
 
-def save_bundle(
-    folder: Path,
-    bundle: Bundle,
-    frozen: FrozenModels,
-    splits: Splits,
-    reports: Mapping[str, Any],
-) -> None:
-    """Write ``folder``, replacing one that is there.
-
-    Args:
-        folder: The bundle's own folder.
-        bundle: What is saved.
-        frozen: The models as they were frozen, before the external cohort was read.
-        splits: Written as ``splits.csv``.
-        reports: Further files by name (``metrics.json``, ``predictions.csv``): text as it is, all
-            else as JSON.
-
-    Raises:
-        LearnError: The models changed after they were frozen.
-    """
-    frozen.check()
-    if weights_digest(bundle.models()) != frozen.digest:
-        raise LearnError(f"{folder}: the models to be saved are not those that were frozen")
+def write_bundle(folder: Path, bundle: Bundle) -> None:
+    """Write weights and ``config.json`` into ``folder``, which is the caller's to put in place."""
     weights = {
         f"{name}.{key}": value.detach().cpu().contiguous()
         for name, model in bundle.models().items()
@@ -116,16 +97,11 @@ def save_bundle(
     }
     if bundle.novelty is not None:
         weights[NOVELTY] = torch.from_numpy(bundle.novelty.bank.astype(np.float16))
-    with atomic_folder(folder) as partial:
-        save_file(weights, partial / BundleFile.WEIGHTS)
-        write_json(partial / BundleFile.CONFIG, asdict(bundle.config))
-        write_splits(partial / BundleFile.SPLITS, splits)
-        for name, content in reports.items():
-            write = write_text if isinstance(content, str) else write_json
-            write(partial / name, content)
+    save_file(weights, folder / BundleFile.WEIGHTS)
+    write_json(folder / BundleFile.CONFIG, bundle.config.to_json())
 
 
-def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
+def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
     """Read a bundle; its models are in evaluation mode and take no gradients.
 
     Raises:

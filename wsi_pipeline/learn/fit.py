@@ -1,39 +1,40 @@
-"""The one training loop: AdamW, early stopping on validation, same seed, same numbers."""
+"""Models fitted on stored features: the one training loop, and what it is given.
+
+A tile classifier learns from tiles that carry their slide's label, an aggregator from whole bags.
+AdamW, early stopping on validation, same seed, same numbers.
+"""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from wsi_pipeline.errors import LearnError
+from wsi_pipeline.features.encoder import choose_device
+from wsi_pipeline.learn.aggregators import Aggregator
+from wsi_pipeline.learn.bags import FeatureFolder
+from wsi_pipeline.learn.metrics import balanced_accuracy
+from wsi_pipeline.learn.models import (
+    ModelSpec,
+    TileHead,
+    bag_scores,
+    create_aggregator,
+    create_head,
+    tile_probabilities,
+)
+from wsi_pipeline.learn.settings import FitSettings
+from wsi_pipeline.learn.splits import Splits, SplitSlide
 
-Monitor = Literal["loss", "balanced_accuracy"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How a model is fitted.
-
-    ``epochs`` is the most; training stops after ``patience`` epochs in which ``monitor``, measured
-    on the validation slides, did not improve. ``batch`` counts tiles or bags per step, ``tiles``
-    the most tiles drawn from a slide (an aggregator draws anew each epoch).
-    """
-
-    epochs: int = 40
-    patience: int = 8
-    monitor: Monitor = "loss"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    label_smoothing: float = 0.05
-    batch: int = 256
-    tiles: int = 2000
-    seed: int = 0
-    device: str = "cpu"
+TILES_IN_MEMORY: Final = 200_000  # of the training part; 1.6 GB at 2048 features
+TILES_PER_EPOCH: Final = (4_000, 20_000)  # at least and at most; drawn with replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,9 @@ class Task(Protocol):
         """Return loss and balanced accuracy on the validation slides."""
 
 
-def fit(model: nn.Module, task: Task, settings: FitSettings) -> Iterator[Epoch]:
+def fit(
+    model: nn.Module, task: Task, settings: FitSettings, learning_rate: float
+) -> Iterator[Epoch]:
     """Train ``model`` in place, an epoch for each record asked for.
 
     When the iterator ends, the model has the weights of its best epoch and is in evaluation mode.
@@ -65,12 +68,13 @@ def fit(model: nn.Module, task: Task, settings: FitSettings) -> Iterator[Epoch]:
     Raises:
         LearnError: The loss is no longer finite.
     """
+    device = choose_device(settings.device)
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        model.parameters(), lr=learning_rate, weight_decay=settings.weight_decay
     )
     best_score, best_epoch, best_weights = -math.inf, 0, _copy(model)
     for epoch in range(1, settings.epochs + 1):
-        with seeded(settings.seed, epoch, settings.device):
+        with seeded(settings.seed, epoch, device):
             train_loss = _train(
                 model, task, optimiser, np.random.default_rng([settings.seed, epoch])
             )
@@ -79,7 +83,7 @@ def fit(model: nn.Module, task: Task, settings: FitSettings) -> Iterator[Epoch]:
         if not math.isfinite(train_loss + val_loss):
             raise LearnError(
                 f"the loss is not finite in epoch {epoch} (training {train_loss}, validation "
-                f"{val_loss}); lower the learning rate of {settings.learning_rate:g}"
+                f"{val_loss}); lower the learning rate of {learning_rate:g}"
             )
         score = -val_loss if settings.monitor == "loss" else val_accuracy
         best = score > best_score
@@ -99,30 +103,13 @@ def fit(model: nn.Module, task: Task, settings: FitSettings) -> Iterator[Epoch]:
 
 
 @contextmanager
-def seeded(seed: int, step: int, device: str = "cpu") -> Iterator[None]:
+def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Run the block with torch's generators seeded; they are put back as they were."""
-    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(state[0]))
         yield
-
-
-def resolve_device(name: str) -> str:
-    """Return ``cpu``, ``cuda`` or ``mps``; ``auto`` takes the best there is.
-
-    Raises:
-        LearnError: The device is not to be had here.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if name == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if there[device])
-    if not there.get(name.partition(":")[0], False):
-        raise LearnError(
-            f"device {name!r} is not to be had here; there are "
-            f"{', '.join(device for device in there if there[device])}"
-        )
-    return name
 
 
 def _train(
@@ -141,3 +128,191 @@ def _train(
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def balanced_weights(slides: Sequence[SplitSlide]) -> NDArray[np.float64]:
+    """Return one weight a slide, (n,) float64, that sum to one.
+
+    Each class has the same sum; a class's sum is shared evenly by its patients, a patient's by its
+    slides of that class.
+    """
+    pairs = [(slide.label, slide.patient_id) for slide in slides]
+    counts = Counter(pairs)
+    patients = Counter(label for label, _ in counts)
+    return np.array(
+        [1 / (len(patients) * patients[pair[0]] * counts[pair]) for pair in pairs], dtype=np.float64
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """The slides that are trained and validated on, and what stands for them in a loss."""
+
+    folder: FeatureFolder
+    train: Splits
+    val: Splits
+    classes: tuple[str, ...]
+    device: torch.device
+
+    def targets(self, slides: Splits) -> NDArray[np.int64]:
+        return np.array([self.classes.index(slide.label) for slide in slides], dtype=np.int64)
+
+
+def fit_tile_classifier(
+    spec: ModelSpec,
+    folder: FeatureFolder,
+    slides: Splits,
+    classes: Sequence[str],
+    settings: FitSettings,
+) -> tuple[TileHead, Iterator[Epoch]]:
+    """Return a tile classifier and the iterator that trains it.
+
+    Tiles carry the label of their slide; every class, and within it every patient, is drawn
+    equally often. Validation sees all tiles of the validation slides.
+
+    Args:
+        spec: What is built.
+        folder: Features of ``slides``.
+        slides: Labelled slides; those with split ``train`` and ``val`` are read, no other.
+        classes: All labels, in the order of the logits.
+        settings: How it is fitted.
+
+    Raises:
+        LearnError: A part is empty, or features of different encoders are mixed.
+    """
+    data = _data(folder, slides, classes, settings)
+    tiles, of_slide = _tiles(folder, data.train, settings)
+    with seeded(settings.seed, 0, data.device):
+        head = create_head(spec, tiles.shape[1], len(classes))
+    head.standardise.fit(tiles)
+    head.to(data.device)
+    task = _TileTask(head, data, tiles, of_slide, settings)
+    return head, fit(head, task, settings, settings.learning_rate)
+
+
+def fit_aggregator(
+    spec: ModelSpec,
+    folder: FeatureFolder,
+    slides: Splits,
+    classes: Sequence[str],
+    settings: FitSettings,
+) -> tuple[Aggregator, Iterator[Epoch]]:
+    """Return an aggregator and the iterator that trains it; arguments as the tile classifier's.
+
+    Each epoch sees every training bag once, weighted so that classes and patients count the same;
+    of a bag with more than ``settings.tiles`` tiles a fresh sample is drawn. Validation sees whole
+    bags.
+    """
+    data = _data(folder, slides, classes, settings)
+    tiles, _ = _tiles(folder, data.train, settings)
+    with seeded(settings.seed, 0, data.device):
+        model = create_aggregator(spec, tiles.shape[1], len(classes))
+    model.standardise.fit(tiles)
+    model.to(data.device)
+    return model, fit(model, _BagTask(model, data, settings), settings, settings.bag_learning_rate)
+
+
+class _TileTask:
+    def __init__(
+        self,
+        head: TileHead,
+        data: _Data,
+        tiles: Tensor,
+        of_slide: NDArray[np.int64],
+        settings: FitSettings,
+    ) -> None:
+        self._head, self._data, self._settings = head, data, settings
+        self._tiles = tiles
+        self._targets = torch.from_numpy(data.targets(data.train)[of_slide])
+        share = balanced_weights(data.train) / np.bincount(of_slide, minlength=len(data.train))
+        self._drawn_by = np.cumsum(share[of_slide])
+        self._val_targets = data.targets(data.val)
+        self._val_weights = balanced_weights(data.val)
+
+    def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
+        least, most = TILES_PER_EPOCH
+        count = min(max(len(self._tiles), least), most)
+        places = rng.random(count) * self._drawn_by[-1]
+        drawn = np.minimum(np.searchsorted(self._drawn_by, places, "right"), len(self._tiles) - 1)
+        for start in range(0, count, self._settings.batch):
+            batch = torch.from_numpy(drawn[start : start + self._settings.batch])
+            logits = self._head(self._tiles[batch].to(self._data.device))
+            targets = self._targets[batch].to(self._data.device)
+            yield cross_entropy(logits, targets, label_smoothing=self._settings.label_smoothing)
+
+    def validate(self) -> tuple[float, float]:
+        loss, scores = 0.0, []
+        for slide, target, weight in zip(
+            self._data.val, self._val_targets, self._val_weights, strict=True
+        ):
+            bag = self._data.folder.bag(slide.slide_id)
+            probabilities = tile_probabilities(self._head, bag.features)
+            loss -= float(weight * np.log(probabilities[:, target].clip(1e-7)).mean())
+            scores.append(probabilities.mean(0))
+        predicted = np.stack(scores).argmax(1)
+        return loss, balanced_accuracy(self._val_targets, predicted)
+
+
+class _BagTask:
+    def __init__(self, model: Aggregator, data: _Data, settings: FitSettings) -> None:
+        self._model, self._data, self._settings = model, data, settings
+        self._targets = torch.from_numpy(data.targets(data.train)).to(data.device)
+        self._weights = balanced_weights(data.train) * len(data.train)
+        self._val_targets = data.targets(data.val)
+        self._val_weights = balanced_weights(data.val)
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+
+    def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
+        order = rng.permutation(len(self._data.train))
+        for start in range(0, len(order), self._settings.bag_batch):
+            batch = order[start : start + self._settings.bag_batch]
+            losses = [float(self._weights[index]) * self._loss(index, rng) for index in batch]
+            yield torch.stack(losses).mean()
+
+    def _loss(self, index: int, rng: np.random.Generator) -> Tensor:
+        tiles = self._data.folder.sample(
+            self._data.train[index].slide_id, self._settings.tiles, rng
+        )
+        output = self._model(torch.from_numpy(tiles).to(self._data.device))
+        return self._model.loss(output, self._targets[index], self._criterion)
+
+    def validate(self) -> tuple[float, float]:
+        scores = np.stack(
+            [
+                bag_scores(self._model, self._data.folder.bag(s.slide_id).features)[0]
+                for s in self._data.val
+            ]
+        )
+        correct = scores[np.arange(len(scores)), self._val_targets]
+        loss = -float(self._val_weights @ np.log(correct.clip(1e-7)))
+        return loss, balanced_accuracy(self._val_targets, scores.argmax(1))
+
+
+def _data(
+    folder: FeatureFolder, slides: Splits, classes: Sequence[str], settings: FitSettings
+) -> _Data:
+    train = tuple(slide for slide in slides if slide.split == "train")
+    val = tuple(slide for slide in slides if slide.split == "val")
+    if not train or not val:
+        raise LearnError(
+            f"{len(train)} training and {len(val)} validation slides; both parts are needed"
+        )
+    device = choose_device(settings.device)
+    return _Data(folder=folder, train=train, val=val, classes=tuple(classes), device=device)
+
+
+def _tiles(
+    folder: FeatureFolder, slides: Sequence[SplitSlide], settings: FitSettings
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Return tiles of all slides, (T, D), and which slide each is of, (T,)."""
+    rng = np.random.default_rng([settings.seed, 0])
+    count = max(1, min(settings.tiles, TILES_IN_MEMORY // len(slides)))
+    samples = [folder.sample(slide.slide_id, count, rng) for slide in slides]
+    widths = {sample.shape[1] for sample in samples}
+    if len(widths) > 1:
+        raise LearnError(
+            f"{folder.folder}: features of {', '.join(map(str, sorted(widths)))} dimensions are "
+            "mixed; extract all slides with one encoder"
+        )
+    of_slide = np.repeat(np.arange(len(slides)), [len(sample) for sample in samples])
+    return torch.from_numpy(np.concatenate(samples)), of_slide

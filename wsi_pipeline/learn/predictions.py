@@ -1,7 +1,7 @@
-"""What a model says of one slide, on disk: ``predictions/<model>/<slide_id>.h5``."""
+"""What models say of slides, on disk: a store a slide, and a table of all of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.learn.scores import Probabilities
+from wsi_pipeline.learn.splits import SplitSlide
+from wsi_pipeline.tables import to_csv
 from wsi_pipeline.types import Coords
 
 ATTENTION: Final = "attention"
@@ -19,7 +22,7 @@ ATTENTION: Final = "attention"
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePrediction:
-    """One slide as a bundle sees it.
+    """One slide as a bundle sees it, stored as ``predictions/<model>/<slide_id>.h5``.
 
     Attributes:
         classes: Names of the C classes.
@@ -74,3 +77,24 @@ def read_prediction(path: Path) -> SlidePrediction:
         raise StoreCorruptError(
             f"{path}: not a readable prediction ({error}); delete it and predict again"
         ) from error
+
+
+def predictions_csv(
+    slides: Sequence[SplitSlide],
+    found: Mapping[str, Probabilities],
+    classes: Sequence[str],
+    result: str = "",
+) -> str:
+    """Return one row per slide and model: who it is, what was predicted, ``p_<class>``.
+
+    ``result`` is the digest of what the predictions were made from; it stands in every row.
+    """
+    columns = ["slide_id", "patient_id", "label", "cohort", "split", "model", "predicted"]
+    rows = []
+    for slide in slides:
+        who = (slide.slide_id, slide.patient_id, slide.label, slide.cohort, slide.split)
+        for model, probabilities in found.items():
+            row = probabilities[slide.slide_id]
+            values = (f"{value:.6f}" for value in row)
+            rows.append([*who, model, classes[int(row.argmax())], *values, result])
+    return to_csv([*columns, *(f"p_{name}" for name in classes), "result"], rows)

@@ -13,10 +13,8 @@ from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap
 from wsi_pipeline.learn.calibration import apply_temperature, fit_temperature
 from wsi_pipeline.learn.evaluate import Cases, evaluate, patient_cases, slide_cases, tile_cases
-from wsi_pipeline.learn.heads import TileHead
-from wsi_pipeline.learn.infer import bag_scores, majority_vote, tile_probabilities
+from wsi_pipeline.learn.models import TileHead, bag_scores, majority_vote, tile_probabilities
 from wsi_pipeline.learn.splits import SplitSlide
-from wsi_pipeline.tables import to_csv
 
 TILE_MEAN: Final = "tile_mean"  # mean of the tile classifier's probabilities
 TILE_VOTE: Final = "tile_vote"  # share of tiles that each class wins
@@ -89,6 +87,26 @@ def score_slide(
     return SlideScores(tiles=tiles, slide=slide, attention=attention)
 
 
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Return the mean probabilities of several models for the same slides."""
+    if len(scores) == 1:
+        return scores[0]
+    first = scores[0]
+    return Scores(
+        tiles={
+            slide: np.mean([found.tiles[slide] for found in scores], axis=0)
+            for slide in first.tiles
+        },
+        slides={
+            model: {
+                slide: np.mean([found.slides[model][slide] for found in scores], axis=0)
+                for slide in of_slide
+            }
+            for model, of_slide in first.slides.items()
+        },
+    )
+
+
 def fit_temperatures(
     scores: Scores, slides: Sequence[SplitSlide], classes: Sequence[str]
 ) -> dict[str, float]:
@@ -125,24 +143,3 @@ def evaluate_scores(
         for name, found in scores.slides.items():
             yield judged(name, split, "slide", slide_cases(part, found, classes))
             yield judged(name, split, "patient", patient_cases(part, found, classes))
-
-
-def predictions_csv(
-    slides: Sequence[SplitSlide],
-    found: Mapping[str, Probabilities],
-    classes: Sequence[str],
-    result: str = "",
-) -> str:
-    """Return one row per slide and model: who it is, what was predicted, ``p_<class>``.
-
-    ``result`` is the digest of what the predictions were made from; it stands in every row.
-    """
-    columns = ["slide_id", "patient_id", "label", "cohort", "split", "model", "predicted"]
-    rows = []
-    for slide in slides:
-        who = (slide.slide_id, slide.patient_id, slide.label, slide.cohort, slide.split)
-        for model, probabilities in found.items():
-            row = probabilities[slide.slide_id]
-            values = (f"{value:.6f}" for value in row)
-            rows.append([*who, model, classes[int(row.argmax())], *values, result])
-    return to_csv([*columns, *(f"p_{name}" for name in classes), "result"], rows)

@@ -1,89 +1,138 @@
-"""A cohort made ready for learning: who is trained on, who is tested on, who stays sealed."""
+"""A cohort made ready for learning: who is trained on, who is tested on, who stays sealed.
+
+What is learned from, stored features or the pixels of tiles, is a :class:`Source`; where sources
+come from is a :class:`Material`. A study is the same story for either.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Protocol, TypeVar
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError, named
-from wsi_pipeline.learn.bags import FeatureFolder
-from wsi_pipeline.learn.external import FrozenModels, SealedCohort, seal_external
-from wsi_pipeline.learn.folds import fold_patients, join_folds, split_sites
-from wsi_pipeline.learn.prepared import feature_settings, same_setting, shared_settings
+from wsi_pipeline.learn.audit import (
+    Audit,
+    SlideEvidence,
+    Subject,
+    audit_study,
+    audit_table,
+    gather,
+    identify,
+)
+from wsi_pipeline.learn.audit.tiles import NEAR, TileVectors
+from wsi_pipeline.learn.bags import FeatureFolder, same_setting, shared_settings
+from wsi_pipeline.learn.external import (
+    FrozenModels,
+    SealedCohort,
+    external_ids,
+    seal_external,
+)
+from wsi_pipeline.learn.settings import SplitSettings
 from wsi_pipeline.learn.splits import (
     INTERNAL,
     Splits,
-    SplitSlide,
     assert_no_patient_overlap,
-    honour_splits,
+    draw_splits,
+    join_folds,
     labelled,
-    split_patients,
     splits_digest,
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitPlan:
-    """How slides are split.
+class Source(Protocol):
+    """Tiles or features of labelled slides; it opens the slides it was given, no other."""
 
-    Attributes:
-        source: ``given`` by the table's split column, drawn at ``random`` by patient, or by whole
-            ``site``; ``auto`` takes the column where it is filled in, else draws by patient.
-        folds: Of cross-validation; 0 for one split.
-        external: The cohort that is held out entirely.
-        test_fraction, val_fraction: Of all patients; of those that are not tested on.
-        seed: Of what is drawn.
-        allow_overlap: Take given splits that share patients, an audited and accepted risk.
-    """
+    slides: Splits
 
-    source: Literal["auto", "random", "given", "site"] = "auto"
-    folds: int = 0
-    external: str | None = None
-    test_fraction: float = 0.2
-    val_fraction: float = 0.2
-    seed: int = 0
-    allow_overlap: bool = False
+    def tile_count(self, slide_id: str) -> int:
+        """Return how many tiles a slide has."""
 
-    def takes_given(self, slides: Iterable[SplitSlide]) -> bool:
-        """Whether the table's split column decides."""
-        filled = any(slide.split not in ("", "external") for slide in slides)
-        return self.source == "given" or (self.source == "auto" and filled)
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each slide's tiles or features, by slide."""
+
+    def prepared(self) -> dict[str, dict[str, Any]]:
+        """Return how each slide was made, as far as a model depends on it, by slide."""
+
+
+SourceT = TypeVar("SourceT", bound=Source)
+Evidence = Callable[[Iterable[str], Iterable[str]], dict[str, SlideEvidence]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """What models are made from.
+class Material(Generic[SourceT]):
+    """What there is to learn from, before it is split.
 
     Attributes:
-        folder: Features of the internal slides.
-        classes: All labels, in the order of a model's outputs.
-        splits: The internal slides, each in its part; under cross-validation in its fold.
-        folds: Under cross-validation, each fold's split; else empty.
-        whole_sites: No site is in two parts or folds.
-        sealed: The external cohort.
-        features: Settings that all bags share.
-        digests: Of ``splits``, of all ``features`` and of each of the ``bags``.
+        what: ``features`` or ``tiles``.
+        cohort: All slides, or images as slides of one tile.
+        external: The cohort that is held out.
+        open: Opens slides; those sealed are not asked for before they are handed out.
+        missing: Returns the slides of which there is nothing.
+        vectors: Returns what the audit compares tiles by; two are one that are nearer than
+            ``near`` of the usual distance.
+        evidence: Returns, for the audit, what is known of internal slides and what identifies
+            external ones.
         notes: What was left out, and why.
     """
 
-    folder: FeatureFolder
-    classes: tuple[str, ...]
+    what: str
+    cohort: tuple[CohortSlide, ...]
+    external: str | None
+    open: Callable[[Splits], SourceT]
+    missing: Callable[[Splits], list[str]]
+    vectors: Callable[[SourceT], TileVectors]
+    near: float
+    evidence: Evidence
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Generic[SourceT]):
+    """What models are made from.
+
+    Attributes:
+        material: Where it comes from.
+        source: Tiles or features of the internal slides.
+        splits: The internal slides, each in its part; under cross-validation in its fold.
+        folds: Under cross-validation, each fold's split; else empty.
+        whole_sites: No site is in two parts or folds.
+        sealed: The external cohort; None if there is none.
+        prepared: How all slides were made.
+        notes: What was left out, and why.
+    """
+
+    material: Material[SourceT]
+    source: SourceT
     splits: Splits
     folds: tuple[Splits, ...] = ()
     whole_sites: bool = False
     sealed: SealedCohort | None
-    features: dict[str, Any]
-    digests: dict[str, Any]
+    prepared: dict[str, Any]
     notes: tuple[str, ...]
 
-    def fold(self, index: int) -> "Study":
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All labels, in the order of a model's outputs."""
+        return tuple(sorted({slide.label for slide in self.splits}))
+
+    @cached_property
+    def digests(self) -> dict[str, Any]:
+        """Digests of ``splits``, of all features or tiles, and of those of each slide (bag)."""
+        bags = self.source.digests()
+        return {"splits": splits_digest(self.splits), self.material.what: digest(bags),
+                "bags": bags}  # fmt: skip
+
+    def part(self, name: str) -> Splits:
+        """Return the slides of one part."""
+        return tuple(slide for slide in self.splits if slide.split == name)
+
+    def fold(self, index: int) -> "Study[SourceT]":
         """Return the study of one fold, without the external cohort."""
-        splits = self.folds[index]
-        digests = self.digests | {"splits": splits_digest(splits)}
-        return replace(self, splits=splits, folds=(), sealed=None, digests=digests)
+        return replace(self, splits=self.folds[index], folds=(), sealed=None)
 
     def inventory(self) -> Iterator[dict[str, str | int]]:
         """Yield a row for each split and class: how many patients, slides and tiles it has."""
@@ -91,126 +140,135 @@ class Study:
         parts = {slide.split for slide in self.splits}
         for split in sorted(parts, key=lambda name: (order.get(name, 0), name)):
             for label in self.classes:
-                part = [s for s in self.splits if (s.split, s.label) == (split, label)]
-                tiles = sum(len(self.folder.bag(slide.slide_id).features) for slide in part)
-                patients = len({slide.patient_id for slide in part})
+                found = [slide for slide in self.part(split) if slide.label == label]
                 yield {
                     "split": split,
                     "class": label,
-                    "patients": patients,
-                    "slides": len(part),
-                    "tiles": tiles,
+                    "patients": len({slide.patient_id for slide in found}),
+                    "slides": len(found),
+                    "tiles": sum(self.source.tile_count(slide.slide_id) for slide in found),
                 }
         if self.sealed is not None:
             yield {"split": "external", "class": self.sealed.name, "slides": len(self.sealed)}
 
+    def audit(self, least_tested: int = 1) -> Audit:
+        """Look for leaks and for nuisances that predict the label.
 
-def prepare_study(cohort: Iterable[CohortSlide], stores: Path, plan: SplitPlan) -> Study:
+        Args:
+            least_tested: Patients of each class that the test part must have.
+
+        Raises:
+            LearnError: A picture is unreadable.
+            StoreError: A store is unreadable.
+        """
+        material = self.material
+        subject = Subject(
+            splits=self.splits,
+            folds=len(self.folds),
+            whole_sites=self.whole_sites,
+            digests=self.digests["bags"],
+            tiles=material.vectors(self.source),
+            near=material.near,
+        )
+        inside = [slide.slide_id for slide in self.splits]
+        evidence = material.evidence(inside, external_ids(material.cohort, material.external))
+        return audit_study(subject, material.cohort, evidence, least_tested=least_tested)
+
+    def open_external(self, frozen: FrozenModels) -> tuple[Splits, SourceT, tuple[str, ...]]:
+        """Open the external cohort; nothing else opens it, and it opens once.
+
+        Returns:
+            The slides that can be judged, their tiles or features, and what was left out and why.
+
+        Raises:
+            LearnError: There is none, it was opened before, the models changed since they were
+                frozen, or its slides were made in another way than those trained on.
+        """
+        if self.sealed is None:
+            raise LearnError("the study has no external cohort; name one with --external")
+        slides = self.sealed.open(frozen)
+        foreign = Counter(slide.label for slide in slides if slide.label not in self.classes)
+        notes = [
+            f"{count} external slides of {label!r}, which is not trained on, are left out"
+            for label, count in foreign.items()
+        ]
+        known = tuple(slide for slide in slides if slide.label in self.classes)
+        kept, left_out = _with_data(known, self.material, "external ")
+        source = self.material.open(kept)
+        for slide_id, found in source.prepared().items():
+            for name, expected in self.prepared.items():
+                if not same_setting(expected, found.get(name)):
+                    raise LearnError(
+                        f"external slide {slide_id!r} was prepared differently: {name} is "
+                        f"{found.get(name)!r}, trained on {expected!r}; tile and extract it alike"
+                    )
+        return kept, source, (*notes, *left_out)
+
+
+def audit_cohort(material: Material[Any], asked: SplitSettings) -> Audit:
+    """Look for what makes a split impossible or void, in the cohort table alone."""
+    return audit_table(labelled(material.cohort), asked)
+
+
+def prepare_study(
+    material: Material[SourceT], asked: SplitSettings, *, allow_overlap: bool = False
+) -> Study[SourceT]:
     """Set the external part apart, split the rest by patient, look at how it was prepared.
 
     Args:
-        cohort: All slides; those without a label are left out.
-        stores: The folder of one encoder's feature stores.
-        plan: How to split.
+        material: All slides; those without a label are left out.
+        asked: How to split.
+        allow_overlap: Take given splits that share patients, an audited and accepted risk.
 
     Raises:
-        LearnError: The slides cannot be split, or their features do not belong together.
-        StoreError: A feature store is unreadable.
+        LearnError: The slides cannot be split, or they do not belong together.
+        StoreError: A store is unreadable.
     """
-    cohort = tuple(cohort)
-    known, sealed = seal_external(labelled(cohort), plan.external)
-    internal, left_out = with_features(known, stores)
-    folds = draw_splits(internal, plan, {s.slide_id: s.site for s in cohort if s.site})
-    splits = join_folds(folds) if plan.folds else folds[0]
-    if not plan.allow_overlap:
+    known, sealed = seal_external(labelled(material.cohort), material.external)
+    internal, left_out = _with_data(known, material)
+    site_of = {slide.slide_id: slide.site for slide in material.cohort if slide.site}
+    folds = draw_splits(internal, asked, site_of, allow_overlap=allow_overlap)
+    splits = join_folds(folds) if asked.folds else folds[0]
+    if not allow_overlap:
         assert_no_patient_overlap(splits)
-    folder = FeatureFolder(stores, splits)
-    settings = {s.slide_id: feature_settings(folder.bag(s.slide_id).attributes) for s in splits}
-    unlabelled = sum(slide.label is None for slide in cohort)
+    source = material.open(splits)
+    unlabelled = sum(slide.label is None for slide in material.cohort)
     notes = [f"{unlabelled} slides without a label are left out"] if unlabelled else []
-    bags = folder.digests()
     return Study(
-        folder=folder,
-        classes=tuple(sorted({slide.label for slide in splits})),
+        material=material,
+        source=source,
         splits=splits,
-        folds=tuple(folds) if plan.folds else (),
-        whole_sites=plan.source == "site",
+        folds=tuple(folds) if asked.folds else (),
+        whole_sites=asked.split == "site",
         sealed=sealed,
-        features=shared_settings(settings),
-        digests={"splits": splits_digest(splits), "features": digest(bags), "bags": bags},
-        notes=(*notes, *left_out),
+        prepared=shared_settings(source.prepared()),
+        notes=(*material.notes, *notes, *left_out),
     )
 
 
-def open_external(
-    study: Study, frozen: FrozenModels
-) -> tuple[Splits, FeatureFolder, tuple[str, ...]]:
-    """Open the study's external cohort; nothing else opens it, and it opens once.
-
-    Returns:
-        The slides that can be judged, their features, and what was left out and why.
-
-    Raises:
-        LearnError: There is none, it was opened before, the models changed since they were frozen,
-            or its features were made in another way than those trained on.
-    """
-    if study.sealed is None:
-        raise LearnError("the study has no external cohort; name one with --external")
-    slides = study.sealed.open(frozen)
-    notes = []
-    foreign = Counter(slide.label for slide in slides if slide.label not in study.classes)
-    for label, count in foreign.items():
-        notes.append(f"{count} external slides of {label!r}, which is not trained on, are left out")
-    slides = tuple(slide for slide in slides if slide.label in study.classes)
-    slides, left_out = with_features(slides, study.folder.folder)
-    folder = FeatureFolder(study.folder.folder, slides)
-    for slide in slides:
-        found = feature_settings(folder.bag(slide.slide_id).attributes)
-        for name, expected in study.features.items():
-            if not same_setting(expected, found.get(name)):
-                raise LearnError(
-                    f"external slide {slide.slide_id!r} was prepared differently: {name} is "
-                    f"{found.get(name)!r}, trained on {expected!r}; tile and extract it alike"
-                )
-    return slides, folder, (*notes, *left_out)
+def from_features(
+    cohort: Iterable[CohortSlide], run: Path, stores: Path, external: str | None
+) -> Material[FeatureFolder]:
+    """Return the slides of a run folder, whose features of one encoder are in ``stores``."""
+    return Material(
+        what="features",
+        cohort=tuple(cohort),
+        external=external,
+        open=lambda slides: FeatureFolder(stores, slides),
+        missing=lambda slides: FeatureFolder(stores, slides).missing(),
+        vectors=lambda folder: folder,
+        near=NEAR,
+        evidence=lambda inside, outside: gather(run, stores, inside) | identify(run, outside),
+    )
 
 
-def with_features(slides: Sequence[SplitSlide], stores: Path) -> tuple[Splits, tuple[str, ...]]:
-    """Return the slides that have features, and a note that names the others."""
-    missing = FeatureFolder(stores, slides).missing()
+def _with_data(
+    slides: Splits, material: Material[Any], which: str = ""
+) -> tuple[Splits, tuple[str, ...]]:
+    """Return the slides that there is something of, and a note that names the others."""
+    missing = material.missing(slides)
     if not missing:
-        return tuple(slides), ()
+        return slides, ()
     kept = tuple(slide for slide in slides if slide.slide_id not in set(missing))
-    return kept, (f"{len(missing)} of {len(slides)} slides have no features ({named(missing)})",)
-
-
-def draw_splits(
-    slides: Splits, plan: SplitPlan, site_of: Mapping[str, str] | None = None
-) -> list[Splits]:
-    """Return the split, or that of each fold.
-
-    Args:
-        slides: The internal slides.
-        plan: How to split them.
-        site_of: Site of each slide, where whole sites are to be kept.
-
-    Raises:
-        LearnError: They cannot be split so.
-    """
-    site_of = site_of or {}
-    val, seed = plan.val_fraction, plan.seed
-    if plan.takes_given(slides):
-        if plan.folds:
-            raise LearnError(
-                "the cohort table gives splits, and --folds draws its own; pass --split random "
-                "(or site), or leave --folds out"
-            )
-        overlap = plan.allow_overlap
-        return [honour_splits(slides, val_fraction=val, seed=seed, allow_overlap=overlap)]
-    if plan.folds:
-        sites = site_of if plan.source == "site" else None
-        return fold_patients(slides, folds=plan.folds, val_fraction=val, seed=seed, site_of=sites)
-    test = plan.test_fraction
-    if plan.source == "site":
-        return [split_sites(slides, site_of, test_fraction=test, val_fraction=val, seed=seed)]
-    return [split_patients(slides, test_fraction=test, val_fraction=val, seed=seed)]
+    which = f"{len(missing)} of {len(slides)} {which}slides"
+    return kept, (f"{which} have no {material.what} ({named(missing)})",)

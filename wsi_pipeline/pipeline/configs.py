@@ -15,6 +15,12 @@ from wsi_pipeline.config import (
     Metavar,
     StageConfig,
 )
+from wsi_pipeline.learn.settings import (
+    FineTuneSettings,
+    FitSettings,
+    JudgeSettings,
+    SplitSettings,
+)
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles.settings import TileSettings
 
@@ -294,3 +300,45 @@ class DemoConfig(StageConfig):
     @property
     def run_folder(self) -> RunFolder:
         return RunFolder(self.folder / "run")
+
+
+class AuditConfig(StageConfig, SplitSettings):
+    """Look for leaks, nuisances that predict the label, and classes too small for what is asked."""
+
+    run: Run = Field(description="Run folder.")
+    encoder: str = Field(default="densenet121", description="Whose features are looked at.")
+
+
+class TrialConfig(StageConfig, SplitSettings, JudgeSettings):
+    """What `train` and `finetune` are both told."""
+
+    run: Run = Field(description="Run folder.")
+    name: Annotated[str | None, HOW] = Field(
+        default=None, description="Name of the model; the encoder's if not given."
+    )
+
+
+class TrainConfig(TrialConfig, FitSettings):
+    """Train a tile classifier and slide aggregators on a run folder's features; validate them."""
+
+    encoder: str = Field(default="densenet121", description="Whose features to train on.")
+
+
+class FinetuneConfig(TrialConfig, FineTuneSettings):
+    """Fine-tune an encoder end to end on a run folder's tiles, or on flat images; validate it."""
+
+    encoder: str = Field(default="densenet121", description="A timm model, as for extract.")
+    weights: str = Field(
+        default="auto", description="What it starts from: auto, hub, package, random, or a file."
+    )
+    images: Annotated[Path | None, HOW, DIR] = Field(
+        default=None,
+        description="A folder with a folder of images a class, in the place of tile stores.",
+    )
+    external_images: Annotated[Path | None, HOW, DIR] = Field(
+        default=None, description="The same, held out entirely; read once, after the freeze."
+    )
+    patient_pattern: str | None = Field(
+        default=None,
+        description="Regular expression whose first group is the patient in an image's name.",
+    )

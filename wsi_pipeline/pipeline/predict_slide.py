@@ -127,9 +127,10 @@ def _made_from(task: PredictTask) -> Mapping[str, Any] | None:
 @lru_cache(maxsize=1)  # a process predicts many slides with one model
 def _bundle(folder: Path, weights: str, device: str) -> "Bundle":
     """Load the bundle with these weights; a bundle trained anew is another."""
-    from wsi_pipeline.learn import load_bundle, resolve_device
+    from wsi_pipeline.features.encoder import choose_device
+    from wsi_pipeline.learn import load_bundle
 
-    bundle = load_bundle(folder, resolve_device(device))
+    bundle = load_bundle(folder, choose_device(device))
     if bundle.config.digests["weights"] != weights:
         raise LearnError(f"{folder}: the model was trained anew in the meantime; predict again")
     return bundle

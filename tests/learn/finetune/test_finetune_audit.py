@@ -11,7 +11,7 @@ import pytest
 from finetune_images import PATTERN, texture, write_images, write_run
 
 from wsi_pipeline.finetune import main
-from wsi_pipeline.learn.finetune.patterns import NEAR, patterns
+from wsi_pipeline.learn.finetune.material import NEAR, patterns
 from wsi_pipeline.tiles import create_tiles, open_tiles
 
 SMALL = ("--encoder=test_resnet", "--weights=random", "--input-px=32", "--epochs=1",

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wsi_pipeline.learn import SplitSlide
-from wsi_pipeline.learn.finetune import Augmentation, augment, build_network, epoch_order
+from wsi_pipeline.learn.finetune import augment, build_network, epoch_order
 from wsi_pipeline.learn.finetune.network import parameter_groups, prepare, scale
-from wsi_pipeline.learn.finetune.order import all_tiles
-from wsi_pipeline.learn.finetune.reading import read_batches
+from wsi_pipeline.learn.finetune.tiles import all_tiles, read_batches
+from wsi_pipeline.learn.settings import AugmentSettings
 from wsi_pipeline.stain import REFERENCE
 
 
@@ -84,6 +84,12 @@ def test_unbalanced_order_shows_all_once_and_batches_are_what_was_asked(
     assert np.array_equal(np.concatenate([tiles[:, 0, 0, :2] for _, tiles in read]), places)
 
 
+def only(**changes: object) -> AugmentSettings:
+    """These changes and no other."""
+    off = {"zoom": 0, "flip": False, "quarter_turns": False, "stain": 0}
+    return AugmentSettings.model_validate(off | changes)
+
+
 def tile_batch(count: int = 3, side: int = 48) -> torch.Tensor:
     rng = np.random.default_rng(2)
     coarse = rng.uniform(60, 230, (count, 3, 6, 6)).astype(np.float32)
@@ -98,12 +104,12 @@ def drawn(seed: int = 0) -> torch.Generator:
 
 def test_nothing_asked_changes_nothing() -> None:
     tiles = tile_batch()
-    assert torch.equal(augment(tiles, Augmentation(), drawn()), tiles)
+    assert torch.equal(augment(tiles, only(), drawn()), tiles)
 
 
 def test_turns_and_mirrors_move_pixels_and_keep_them() -> None:
     tiles = tile_batch(16)
-    turned = augment(tiles, Augmentation(flip=True, quarter_turns=True), drawn())
+    turned = augment(tiles, only(flip=True, quarter_turns=True), drawn())
     kinds = set()
     for before, after in zip(tiles, turned, strict=True):
         orbit = [
@@ -119,20 +125,20 @@ def test_each_kind_of_move_is_what_it_says() -> None:
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     ramp = torch.stack([x, y, x * 0]).float()[None].repeat(8, 1, 1, 1) * 2 + 50
     inner = (slice(None), slice(None), slice(24, 40), slice(24, 40))
-    shifted = augment(ramp, Augmentation(shift=0.2), drawn())[inner] - ramp[inner]
+    shifted = augment(ramp, only(shift=0.2), drawn())[inner] - ramp[inner]
     for tile in shifted:
         for axis in (0, 1):
             assert tile[axis].std() < 1e-3, "all of a tile goes one way"
             assert tile[axis].abs().max() <= 0.2 * 64 * 2 + 1e-3
     centre = (slice(None), slice(None), slice(31, 33), slice(31, 33))
-    for asked in (Augmentation(rotate_deg=40), Augmentation(zoom=0.2), Augmentation(shear=0.2)):
+    for asked in (only(rotate_deg=40), only(zoom=0.2), only(shear=0.2)):
         moved = augment(ramp, asked, drawn())
         assert not torch.allclose(moved[inner], ramp[inner], atol=2)
         assert torch.allclose(moved[centre].mean((2, 3)), ramp[centre].mean((2, 3)), atol=0.5), (
             "the centre stays"
         )
-    slope = (augment(ramp, Augmentation(zoom=0.2), drawn())[:, 0, 32, 40]
-             - augment(ramp, Augmentation(zoom=0.2), drawn())[:, 0, 32, 24]) / 16  # fmt: skip
+    slope = (augment(ramp, only(zoom=0.2), drawn())[:, 0, 32, 40]
+             - augment(ramp, only(zoom=0.2), drawn())[:, 0, 32, 24]) / 16  # fmt: skip
     assert slope.min() >= 2 * 0.8 - 1e-3
     assert slope.max() <= 2 * 1.2 + 1e-3
 
@@ -143,7 +149,7 @@ def test_stains_change_in_optical_density_and_glass_stays_white() -> None:
     pixels = 255 * (-density).exp()
     tiles = pixels[:, :, None, None].repeat(1, 1, 4, 4)
     tiles[:, :, 0, 0] = 255
-    stained = augment(tiles, Augmentation(stain=0.2), drawn(3))
+    stained = augment(tiles, only(stain=0.2), drawn(3))
     assert torch.allclose(stained[:, :, 0, 0], torch.tensor(255.0), atol=0.5)
     found = -(stained[:, :, 2, 2] / 255).log()
     back = found @ torch.linalg.pinv(torch.tensor(REFERENCE.matrix.tolist()))
@@ -154,7 +160,7 @@ def test_stains_change_in_optical_density_and_glass_stays_white() -> None:
 
 
 def test_the_same_seed_gives_the_same_pictures_within_range() -> None:
-    asked = Augmentation(
+    asked = only(
         rotate_deg=40, shift=0.2, shear=0.2, zoom=0.2, flip=True, stain=0.2, brightness=0.2
     )
     first, again = (augment(tile_batch(), asked, drawn(5)) for _ in "12")

@@ -15,8 +15,8 @@ from wsi_pipeline.learn.audit.people import (
 from wsi_pipeline.learn.audit.slides import find_same_slides, find_similar_slides
 from wsi_pipeline.learn.audit.tiles import NEAR, TileVectors, find_similar_tiles
 from wsi_pipeline.learn.external import is_external
+from wsi_pipeline.learn.settings import SplitSettings
 from wsi_pipeline.learn.splits import Splits, SplitSlide
-from wsi_pipeline.learn.study import SplitPlan, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +39,8 @@ class Subject:
     tiles: TileVectors
     near: float = NEAR
 
-    @classmethod
-    def of(cls, study: Study) -> "Subject":
-        """Return the subject that a study on stored features is."""
-        return cls(
-            splits=study.splits,
-            folds=len(study.folds),
-            whole_sites=study.whole_sites,
-            digests=study.digests["bags"],
-            tiles=study.folder,
-        )
 
-
-def audit_table(slides: Sequence[SplitSlide], plan: SplitPlan) -> Audit:
+def audit_table(slides: Sequence[SplitSlide], plan: SplitSettings) -> Audit:
     """Look for what makes a split impossible or void, in the cohort table alone.
 
     Args:

@@ -1,28 +1,26 @@
-"""End-to-end fine-tuning of an encoder on tiles."""
+"""End-to-end fine-tuning of an encoder on tiles or flat images."""
 
-from wsi_pipeline.learn.finetune.augment import Augmentation, augment
-from wsi_pipeline.learn.finetune.checkpoint import Progress
-from wsi_pipeline.learn.finetune.loop import FineTuneSettings, FineTuning, Workplace
-from wsi_pipeline.learn.finetune.network import Built, Network, build_network
-from wsi_pipeline.learn.finetune.order import epoch_order
-from wsi_pipeline.learn.finetune.ranks import Ranks, join_ranks
-from wsi_pipeline.learn.finetune.scoring import Viewer, score_tiles, to_scores
-from wsi_pipeline.learn.finetune.sources import (
-    ImageSource,
-    StoreSource,
-    TileSource,
+from wsi_pipeline.learn.finetune.augment import augment
+from wsi_pipeline.learn.finetune.learner import PixelLearner, PixelModels
+from wsi_pipeline.learn.finetune.material import (
+    ImageFolders,
+    from_images,
+    from_stores,
     image_cohort,
-    source_digest,
-    with_tiles,
 )
+from wsi_pipeline.learn.finetune.network import Built, Network, Viewer, build_network, score_tiles
+from wsi_pipeline.learn.finetune.ranks import Ranks, join_ranks
+from wsi_pipeline.learn.finetune.tiles import ImageSource, StoreSource, TileSource, epoch_order
+from wsi_pipeline.learn.finetune.tuning import FineTuning, Progress, Workplace
 
 __all__ = [
-    "Augmentation",
     "Built",
-    "FineTuneSettings",
     "FineTuning",
+    "ImageFolders",
     "ImageSource",
     "Network",
+    "PixelLearner",
+    "PixelModels",
     "Progress",
     "Ranks",
     "StoreSource",
@@ -32,10 +30,9 @@ __all__ = [
     "augment",
     "build_network",
     "epoch_order",
+    "from_images",
+    "from_stores",
     "image_cohort",
     "join_ranks",
     "score_tiles",
-    "source_digest",
-    "to_scores",
-    "with_tiles",
 ]

@@ -4,7 +4,6 @@ Everything happens on the device the batch is on, from one generator, so that a 
 follow from its seed.
 """
 
-from dataclasses import dataclass
 from math import pi
 
 import numpy as np
@@ -12,41 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wsi_pipeline.learn.settings import AugmentSettings
 from wsi_pipeline.stain import REFERENCE
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How far tiles may be changed; all off by default.
-
-    Attributes:
-        rotate_deg: Turned by up to this to either side.
-        shift: By this share of the side.
-        shear: Sheared by up to this, the tangent of the angle.
-        zoom: Enlarged or reduced by up to this share.
-        flip: Mirrored left to right, top to bottom, each every other time.
-        quarter_turns: Turned by a multiple of 90°.
-        stain: Haematoxylin and eosin each scaled by up to this share, and shifted by up to a
-            fifth of it, in optical density.
-        brightness: Scaled by up to this share.
-    """
-
-    rotate_deg: float = 0.0
-    shift: float = 0.0
-    shear: float = 0.0
-    zoom: float = 0.0
-    flip: bool = False
-    quarter_turns: bool = False
-    stain: float = 0.0
-    brightness: float = 0.0
-
-    @property
-    def moves(self) -> bool:
-        """Whether pixels change their places other than by mirroring and quarter turns."""
-        return any((self.rotate_deg, self.shift, self.shear, self.zoom))
-
-
-def augment(tiles: Tensor, asked: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(tiles: Tensor, asked: AugmentSettings, generator: torch.Generator) -> Tensor:
     """Change each tile of a batch in its own way.
 
     Args:
@@ -83,7 +52,7 @@ def _draw(count: int, reach: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(count, generator=generator) * 2 - 1) * reach
 
 
-def _moved(tiles: Tensor, asked: Augmentation, generator: torch.Generator) -> Tensor:
+def _moved(tiles: Tensor, asked: AugmentSettings, generator: torch.Generator) -> Tensor:
     """One affine map a tile, bilinear, from output to input coordinates in [-1, 1]."""
     count = len(tiles)
     angle = _draw(count, asked.rotate_deg * pi / 180, generator)

@@ -23,11 +23,11 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def device(self, asked: str) -> torch.device:
+    def device(self, asked: torch.device) -> torch.device:
         """Return this process's own device: the GPU of its local rank, where GPUs are asked for."""
-        if asked == "cuda" and self.world > 1:
+        if asked.type == "cuda" and self.world > 1:
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        return torch.device(asked)
+        return asked
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the network with gradients averaged over all processes."""

@@ -1,76 +1,37 @@
-"""Fine-tuning, epoch by epoch, each of which a killed process goes on from."""
+"""Fine-tuning, epoch by epoch; a killed process goes on from the last finished one."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.finetune.augment import Augmentation, augment
-from wsi_pipeline.learn.finetune.checkpoint import (
-    Progress,
-    copied,
-    load_progress,
-    save_progress,
+from wsi_pipeline.learn.finetune.augment import augment
+from wsi_pipeline.learn.finetune.network import (
+    Built,
+    Viewer,
+    judge_tiles,
+    parameter_groups,
+    prepare,
+    scale,
+    score_tiles,
 )
-from wsi_pipeline.learn.finetune.network import Built, Scaling, parameter_groups, prepare, scale
-from wsi_pipeline.learn.finetune.order import Balance, epoch_order
 from wsi_pipeline.learn.finetune.ranks import Ranks
-from wsi_pipeline.learn.finetune.reading import read_batches
-from wsi_pipeline.learn.finetune.scoring import Viewer, judge_tiles, score_tiles
-from wsi_pipeline.learn.finetune.sources import TileSource
+from wsi_pipeline.learn.finetune.tiles import TileSource, epoch_order, read_batches
 from wsi_pipeline.learn.fit import Epoch
+from wsi_pipeline.learn.settings import FineTuneSettings
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuneSettings:
-    """How a network is fine-tuned.
-
-    Attributes:
-        epochs, patience: The most epochs, and how many without a lower validation loss end it.
-        warmup_epochs: Epochs at the start in which the head alone learns.
-        batch: Tiles of one optimisation step, over all processes.
-        micro_batch: Tiles a device holds at a time; their gradients are added up. Halved when
-            memory runs out.
-        optimiser: ``adam`` or ``adamw``.
-        learning_rate, layer_decay, weight_decay: See :func:`network.parameter_groups`.
-        label_smoothing: Probability spread over the other classes.
-        balance, tiles_per_epoch: See :func:`order.epoch_order`.
-        judged_tiles: The most tiles of a slide that validation looks at.
-        input_px: Side that tiles are resized to.
-        scaling: ``model`` scales pixels as the weights expect, ``unit`` to 0–1.
-        augmentation: Of the training tiles.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        seed: Of the order, the augmentation and dropout.
-    """
-
-    epochs: int = 10
-    patience: int = 3
-    warmup_epochs: int = 0
-    batch: int = 32
-    micro_batch: int = 32
-    optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = 1e-4
-    layer_decay: float = 1.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    balance: Balance = "patient"
-    tiles_per_epoch: int | None = None
-    judged_tiles: int | None = 500
-    input_px: int = 224
-    scaling: Scaling = "model"
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    precision: str = "fp32"
-    seed: int = 0
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +96,22 @@ class FineTuning:
         network.load_state_dict(progress.best)
         network.eval()
 
-    def viewer(self) -> Viewer:
+    def epochs(self) -> list[Epoch]:
+        """Return what each epoch so far came to, those of a killed process too."""
+        rows, least = [], math.inf
+        for row in self.progress.history:
+            best = row["val_loss"] < least
+            least = min(least, row["val_loss"])
+            figures = {name: row[name] for name in ("train_loss", "val_loss")}
+            rows.append(
+                Epoch(
+                    epoch=int(row["epoch"]), best=best, **figures,
+                    val_balanced_accuracy=row["val_balanced_accuracy"],
+                )
+            )  # fmt: skip
+        return rows
+
+    def _viewer(self) -> Viewer:
         """Return the network as it looks at tiles it does not learn from."""
         return Viewer(
             network=self.built.network,
@@ -210,7 +186,7 @@ class FineTuning:
         for start in range(0, len(mine), self._micro):
             part = slice(start, start + self._micro)
             pixels = prepare(mine[part].to(self.device, non_blocking=True), settings.input_px)
-            pixels = scale(augment(pixels, settings.augmentation, drawn), self.built.preprocess)
+            pixels = scale(augment(pixels, settings, drawn), self.built.preprocess)
             with torch.autocast(
                 self.device.type, self._dtype, enabled=self._dtype != torch.float32
             ):
@@ -226,7 +202,7 @@ class FineTuning:
 
     def _validate(self) -> tuple[float, float]:
         tiles, _ = score_tiles(
-            self.viewer(), self.val, most=self.settings.judged_tiles, seed=self.settings.seed,
+            self._viewer(), self.val, most=self.settings.judged_tiles, seed=self.settings.seed,
             ranks=self.ranks,
         )  # fmt: skip
         return judge_tiles(tiles, self.val.slides, self.classes)
@@ -270,3 +246,55 @@ def _optimiser(built: Built, settings: FineTuneSettings) -> torch.optim.Optimize
     )
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     return kind(groups)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        identity: Digest of settings and input; another training's checkpoint is not taken.
+        epoch: Finished so far.
+        network: Weights after it.
+        optimiser, scaler: Their states.
+        best_score, best_epoch, best: The best epoch on validation, and its weights.
+        history: A row an epoch.
+    """
+
+    identity: str
+    epoch: int = 0
+    network: Weights = field(default_factory=dict)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    best_score: float = float("-inf")
+    best_epoch: int = 0
+    best: Weights = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_progress(path: Path, progress: Progress) -> None:
+    """Write a checkpoint beside its target, and put it in its place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
+        torch.save(vars(progress), partial)
+
+
+def load_progress(path: Path, identity: str) -> Progress:
+    """Return where the training with this ``identity`` stands: at its start if nothing is there.
+
+    Raises:
+        LearnError: There is a file that is no checkpoint.
+    """
+    if not path.exists():
+        return Progress(identity=identity)
+    try:
+        values: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = Progress(**values)
+    except (RuntimeError, OSError, EOFError, TypeError, ValueError, KeyError) as error:
+        raise LearnError(f"{path}: not a readable checkpoint ({error}); remove it") from None
+    return found if found.identity == identity else Progress(identity=identity)
+
+
+def copied(weights: Mapping[str, Tensor]) -> Weights:
+    """Return a copy of ``weights`` on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}

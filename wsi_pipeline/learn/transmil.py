@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.aggregators.base import Aggregator, BagOutput
+from wsi_pipeline.learn.aggregators import Aggregator, BagOutput
 
 HEADS: Final = 8
 INVERSE_STEPS: Final = 6

@@ -1,0 +1,172 @@
+"""Models by name: tile classifiers and aggregators, made from a spec, asked without gradients."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.aggregators import (
+    Abmil,
+    Aggregator,
+    ClamSb,
+    Dsmil,
+    GatedAbmil,
+    MaxPool,
+    MeanPool,
+    Standardise,
+)
+from wsi_pipeline.learn.transmil import TransMil
+from wsi_pipeline.registry import Registry
+
+CHUNK: Final = 16_384  # tiles at a time through a tile classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One model: the name of a tile classifier or an aggregator, and its sizes.
+
+    ``hidden`` is the width of its hidden layer, ``dropout`` the probability that a value is dropped
+    in training, and ``temperature`` divides the logarithms of its slide probabilities.
+    """
+
+    name: str
+    hidden: int = 256
+    dropout: float = 0.25
+    temperature: float = 1.0
+
+
+AggregatorMaker = Callable[[int, int, int, float], Aggregator]  # width, classes, hidden, dropout
+
+
+def _own(name: str, found: object) -> AggregatorMaker:
+    if not callable(found):
+        raise ConfigError(f"aggregator {name!r}: is no class or function, found {found!r}")
+
+    def make(width: int, classes: int, hidden: int, dropout: float) -> Aggregator:
+        made = found(width, classes, hidden, dropout)
+        if not isinstance(made, Aggregator):
+            raise ConfigError(
+                f"aggregator {name!r}: expected a subclass of wsi_pipeline.learn.Aggregator, made "
+                f"with (width, classes, hidden, dropout); found {type(made).__name__}"
+            )
+        return made
+
+    return make
+
+
+AGGREGATORS: Final[Registry[AggregatorMaker]] = Registry(
+    "aggregator",
+    {
+        "mean": MeanPool,
+        "max": MaxPool,
+        "abmil": Abmil,
+        "gated_abmil": GatedAbmil,
+        "clam_sb": ClamSb,
+        "dsmil": Dsmil,
+        "transmil": TransMil,
+    },
+    _own,
+)
+
+
+def create_aggregator(spec: ModelSpec, width: int, classes: int) -> Aggregator:
+    """Make an untrained aggregator.
+
+    Args:
+        spec: Its name is a key of :data:`AGGREGATORS`, or ``module:function`` for a user's own.
+        width: Features per tile, D.
+        classes: Number of classes, C.
+
+    Raises:
+        ConfigError: There is no such aggregator.
+    """
+    return AGGREGATORS.choose(spec.name)(width, classes, spec.hidden, spec.dropout)
+
+
+class TileHead(nn.Module):
+    """Standardised features (N, D) → logits (N, C)."""
+
+    def __init__(self, width: int, classifier: nn.Module) -> None:
+        super().__init__()
+        self.standardise = Standardise(width)
+        self.classify = classifier
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classify(self.standardise(features))
+        return logits
+
+
+def _linear(width: int, classes: int, spec: ModelSpec) -> list[nn.Module]:
+    return [nn.Dropout(spec.dropout), nn.Linear(width, classes)]
+
+
+def _mlp(width: int, classes: int, spec: ModelSpec) -> list[nn.Module]:
+    hidden = [nn.Linear(width, spec.hidden), nn.ReLU(), nn.Dropout(spec.dropout)]
+    return [nn.Dropout(spec.dropout), *hidden, nn.Linear(spec.hidden, classes)]
+
+
+HEADS: Final = Registry("tile classifier", {"linear": _linear, "mlp": _mlp})
+
+
+def create_head(spec: ModelSpec, width: int, classes: int) -> TileHead:
+    """Make an untrained tile classifier.
+
+    Args:
+        spec: ``linear`` (logistic regression) or ``mlp`` (one hidden layer).
+        width: Features per tile, D.
+        classes: Number of classes, C.
+
+    Raises:
+        ConfigError: There is no such head.
+    """
+    layers = HEADS.choose(spec.name)(width, classes, spec)
+    return TileHead(width, nn.Sequential(*layers))
+
+
+def tile_probabilities(head: TileHead, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return class probabilities (N, C) float32 of the tiles ``features`` (N, D)."""
+    device = _device(head)
+    with _evaluating(head), torch.inference_mode():
+        parts = [
+            head(torch.from_numpy(features[start : start + CHUNK]).to(device)).softmax(1).cpu()
+            for start in range(0, len(features), CHUNK)
+        ]
+    probabilities: NDArray[np.float32] = torch.cat(parts).numpy()
+    return probabilities
+
+
+def bag_scores(
+    model: Aggregator, features: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return class probabilities (C,) float64 and attention (N,) float32 of one bag (N, D)."""
+    with _evaluating(model), torch.inference_mode():
+        output = model(torch.from_numpy(features).to(_device(model)))
+        probabilities = output.logits.cpu().double().softmax(0).numpy()
+        return probabilities, output.attention.float().cpu().numpy()
+
+
+def majority_vote(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the share of tiles that each class wins, (C,) float64; of ties the first class."""
+    classes = probabilities.shape[1]
+    votes = np.bincount(probabilities.argmax(1), minlength=classes)
+    return votes / len(probabilities)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
