@@ -45,8 +45,6 @@ from .fit import Epoch, balanced_weights, fit_aggregator, fit_tile_classifier
 from .intervals import lower_bound_if_perfect, patients_needed
 from .learner import FeatureLearner, FeatureModels, Learner, Models, Provenance
 from .models import (
-    AGGREGATORS,
-    HEADS,
     ModelSpec,
     TileHead,
     bag_scores,
@@ -71,6 +69,8 @@ from .scores import (
     score_slides,
 )
 from .settings import (
+    AGGREGATORS,
+    HEADS,
     AugmentSettings,
     FineTuneSettings,
     FitSettings,

@@ -1,6 +1,6 @@
 """Models by name: tile classifiers and aggregators, made from a spec, asked without gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -11,18 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.aggregators import (
-    Abmil,
-    Aggregator,
-    ClamSb,
-    Dsmil,
-    GatedAbmil,
-    MaxPool,
-    MeanPool,
-    Standardise,
-)
-from wsi_pipeline.learn.transmil import TransMil
-from wsi_pipeline.registry import Registry
+from wsi_pipeline.learn.aggregators import Aggregator, Standardise
+from wsi_pipeline.learn.settings import AGGREGATORS, HEADS
+from wsi_pipeline.registry import load
 
 CHUNK: Final = 16_384  # tiles at a time through a tile classifier
 
@@ -41,40 +32,6 @@ class ModelSpec:
     temperature: float = 1.0
 
 
-AggregatorMaker = Callable[[int, int, int, float], Aggregator]  # width, classes, hidden, dropout
-
-
-def _own(name: str, found: object) -> AggregatorMaker:
-    if not callable(found):
-        raise ConfigError(f"aggregator {name!r}: is no class or function, found {found!r}")
-
-    def make(width: int, classes: int, hidden: int, dropout: float) -> Aggregator:
-        made = found(width, classes, hidden, dropout)
-        if not isinstance(made, Aggregator):
-            raise ConfigError(
-                f"aggregator {name!r}: expected a subclass of wsi_pipeline.learn.Aggregator, made "
-                f"with (width, classes, hidden, dropout); found {type(made).__name__}"
-            )
-        return made
-
-    return make
-
-
-AGGREGATORS: Final[Registry[AggregatorMaker]] = Registry(
-    "aggregator",
-    {
-        "mean": MeanPool,
-        "max": MaxPool,
-        "abmil": Abmil,
-        "gated_abmil": GatedAbmil,
-        "clam_sb": ClamSb,
-        "dsmil": Dsmil,
-        "transmil": TransMil,
-    },
-    _own,
-)
-
-
 def create_aggregator(spec: ModelSpec, width: int, classes: int) -> Aggregator:
     """Make an untrained aggregator.
 
@@ -84,9 +41,15 @@ def create_aggregator(spec: ModelSpec, width: int, classes: int) -> Aggregator:
         classes: Number of classes, C.
 
     Raises:
-        ConfigError: There is no such aggregator.
+        ConfigError: There is no such aggregator, or a user's own is none.
     """
-    return AGGREGATORS.choose(spec.name)(width, classes, spec.hidden, spec.dropout)
+    made = load(AGGREGATORS.choose(spec.name))(width, classes, spec.hidden, spec.dropout)
+    if not isinstance(made, Aggregator):
+        raise ConfigError(
+            f"aggregator {spec.name!r}: expected a subclass of wsi_pipeline.learn.Aggregator, made "
+            f"with (width, classes, hidden, dropout); found {type(made).__name__}"
+        )
+    return made
 
 
 class TileHead(nn.Module):
@@ -102,16 +65,15 @@ class TileHead(nn.Module):
         return logits
 
 
-def _linear(width: int, classes: int, spec: ModelSpec) -> list[nn.Module]:
-    return [nn.Dropout(spec.dropout), nn.Linear(width, classes)]
+def linear(width: int, classes: int, hidden: int, dropout: float) -> list[nn.Module]:
+    """Return the layers of logistic regression."""
+    del hidden, dropout
+    return [nn.Linear(width, classes)]
 
 
-def _mlp(width: int, classes: int, spec: ModelSpec) -> list[nn.Module]:
-    hidden = [nn.Linear(width, spec.hidden), nn.ReLU(), nn.Dropout(spec.dropout)]
-    return [nn.Dropout(spec.dropout), *hidden, nn.Linear(spec.hidden, classes)]
-
-
-HEADS: Final = Registry("tile classifier", {"linear": _linear, "mlp": _mlp})
+def mlp(width: int, classes: int, hidden: int, dropout: float) -> list[nn.Module]:
+    """Return the layers of a classifier with one hidden layer."""
+    return [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)]
 
 
 def create_head(spec: ModelSpec, width: int, classes: int) -> TileHead:
@@ -125,8 +87,8 @@ def create_head(spec: ModelSpec, width: int, classes: int) -> TileHead:
     Raises:
         ConfigError: There is no such head.
     """
-    layers = HEADS.choose(spec.name)(width, classes, spec)
-    return TileHead(width, nn.Sequential(*layers))
+    layers = load(HEADS.choose(spec.name))(width, classes, spec.hidden, spec.dropout)
+    return TileHead(width, nn.Sequential(nn.Dropout(spec.dropout), *layers))
 
 
 def tile_probabilities(head: TileHead, features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,13 +5,43 @@ inherits the topics it knows, and is handed on whole. Importing this module impo
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field, field_validator
 
 from wsi_pipeline.config import Chosen, Device, Settings
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.registry import Registry
 
 Interval = Literal["percentile", "bca"]
+
+
+def _callable(name: str, found: object) -> str:
+    if not callable(found):
+        raise ConfigError(f"aggregator {name!r}: is no class or function, found {found!r}")
+    return name
+
+
+AGGREGATORS: Final = Registry(
+    "aggregator",
+    {
+        "mean": "wsi_pipeline.learn.aggregators:MeanPool",
+        "max": "wsi_pipeline.learn.aggregators:MaxPool",
+        "abmil": "wsi_pipeline.learn.aggregators:Abmil",
+        "gated_abmil": "wsi_pipeline.learn.aggregators:GatedAbmil",
+        "clam_sb": "wsi_pipeline.learn.aggregators:ClamSb",
+        "dsmil": "wsi_pipeline.learn.aggregators:Dsmil",
+        "transmil": "wsi_pipeline.learn.transmil:TransMil",
+    },
+    _callable,
+)
+"""Where each is; made with (width, classes, hidden, dropout), it is a ``learn.Aggregator``."""
+
+HEADS: Final = Registry(
+    "tile classifier",
+    {"linear": "wsi_pipeline.learn.models:linear", "mlp": "wsi_pipeline.learn.models:mlp"},
+)
+"""Where each is; made with (width, classes, hidden, dropout), it is the layers after dropout."""
 
 
 class SeedSettings(Settings):
@@ -103,13 +133,15 @@ class FitSettings(OptimiserSettings):
 
     topic: ClassVar = "models on features"
 
-    tile_classifier: Annotated[str, Chosen("wsi_pipeline.learn.models:HEADS")] = Field(
+    tile_classifier: Annotated[str, Chosen("wsi_pipeline.learn.settings:HEADS")] = Field(
         default="mlp", description="Tile classifier."
     )
-    aggregator: Annotated[tuple[str, ...], Chosen("wsi_pipeline.learn.models:AGGREGATORS")] = Field(
-        default=("abmil", "mean"),
-        min_length=1,
-        description="Slide aggregators; may be given several times. The first speaks for a slide.",
+    aggregator: Annotated[tuple[str, ...], Chosen("wsi_pipeline.learn.settings:AGGREGATORS")] = (
+        Field(
+            default=("abmil", "mean"),
+            min_length=1,
+            description="Slide aggregators; the first speaks for a slide.",
+        )
     )
     hidden: int = Field(default=256, ge=1, description="Width of hidden layers.")
     epochs: int = Field(default=60, ge=1, description="The most epochs.")

@@ -107,14 +107,18 @@ def run(config: CompareConfig) -> Iterator[Event]:
     An encoder that fails is named in the table and costs no other one.
 
     Raises:
-        ConfigError: The file says something impossible.
+        ConfigError: The file says something impossible, or an encoder is unknown.
     """
+    from wsi_pipeline.features import encoder_tag
+
     plan = read_plan(config.plan)
     unknown = [name for name in config.only if name not in plan.encoders]
     if unknown:
         raise ConfigError(
             f"--only {', '.join(unknown)}: {config.plan} has {', '.join(plan.encoders)}"
         )
+    for encoder in plan.encoders:
+        encoder_tag(encoder, "random")  # asks for no weights; an unknown name ends it here
     errors: dict[str, str] = {}
     yield StageStarted(stage="compare", total=len(plan.encoders), unit="encoders")
     for encoder in config.only or plan.encoders:
@@ -189,7 +193,7 @@ def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
     if not metrics:
         return EncoderResult(
             encoder=encoder, weights=weights, random=weights == "random",
-            error=error or "not trained yet",
+            error=error,
         )  # fmt: skip
     tiles = [found for found in metrics["evaluations"] if found["level"] == "tile"]
     about = _read(folder / BundleFile.CONFIG)

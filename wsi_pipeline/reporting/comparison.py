@@ -54,7 +54,7 @@ class EncoderResult:
         patients: Part → how many there are.
         parameters: Numbers it learned.
         tiles_per_second: Tiles judged a second.
-        error: Why there are no figures; empty if there are.
+        error: Why it failed; empty if it did not. Without figures and error it was not run.
     """
 
     encoder: str
@@ -78,6 +78,8 @@ class EncoderResult:
         remarks = []
         if self.error:
             remarks.append(f"failed: {self.error}")
+        elif not self.accuracy:
+            remarks.append("not run")
         if self.random:
             remarks.append("started from random weights, no claim about the architecture")
         test = self.accuracy.get("test")
@@ -237,9 +239,11 @@ def _draw(figure: Figure, comparison: Comparison) -> None:
                 axes.hlines(y, found.low, found.high, color=colour, linewidth=2.2, alpha=0.45)
                 lowest = min(lowest, found.low)
             axes.plot(found.value, y, "o", color=colour, markersize=5.5)
-        if result.error:
-            axes.text(0.99, row, "failed", color=MUTED, ha="right", va="center",
-                      transform=axes.get_yaxis_transform())  # fmt: skip
+        if result.error or not result.accuracy:
+            axes.text(
+                0.99, row, "failed" if result.error else "not run", color=MUTED, ha="right",
+                va="center", transform=axes.get_yaxis_transform(),
+            )  # fmt: skip
     axes.axvline(comparison.required, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 3)))
     handles = [
         Line2D([], [], marker="o", color=colour_of(i), linewidth=2) for i in range(len(present))

@@ -29,8 +29,9 @@ def plan(tmp_path: Path) -> Path:
 [compare]
 run = "{tmp_path / "run"}"
 title = "Stripes"
-encoders = ["test_resnet", "no_such_net", "test_efficientnet"]
+encoders = ["test_resnet", "test_vit", "test_efficientnet"]
 default_weights = "random"
+weights = {{ test_vit = "{tmp_path / "lost.safetensors"}" }}
 synthetic = true
 
 [finetune]
@@ -58,18 +59,18 @@ def test_one_table_one_figure_and_a_failure_costs_itself(
     run = tmp_path / "run"
     first = table(run)
     assert first["test_resnet"]["test_accuracy"]
-    assert first["test_efficientnet"]["remark"].startswith("failed: not trained yet")
+    assert first["test_efficientnet"]["remark"].startswith("not run")
     written = (run / "finetuned/test_resnet/model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
 
     assert main([str(plan)]) == 1
     said = capsys.readouterr().out
-    assert "no_such_net" in said
-    assert "timm has no such model" in " ".join(said.split())
+    assert "test_vit" in said
+    assert "lost.safetensors" in "".join(said.split())
     assert (run / "finetuned/test_resnet/model.safetensors").stat().st_mtime_ns == written
     found = table(run)
-    assert list(found) == ["test_resnet", "no_such_net", "test_efficientnet"]
-    assert "timm has no such model" in found["no_such_net"]["remark"]
+    assert list(found) == ["test_resnet", "test_vit", "test_efficientnet"]
+    assert "lost.safetensors" in found["test_vit"]["remark"]
     for name in ("test_resnet", "test_efficientnet"):
         row = found[name]
         for part in ("train", "val", "test", "external"):
@@ -90,6 +91,15 @@ def test_one_table_one_figure_and_a_failure_costs_itself(
     assert "| DenseNet121 | 98.21 % | 98 % | 96 % |" in (run / "comparison/table.md").read_text()
 
 
+def test_an_unknown_encoder_ends_it_before_any_is_trained(
+    plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(plan, plan.read_text().replace('"test_vit",', '"no_such_net",'))
+    assert main([str(plan)]) == 2
+    assert "timm has no such model" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "finetuned").exists()
+
+
 def test_features_of_frozen_encoders_are_compared_too(
     plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,7 +110,7 @@ def test_features_of_frozen_encoders_are_compared_too(
     assert "unknown setting 'epoch'" in capsys.readouterr().err
     write_run(tmp_path / "run")
     frozen = (
-        text.replace('"no_such_net", ', "")
+        text.replace('"test_vit", ', "")
         + '[extract]\n[train]\nepochs = 2\naccept_risk = "stripes are alike"\n'
     )
     assert main([str(write(plan, frozen + 'external = "tma"\nresamples = 100\n'))]) == 0
