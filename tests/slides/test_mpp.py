@@ -40,7 +40,7 @@ def with_mpp(x: float, y: float | None = None, power: float | None = None) -> Sl
 def test_missing_mpp_is_refused_with_the_remedy(data_dir: Path) -> None:
     with (
         open_slide(data_dir / "slides/TCGA-CR-7395-01A-01-TS1.svs") as slide,
-        pytest.raises(MppError, match=r"does not say its resolution.*mpp column.*--mpp-override"),
+        pytest.raises(MppError, match=r"does not say its resolution.*mpp column.*--mpp-default"),
     ):
         resolve_mpp(slide.info)
     assert resolve_mpp(INFO, 0.5).source == "override"
@@ -193,7 +193,7 @@ def test_fields_that_contradict_each_other_are_both_named(
     info = replace(with_mpp(0.25), properties={"aperio.MPP": "0.25", **properties})
     with pytest.raises(MppError, match=said) as refusal:
         resolve_mpp(info)
-    assert "--mpp-override" in str(refusal.value)
+    assert "--mpp-default" in str(refusal.value)
     assert resolve_mpp(info, override=0.5).mpp == 0.5
 
 

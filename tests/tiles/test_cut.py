@@ -322,3 +322,40 @@ def test_the_study_counted_bright_pixels_after_normalisation(
     level = store.attributes["background_level"]
     share = (store.tiles[:].min(axis=3) >= level).mean(axis=(1, 2))
     np.testing.assert_allclose(store.columns["background_fraction"], share, atol=1e-6)
+
+
+CMU = "CMU-1-Small-Region.svs"  # its file says 0.499 µm/px
+
+
+def cut_again(data_dir: Path, folder: Path, **asked: Any) -> dict[str, Any]:
+    cut_slide(data_dir / "slides" / CMU, folder / "tiles.zarr", TileSettings(**asked))
+    return dict(open_tiles(folder / "tiles.zarr").attributes)
+
+
+def test_a_resolution_far_from_the_files_is_refused_unless_forced(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MppError, match=r"says 0\.499 µm/px.*0\.4 is off by 20%.*--mpp-default"):
+        cut_again(data_dir, tmp_path, mpp_override=0.4)
+    forced = cut_again(data_dir, tmp_path, mpp_override=0.4, force_mpp=True)
+    assert (forced["mpp_file"], forced["mpp_native"]) == (pytest.approx(0.499), 0.4)
+    assert "mpp 0.499 of the file replaced by 0.4" in forced["flags"]
+
+
+def test_a_resolution_near_the_files_replaces_it_and_says_so(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    near = cut_again(data_dir, tmp_path, mpp_override=0.5)
+    assert near["mpp_native"] == 0.5
+    assert near["flags"][0] == "mpp 0.499 of the file replaced by 0.5"
+
+
+def test_a_default_resolution_is_for_files_that_say_nothing(
+    data_dir: Path, mosaic: Path, tmp_path: Path
+) -> None:
+    own = cut_again(data_dir, tmp_path, mpp_default=0.4)
+    assert (own["mpp_native"], own["flags"]) == (pytest.approx(0.499), [])
+    cut_slide(mosaic, tmp_path / "m.zarr", TileSettings(mpp_default=0.25))
+    silent = open_tiles(tmp_path / "m.zarr").attributes
+    assert (silent["mpp_native"], silent["mpp_source"]) == (0.25, "default")
+    assert silent["mpp_file"] is None

@@ -1,6 +1,6 @@
 from .files import compression_of, slide_digest
 from .find import NOT_A_FILE, FoundSlides, find_slides, printable
-from .mpp import ResolvedMpp, resolve_mpp
+from .mpp import ResolvedMpp, own_mpp, resolve_mpp
 from .open import (
     READERS,
     Icc,
@@ -31,6 +31,7 @@ __all__ = [
     "find_slides",
     "open_for_metadata",
     "open_slide",
+    "own_mpp",
     "printable",
     "read_low",
     "reduce_area",

@@ -14,7 +14,7 @@ MAX_SLIDE_MM = 200.0  # twice the largest glass in use, the 100 mm whole-mount s
 MAX_SLIDE_MM2 = 20_000.0  # twice the largest again: the area, which the header of a bomb overdoes
 MAX_CONTRADICTION = 0.05  # relative difference between two fields of one file
 MAX_POWER_RATIO = 5.0  # mpp × objective power is near 10; a unit off by 10× is not
-REMEDY = "give it in the mpp column of the cohort table or with --mpp-override"
+REMEDY = "give it in the mpp column of the cohort table, with --mpp-default or with --mpp-override"
 _TAGS_OF_ANOTHER_IMAGE = ("leica", "philips", "ventana")  # their first directory is an overview
 _TIFF_UNIT_UM = {"inch": 25400.0, "centimeter": 10000.0, "millimeter": 1000.0, "micrometer": 1.0}
 _DICOM_SPACING = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[{}]"
@@ -74,6 +74,14 @@ def resolve_mpp(info: SlideInfo, override: float | None = None) -> ResolvedMpp:
     _check_power(info, mpp, where)
     _check_extent(info, mpp, where)
     return ResolvedMpp(mpp=mpp, source=info.mpp_source)
+
+
+def own_mpp(info: SlideInfo) -> float | None:
+    """What the file itself says of its resolution, µm/px; None if nothing, or nothing usable."""
+    try:
+        return resolve_mpp(info).mpp
+    except MppError:
+        return None
 
 
 def find_mpp(properties: Mapping[str, str]) -> FoundMpp | None:

@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import MppError, NoTissueError, SlideError
-from wsi_pipeline.slides import LowImage, Slide, SlideInfo, read_low, reduce_area, resolve_mpp
+from wsi_pipeline.slides import (
+    LowImage,
+    Slide,
+    SlideInfo,
+    own_mpp,
+    read_low,
+    reduce_area,
+    resolve_mpp,
+)
 from wsi_pipeline.tiles.drawn import (
     TileClasses,
     allowed,
@@ -29,6 +37,7 @@ from wsi_pipeline.types import Mask, Region
 PICTURE_PX: Final = 900  # least length of the thumbnail's longest side, where the slide has it
 SURROUNDINGS: Final = 0.25  # of a region's side, on each side
 NOT_STRAIGHTENED: Final = "not_straightened"  # asked for, but no flat image
+MOST_REPLACED: Final = 0.1  # relative, of the file's own resolution, without being forced
 UNKNOWN_PX: Final = 2048  # the same for a slide without resolution, on which tissue is looked for
 
 
@@ -39,6 +48,7 @@ class SlidePlan:
     Attributes:
         mpp: Level-0 resolution, µm/px; None where unknown.
         mpp_source: Where it came from.
+        mpp_file: What the file itself says, µm/px; None if nothing usable.
         picture: The scanned part, or the region asked for and some of what surrounds it, at
             8 µm/px or finer: for people.
         tissue: On an overview of the same area at about 8 µm/px.
@@ -53,6 +63,7 @@ class SlidePlan:
 
     mpp: float | None
     mpp_source: str
+    mpp_file: float | None
     picture: LowImage
     tissue: Tissue
     tissue_downsample: float
@@ -114,6 +125,7 @@ def survey_slide(
     return SlidePlan(
         mpp=mpp,
         mpp_source=source,
+        mpp_file=own_mpp(info),
         picture=picture,
         tissue=tissue,
         tissue_downsample=overview.downsample,
@@ -189,12 +201,25 @@ def native_mpp(
     """Return the slide's resolution, µm/px, and where it comes from; None and ``unknown``.
 
     Raises:
-        MppError: It is missing or implausible, and unknown ones are not to be cut.
+        MppError: It is missing or implausible, and unknown ones are not to be cut; or what is to
+            replace it is far from what the file says.
     """
+    info, given = slide.info, request.mpp_given(settings)
+    own = own_mpp(info)
+    if request.mpp is None and given is not None and own is not None and not settings.force_mpp:
+        off = abs(given / own - 1)
+        if off > MOST_REPLACED:
+            raise MppError(
+                f"{info.path}: the file says {own:.4g} µm/px, --mpp-override {given:g} is off by "
+                f"{off:.0%}; leave it out (--mpp-default is for files that say nothing), or pass "
+                "--force-mpp"
+            )
+    if given is None and info.mpp is None and settings.mpp_default is not None:
+        return resolve_mpp(info, settings.mpp_default).mpp, "default"
     try:
-        resolved = resolve_mpp(slide.info, request.mpp_given(settings))
+        resolved = resolve_mpp(info, given)
     except MppError:
-        if settings.takes_unknown_mpp and slide.info.mpp is None:
+        if settings.takes_unknown_mpp and info.mpp is None:
             return None, "unknown"
         raise
     return resolved.mpp, resolved.source

@@ -20,6 +20,7 @@ from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import LeftOut, draw_overlay, tissue_tilt
 from wsi_pipeline.types import Coords
 
+SAME_MPP: Final = 1e-3  # relative
 THUMBNAIL_PX: Final = 1600  # longest side, at most
 JPEG_QUALITY: Final = 88
 SHARE_THAT_FLAGS: Final = 0.1  # of a slide's tiles: so many flagged ones flag the slide
@@ -53,6 +54,7 @@ def describe_tiles(
     return {
         "mpp_requested": settings.mpp,
         "mpp_native": plan.mpp,
+        "mpp_file": plan.mpp_file,
         "mpp_source": plan.mpp_source,
         "mpp_effective": grid.effective_mpp,
         "level": grid.level,
@@ -95,12 +97,21 @@ def _left_out(piece: LeftOut, plan: SlidePlan) -> dict[str, Any]:
 def slide_flags(plan: SlidePlan, fit: SlideFit, tally: Tally) -> tuple[str, ...]:
     """Return what a person should know of the slide: of its tissue, grid, stain and tiles."""
     stain = tuple(f"stain_{flag}" for flag in fit.stain.flags)
+    replaced = _replaced_mpp(plan)
     marks = tuple(
         name
         for name in FLAGS
         if tally.counts[f"flagged_{name}"] > SHARE_THAT_FLAGS * tally.counts["kept"]
     )
-    return (*plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks)
+    return (*replaced, *plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks)
+
+
+def _replaced_mpp(plan: SlidePlan) -> tuple[str, ...]:
+    """Say that a person's resolution stands in the place of the file's, if it does."""
+    own, used = plan.mpp_file, plan.mpp
+    if own is None or used is None or abs(used / own - 1) < SAME_MPP:
+        return ()
+    return (f"mpp {own:.4g} of the file replaced by {used:.4g}",)
 
 
 def _denoise(settings: TileSettings) -> dict[str, Any] | None:

@@ -36,8 +36,17 @@ class GridSettings(Settings):
         default=None,
         ge=0.05,
         le=10,
-        description="Resolution of slides whose file does not say it or is wrong, µm/px; the "
-        "table's mpp column goes before it.",
+        description="Resolution of all slides, µm/px, whatever their files say; the table's mpp "
+        "column goes before it. Refused where a file says something else by more than 10 %.",
+    )
+    mpp_default: float | None = Field(
+        default=None,
+        ge=0.05,
+        le=10,
+        description="Resolution of slides whose file does not say it, µm/px; of no other.",
+    )
+    force_mpp: bool = Field(
+        default=False, description="Let --mpp-override replace what a file says, however far off."
     )
     unknown_mpp: bool = Field(
         default=False, description="Take slides of unknown resolution at native pixels."
@@ -239,7 +248,7 @@ class SlideRequest:
     mask: Path | None = None
 
     def mpp_given(self, settings: GridSettings) -> float | None:
-        """Return the resolution that a person gave it, µm/px; None leaves it to the file."""
+        """Return the resolution that replaces the file's, µm/px; None leaves it to the file."""
         return settings.mpp_override if self.mpp is None else self.mpp
 
     @property

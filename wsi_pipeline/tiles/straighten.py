@@ -90,7 +90,7 @@ def straighten(slide: Slide, settings: TileSettings, request: SlideRequest) -> S
 
 def _straight(slide: Slide, settings: TileSettings, request: SlideRequest) -> Slide:
     overview = read_low(slide, 1.0, max(1.0, max(slide.info.dimensions) / OVERVIEW_PX))
-    mpp = request.mpp_given(settings) or slide.info.mpp
+    mpp = request.mpp_given(settings) or slide.info.mpp or settings.mpp_default
     um_per_px = OVERVIEW_MPP if mpp is None else mpp * overview.downsample
     tilt = tissue_tilt(find_tissue(overview.rgb, um_per_px, settings.tissue_method).mask)
     if not tilt.has_direction or abs(tilt.angle_deg) < LEAST_ANGLE_DEG:
