@@ -2,9 +2,12 @@
 
 What the glass brings along (preservation, site, scanner, resolution) has nothing to do with the
 disease and blocks early. Focus and stain also follow the tissue itself (steatosis looks blurred, a
-cellular tumour is bluer), so they block only where they all but give the label away.
+cellular tumour is bluer), so they block only where they all but give the label away. What a record
+says of the patient or the piece of tissue (sex, age, stage, share of tumour) may go with the
+disease by right, so it never blocks, but is told: who reads the figures must know.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,23 @@ COLUMNS: Final = {  # of the cohort table: what a slide with a value does, what 
     "preservation": ("is {}", "how it was preserved"),
     SITE: ("comes from site {!r}", "the site"),
     "scanner": ("comes from scanner {!r}", "the scanner"),
+    "cohort": ("comes from source {!r}", "the source"),
 }
+FACTS: Final = {  # the same of what a record says of the patient and of the tissue
+    "sex": ("is of a {} patient", "the patient's sex"),
+    "stage": ("is of {}", "the stage"),
+    "grade": ("is of grade {}", "the grade"),
+    "section_location": ("is a {} section", "the section"),
+    "warnings": ("is flagged {!r}", "what its source warns of"),
+}
+AMOUNTS: Final = {  # and its numbers
+    "age": "the patient's age",
+    "percent_tumor_nuclei": "the share of tumour nuclei",
+    "percent_tumor_cells": "the share of tumour",
+    "percent_necrosis": "the share of necrosis",
+}
+WHOLE_SITES: Final = "the parts keep sites whole, so the test figures do not gain from it"
+OF_THE_PATIENT: Final = "it is the patient's or the tissue's, and may go with the label by right"
 RECOGNISED: Final = {"frozen": "freezing", "ffpe": "paraffin", "paraffin": "paraffin"}
 NUMBERS: Final = {  # of tile stores and pictures: threshold, what is recognised
     "picture size": (GLASS, "the size of its picture"),
@@ -72,17 +91,43 @@ def find_nuisances(
         values = {s.slide_id: getattr(rows[s.slide_id], name) for s in slides}
         known = [slide for slide in slides if values[slide.slide_id] is not None]
         if len({values[slide.slide_id] for slide in known}) > 1:
-            found += _categorical(name, known, values, blocks=not (whole_sites and name == SITE))
+            excuse = WHOLE_SITES if whole_sites and name == SITE else ""
+            found += _categorical(name, known, values, excuse)
     for name in NUMBERS:
         numbers = {s.slide_id: evidence[s.slide_id].numbers.get(name) for s in slides}
         known = [slide for slide in slides if numbers[slide.slide_id] is not None]
         if len({numbers[slide.slide_id] for slide in known}) > 1:
             found += _numeric(name, known, numbers)
+    return found + _clinical(slides, rows)
+
+
+def _clinical(slides: Sequence[SplitSlide], rows: Mapping[str, CohortSlide]) -> Audit:
+    """Measure what the cohort table says of patients and tissue; its findings never block."""
+    found = Audit()
+    for name in (*FACTS, *AMOUNTS):
+        values = {s.slide_id: getattr(rows[s.slide_id], name) for s in slides}
+        known = [slide for slide in slides if values[slide.slide_id] is not None]
+        if len({values[slide.slide_id] for slide in known}) < 2:
+            continue
+        if name in FACTS:
+            found += _categorical(name, known, values, OF_THE_PATIENT)
+            continue
+        numbers = {each: _number(text) for each, text in values.items()}
+        known = [slide for slide in known if numbers[slide.slide_id] is not None]
+        if len({numbers[slide.slide_id] for slide in known}) > 1:
+            found += _numeric(name, known, numbers, OF_THE_PATIENT)
     return found
 
 
+def _number(text: str | None) -> Numbers | None:
+    try:
+        return (float(text),) if text is not None and math.isfinite(float(text)) else None
+    except ValueError:
+        return None
+
+
 def _categorical(
-    name: str, slides: Sequence[SplitSlide], values: Mapping[str, str], *, blocks: bool
+    name: str, slides: Sequence[SplitSlide], values: Mapping[str, str], excuse: str = ""
 ) -> Audit:
     own = [values[slide.slide_id] for slide in slides]
     labelled = _labelled(slides)
@@ -93,11 +138,14 @@ def _categorical(
         return Audit()
     told = _told(name, scores, labelled, GLASS)
     words = f"{_values_in_words(name, told.label, slides, values)}; {_by_recognising(told, own)}"
-    return _judged(told, len(slides), words, _remedy(name), blocks=blocks)
+    return _judged(told, len(slides), words, _remedy(name), excuse)
 
 
 def _numeric(
-    name: str, slides: Sequence[SplitSlide], numbers: Mapping[str, Numbers | None]
+    name: str,
+    slides: Sequence[SplitSlide],
+    numbers: Mapping[str, Numbers | None],
+    excuse: str = "",
 ) -> Audit:
     labelled = _labelled(slides)
     if len(labelled.classes) < 2:
@@ -106,11 +154,11 @@ def _numeric(
     scores = by_numbers(own, labelled)
     if scores is None:
         return Audit()
-    threshold, recognised = NUMBERS[name]
+    threshold, recognised = (GLASS, AMOUNTS[name]) if name in AMOUNTS else NUMBERS[name]
     told = _told(name, scores, labelled, threshold)
     inside = np.array([slide.label == told.label for slide in slides])
     words = f"{_numbers_in_words(name, told.label, own, inside)}; " + _scores_by(told, recognised)
-    return _judged(told, len(slides), words, _remedy(name), blocks=True)
+    return _judged(told, len(slides), words, _remedy(name), excuse)
 
 
 def _labelled(slides: Sequence[SplitSlide]) -> Labelled:
@@ -131,7 +179,8 @@ def _told(name: str, scores: Array, slides: Labelled, threshold: float) -> _Told
     )
 
 
-def _judged(told: _Told, cases: int, words: str, remedy: str, *, blocks: bool) -> Audit:
+def _judged(told: _Told, cases: int, words: str, remedy: str, excuse: str) -> Audit:
+    """Make a finding of it, where it is one; with an ``excuse`` it does not block."""
     auroc = told.auroc
     measured = Measured(
         check="nuisance",
@@ -147,8 +196,8 @@ def _judged(told: _Told, cases: int, words: str, remedy: str, *, blocks: bool) -
     interval = ""
     if auroc.low is not None:
         interval = f", 95 % interval {auroc.low:.2f} to {auroc.high:.2f}"
-    if not blocks:
-        words += "; the parts keep sites whole, so the test figures do not gain from it"
+    if excuse:
+        words += f"; {excuse}"
     elif told.patients < LEAST_PATIENTS:
         words += f"; with {told.patients} patients of {told.label} it may be chance"
     finding = Finding(
@@ -156,7 +205,7 @@ def _judged(told: _Told, cases: int, words: str, remedy: str, *, blocks: bool) -
         text=f"{told.name} alone tells {told.label} from the rest (AUROC {auroc.value:.2f} on "
         f"patients left out{interval}): {words}",
         remedy=remedy,
-        blocking=blocks and told.sure > told.threshold and told.patients >= LEAST_PATIENTS,
+        blocking=not excuse and told.sure > told.threshold and told.patients >= LEAST_PATIENTS,
     )
     return Audit(findings=(finding,), measured=(measured,))
 
@@ -169,7 +218,7 @@ def _values_in_words(
     others = Counter(values[slide.slide_id] for slide in slides if slide.label != label)
     # The value that sets the class apart most: its share inside less its share outside.
     value = max(own, key=lambda v: own[v] / own.total() - others[v] / others.total())
-    does = COLUMNS[name][0].format(value)
+    does = (COLUMNS | FACTS)[name][0].format(value)
     if own[value] == own.total():
         inside = f"every {label} slide {does}"
     else:
@@ -180,7 +229,7 @@ def _values_in_words(
 
 
 def _by_recognising(told: _Told, values: Sequence[str]) -> str:
-    recognised = COLUMNS[told.name][1]
+    recognised = (COLUMNS | FACTS)[told.name][1]
     if told.name == "preservation":
         names = {RECOGNISED[v.lower()] for v in values if v.lower() in RECOGNISED}
         recognised = "freezing" if "freezing" in names else recognised
