@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -42,6 +43,7 @@ class Consumer(Protocol):
 
 def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
     """Show what stages do as it happens, then a table for each; return the exit status."""
+    first = list(islice(events, 1))  # a wrong request ends here, and leaves no folder
     console = Console()
     sums = Summaries(verb)
     with ExitStack() as stack:
@@ -51,7 +53,7 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
             shown = _Bars(stack.enter_context(_progress(console)))
         consumers: list[Consumer] = [sums, *kept, shown]
         stack.enter_context(_ticking(sums, [log, shown]))
-        for event in events:
+        for event in chain(first, events):
             for consumer in consumers:
                 consumer.take(event)
         for summary in sums.stages:

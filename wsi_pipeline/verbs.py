@@ -68,7 +68,7 @@ VERBS: Final = Registry(
         verb.name: verb
         for verb in (
             _ours(
-                "download", SLIDES, "download:DownloadConfig",
+                "download", SLIDES, "configs:DownloadConfig",
                 "Fetch GDC slides by manifest or query, resumable and verified.",
                 "manifests/gdc_tcga_liver.txt --out slides",
             ),
@@ -122,7 +122,7 @@ VERBS: Final = Registry(
                 "runs/liver --encoder densenet121 --external tma",
             ),
             _ours(
-                "compare", MODELS, "compare:CompareConfig",
+                "compare", MODELS, "configs:CompareConfig",
                 "Compare encoders: the same patients, the same recipe, one table and one figure.",
                 "stages/compare.toml",
             ),
@@ -142,7 +142,7 @@ VERBS: Final = Registry(
                 "runs/liver",
             ),
             _ours(
-                "run", STUDIES, "run:RunConfig",
+                "run", STUDIES, "configs:RunConfig",
                 "Run every stage of a study file, one after the other; what is finished is not "
                 "redone.",
                 "stages/liver.toml",

@@ -7,41 +7,35 @@ was interrupted goes on with the encoder it was at.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Any, Final
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import FILE, HOW, POSITIONAL, StageConfig, describe, load_toml
+from wsi_pipeline.config import describe, load_toml
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
+from wsi_pipeline.features import encoder_tag, load_encoder
+from wsi_pipeline.pipeline.configs import CompareConfig
+from wsi_pipeline.reporting import Measure
+from wsi_pipeline.reporting.comparison import (
+    Comparison,
+    EncoderResult,
+    comparison_chart,
+    comparison_csv,
+    comparison_page,
+    to_markdown,
+)
 from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.verbs import VERBS
 
-if TYPE_CHECKING:
-    from wsi_pipeline.reporting.comparison import EncoderResult
-
 STUDY: Final = ("densenet121", "resnet50", "resnet101", "resnet152", "vgg16")
 TABLES: Final = ("compare", "finetune", "extract", "train")
-
-
-class CompareConfig(StageConfig):
-    """Compare encoders: the same patients, the same recipe, one table and one figure."""
-
-    plan: Annotated[Path, POSITIONAL, FILE] = Field(description="Plan of the comparison.")
-    only: Annotated[tuple[str, ...], HOW] = Field(
-        default=(), description="Train these encoders alone; the table still shows all."
-    )
-
-    @property
-    def run_folder(self) -> RunFolder | None:
-        try:
-            return RunFolder(read_plan(self.plan).run)
-        except ConfigError:
-            return None
 
 
 class Plan(BaseModel):
@@ -109,8 +103,6 @@ def run(config: CompareConfig) -> Iterator[Event]:
     Raises:
         ConfigError: The file says something impossible, or an encoder is unknown.
     """
-    from wsi_pipeline.features import encoder_tag
-
     plan = read_plan(config.plan)
     unknown = [name for name in config.only if name not in plan.encoders]
     if unknown:
@@ -158,14 +150,6 @@ def _steps(plan: Plan, encoder: str) -> list[_Step]:
 
 
 def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
-    from wsi_pipeline.reporting.comparison import (
-        Comparison,
-        comparison_chart,
-        comparison_csv,
-        comparison_page,
-        to_markdown,
-    )
-
     results = tuple(_result(plan, encoder, errors.get(encoder, "")) for encoder in plan.encoders)
     notes = sorted({note for encoder in plan.encoders for note in _notes(plan, encoder)})
     comparison = Comparison(
@@ -182,11 +166,8 @@ def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
     yield Written(path=str(folder.page), what="comparison")
 
 
-def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
+def _result(plan: Plan, encoder: str, error: str) -> EncoderResult:
     """Read back what a trained encoder came to."""
-    from wsi_pipeline.reporting import Measure
-    from wsi_pipeline.reporting.comparison import EncoderResult
-
     folder = _folder(plan, encoder)
     metrics = _read(folder / BundleFile.METRICS)
     weights = plan.weights_of(encoder)
@@ -214,12 +195,6 @@ def _result(plan: Plan, encoder: str, error: str) -> "EncoderResult":
 
 def _measured(encoder: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a frozen encoder is and how fast it is, as a fine-tuned one's files say it."""
-    import time
-
-    import numpy as np
-
-    from wsi_pipeline.features import load_encoder
-
     loaded = load_encoder(encoder, weights)
     tiles = np.zeros((loaded.batch_size * loaded.lanes, 256, 256, 3), np.uint8)
     loaded.encode(tiles)  # the first pass chooses kernels

@@ -1,9 +1,9 @@
 """What every stage can be told. Light to import: ``--help`` needs no more than this."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from wsi_pipeline.config import (
     DIR,
@@ -14,7 +14,9 @@ from wsi_pipeline.config import (
     Device,
     Metavar,
     StageConfig,
+    load_toml,
 )
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.settings import (
     FineTuneSettings,
     FitSettings,
@@ -28,6 +30,148 @@ COHORT: Final = Metavar("COHORT")  # a table, or a folder of slides
 Run = Annotated[Path, HOW, POSITIONAL, DIR]
 Slides = Annotated[Path | None, HOW, DIR]
 Reader = Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")]
+
+
+class DownloadConfig(StageConfig):
+    """Fetch slides by manifest or query, resumable and verified; or verify, or only plan."""
+
+    manifest: Annotated[list[str], POSITIONAL] = Field(
+        default=[],
+        description="Manifests as the GDC portal writes them, - for one on the standard input, or "
+        "ids of single files.",
+    )
+    source: Literal["gdc", "idc"] = Field(
+        default="gdc",
+        description="Where from: the Genomic Data Commons, or as DICOM from the Imaging Data "
+        "Commons.",
+    )
+    out: Annotated[Path | None, HOW, DIR] = Field(
+        default=None, description="Folder for the slides, as <id>/<filename>."
+    )
+    query: Annotated[Path | None, FILE] = Field(
+        default=None, description="TOML file with a GDC query, instead of a manifest."
+    )
+    project: list[str] = Field(default=[], description="Slides of this project, such as TCGA-LIHC.")
+    primary_site: list[str] = Field(
+        default=[], description="Slides of this organ, such as liver, whatever the project."
+    )
+    columns: list[str] = Field(
+        default=[],
+        description="Clinical columns for the cohort table, such as stage,grade,age,sex.",
+    )
+    filters: list[str] = Field(
+        default=[],
+        description="Slides of which this is so, such as percent_tumor_nuclei>=60 or sex=female.",
+    )
+    recipe: Literal["frozen-only", "diagnostic", "all"] | None = Field(
+        default=None, description="Which cohort a query makes; wins over the query file's."
+    )
+    manifest_out: Annotated[Path | None, FILE] = Field(
+        default=None,
+        description="Write the query's manifest; of a manifest, one with ids brought up to date.",
+    )
+    cohort_out: Annotated[Path | None, FILE] = Field(
+        default=None, description="Write the query's cohort table (CSV)."
+    )
+    server: Annotated[str | None, HOW] = Field(
+        default=None, description="The source's address, in the place of its own."
+    )
+    idc_index: Annotated[Path | None, HOW] = Field(
+        default=None,
+        description="The IDC's table of series (Parquet); that of idc-index-data by default.",
+    )
+    series: Annotated[Path | None, FILE] = Field(
+        default=None,
+        description="List of IDC series to take alone, one a line: SeriesInstanceUIDs or UUIDs.",
+    )
+    token_file: Annotated[Path | None, HOW, FILE] = Field(
+        default=None, description="Token for controlled access; readable by its owner alone."
+    )
+    resolve: Literal["off", "same", "latest"] = Field(
+        default="same",
+        description="Withdrawn ids: off fails them, same follows to the same bytes under another "
+        "id, latest takes a newer version too.",
+    )
+    non_slides: Literal["refuse", "skip", "fetch"] = Field(
+        default="refuse", description="What to do with manifest rows that are no slides."
+    )
+    verify: bool = Field(
+        default=False, description="Read the files in --out against the manifest; fetch nothing."
+    )
+    report: Annotated[Path | None, HOW, FILE] = Field(
+        default=None,
+        description="Report per file, .csv or .json; by default download_report.csv in --out.",
+    )
+    connections: Annotated[int, HOW] = Field(
+        default=8, ge=1, le=64, description="Connections in all; big files use several each."
+    )
+    files_at_once: Annotated[int, HOW] = Field(
+        default=4, ge=1, le=32, description="Files on their way at the same time."
+    )
+    segment_mib: Annotated[float, HOW] = Field(
+        default=32.0, gt=0, description="Length of the byte ranges a file is fetched in, MiB."
+    )
+    max_mb_per_s: Annotated[float | None, HOW] = Field(
+        default=None, gt=0, description="Limit of all connections together, 10^6 bytes per second."
+    )
+    attempts: Annotated[int, HOW] = Field(
+        default=6, ge=1, description="Tries in a row without progress before a file fails."
+    )
+    timeout_s: Annotated[float, HOW] = Field(
+        default=60.0, gt=0, description="Seconds without a byte that end a try."
+    )
+    first_wait_s: Annotated[float, HOW] = Field(
+        default=1.0, ge=0, description="Pause after the first failed try; doubles up to a minute."
+    )
+    retry_after_cap_s: Annotated[float, HOW] = Field(
+        default=300.0, ge=0, description="Longest pause that a server's Retry-After can ask for."
+    )
+
+    @field_validator("manifest", mode="before")
+    @classmethod
+    def _several(cls, manifest: Any) -> Any:
+        return [str(manifest)] if isinstance(manifest, str | Path) else manifest or []
+
+    @model_validator(mode="after")
+    def _one_request(self) -> Self:
+        if bool(self.manifest) == self.is_query:
+            raise ValueError(
+                "give a manifest or --query, one of them (or --project, --primary-site)"
+            )
+        if not self.is_query and (self.cohort_out or self.recipe or self.columns or self.filters):
+            raise ValueError(
+                "--cohort-out, --recipe, --columns and --filters go with --query; a manifest has "
+                "no labels"
+            )
+        if self.source == "idc" and (self.manifest or self.verify or self.token_file):
+            raise ValueError("the IDC takes --project or --query, and no manifest, check or token")
+        if self.source == "gdc" and (self.series or self.idc_index):
+            raise ValueError("--series and --idc-index go with --source idc")
+        if self.verify and (self.out is None or not self.manifest):
+            raise ValueError("--verify needs a manifest and --out")
+        if self.out is None and not (self.manifest_out or self.cohort_out or self.dry_run):
+            raise ValueError("--out is missing: where should the slides go?")
+        return self
+
+    @property
+    def is_query(self) -> bool:
+        return bool(self.query or self.project or self.primary_site)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is asked of the source beside the query file."""
+        return {
+            "projects": self.project,
+            "primary_sites": self.primary_site,
+            "columns": self.columns,
+            "filters": self.filters,
+            "recipe": self.recipe,
+        }
+
+    @property
+    def run_folder(self) -> RunFolder | None:
+        """The slides' folder has the log; a check of it leaves none."""
+        return RunFolder(self.out) if self.out and not self.verify else None
 
 
 class CoresConfig(StageConfig):
@@ -206,6 +350,62 @@ class ImportConfig(StageConfig):
     )
 
 
+class AuditConfig(StageConfig, SplitSettings):
+    """Look for leaks, nuisances that predict the label, and classes too small for what is asked."""
+
+    run: Run = Field(description="Run folder.")
+    encoder: str = Field(default="densenet121", description="Whose features are looked at.")
+
+
+class TrialConfig(StageConfig, SplitSettings, JudgeSettings):
+    """What `train` and `finetune` are both told."""
+
+    run: Run = Field(description="Run folder.")
+    name: Annotated[str | None, HOW] = Field(
+        default=None, description="Name of the model; the encoder's if not given."
+    )
+
+
+class TrainConfig(TrialConfig, FitSettings):
+    """Train a tile classifier and slide aggregators on a run folder's features; validate them."""
+
+    encoder: str = Field(default="densenet121", description="Whose features to train on.")
+
+
+class FinetuneConfig(TrialConfig, FineTuneSettings):
+    """Fine-tune an encoder end to end on a run folder's tiles, or on flat images; validate it."""
+
+    encoder: str = Field(default="densenet121", description="A timm model, as for extract.")
+    weights: str = Field(
+        default="auto", description="What it starts from: auto, hub, package, random, or a file."
+    )
+    images: Annotated[Path | None, HOW, DIR] = Field(
+        default=None,
+        description="A folder with a folder of images a class, in the place of tile stores.",
+    )
+    external_images: Annotated[Path | None, HOW, DIR] = Field(
+        default=None, description="The same, held out entirely; read once, after the freeze."
+    )
+    patient_pattern: str | None = Field(
+        default=None,
+        description="Regular expression whose first group is the patient in an image's name.",
+    )
+
+
+class CompareConfig(StageConfig):
+    """Compare encoders: the same patients, the same recipe, one table and one figure."""
+
+    plan: Annotated[Path, POSITIONAL, FILE] = Field(description="Plan of the comparison.")
+    only: Annotated[tuple[str, ...], HOW] = Field(
+        default=(), description="Train these encoders alone; the table still shows all."
+    )
+
+    @property
+    def run_folder(self) -> RunFolder | None:
+        """The plan's; a plan that cannot be read has none."""
+        return _named_in(self.plan)
+
+
 class PredictConfig(StageConfig):
     """Score a run folder's slides with a trained model; draw heatmaps."""
 
@@ -274,6 +474,22 @@ class ReportConfig(StageConfig):
     max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
 
 
+class RunConfig(StageConfig):
+    """Run every stage of a study file, one after the other; what is finished is not redone."""
+
+    study: Annotated[Path, POSITIONAL, FILE] = Field(
+        description="Study file, for instance stages/liver.toml."
+    )
+    only: Annotated[tuple[str, ...], HOW] = Field(
+        default=(), description="Run these stages alone; may be given several times."
+    )
+
+    @property
+    def run_folder(self) -> RunFolder | None:
+        """What the stages share, or the first stage's; a file that cannot be read has none."""
+        return _named_in(self.study)
+
+
 class DemoConfig(StageConfig):
     """Generate the synthetic cohort and take it through the whole pipeline."""
 
@@ -302,43 +518,11 @@ class DemoConfig(StageConfig):
         return RunFolder(self.folder / "run")
 
 
-class AuditConfig(StageConfig, SplitSettings):
-    """Look for leaks, nuisances that predict the label, and classes too small for what is asked."""
-
-    run: Run = Field(description="Run folder.")
-    encoder: str = Field(default="densenet121", description="Whose features are looked at.")
-
-
-class TrialConfig(StageConfig, SplitSettings, JudgeSettings):
-    """What `train` and `finetune` are both told."""
-
-    run: Run = Field(description="Run folder.")
-    name: Annotated[str | None, HOW] = Field(
-        default=None, description="Name of the model; the encoder's if not given."
-    )
-
-
-class TrainConfig(TrialConfig, FitSettings):
-    """Train a tile classifier and slide aggregators on a run folder's features; validate them."""
-
-    encoder: str = Field(default="densenet121", description="Whose features to train on.")
-
-
-class FinetuneConfig(TrialConfig, FineTuneSettings):
-    """Fine-tune an encoder end to end on a run folder's tiles, or on flat images; validate it."""
-
-    encoder: str = Field(default="densenet121", description="A timm model, as for extract.")
-    weights: str = Field(
-        default="auto", description="What it starts from: auto, hub, package, random, or a file."
-    )
-    images: Annotated[Path | None, HOW, DIR] = Field(
-        default=None,
-        description="A folder with a folder of images a class, in the place of tile stores.",
-    )
-    external_images: Annotated[Path | None, HOW, DIR] = Field(
-        default=None, description="The same, held out entirely; read once, after the freeze."
-    )
-    patient_pattern: str | None = Field(
-        default=None,
-        description="Regular expression whose first group is the patient in an image's name.",
-    )
+def _named_in(file: Path) -> RunFolder | None:
+    """Return the run folder that a study or a plan names first; None where it cannot be read."""
+    try:
+        tables = load_toml(file).values()
+    except ConfigError:
+        return None
+    runs = [table.get("run") for table in tables if isinstance(table, dict)]
+    return next((RunFolder(Path(run)) for run in runs if isinstance(run, str)), None)

@@ -5,17 +5,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import LearnError, StoreCorruptError
 from wsi_pipeline.events import SlideDone, SlideSkipped
+from wsi_pipeline.features import FeatureBag, read_features
+from wsi_pipeline.features.encoder import choose_device
+from wsi_pipeline.learn import (
+    Bundle,
+    BundleConfig,
+    SlidePrediction,
+    feature_settings,
+    features_digest,
+    load_bundle,
+    read_prediction,
+    require_same_features,
+    score_slide,
+    write_prediction,
+)
 from wsi_pipeline.pipeline.predict_draw import FORMATS, draw, export, place
 from wsi_pipeline.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsi_pipeline.features import FeatureBag
-    from wsi_pipeline.learn import Bundle, BundleConfig, SlidePrediction
 
 DONE: Final = "predicted earlier"
 
@@ -48,14 +58,6 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
         LearnError: The features were made in another way than those the model was trained on.
         StoreError: There are none, or they are unreadable.
     """
-    from wsi_pipeline.features import read_features
-    from wsi_pipeline.learn import (
-        feature_settings,
-        features_digest,
-        require_same_features,
-        write_prediction,
-    )
-
     started = time.monotonic()
     bag = read_features(task.features)
     made_from = {
@@ -87,10 +89,8 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     )
 
 
-def score(bundle: "Bundle", bag: "FeatureBag", made_from: Mapping[str, Any]) -> "SlidePrediction":
+def score(bundle: Bundle, bag: FeatureBag, made_from: Mapping[str, Any]) -> SlidePrediction:
     """Return all that a bundle says of one slide."""
-    from wsi_pipeline.learn import SlidePrediction, score_slide
-
     scores = score_slide(
         bundle.tile_classifier, bundle.aggregators, bag.features, bundle.config.temperatures
     )
@@ -105,15 +105,13 @@ def score(bundle: "Bundle", bag: "FeatureBag", made_from: Mapping[str, Any]) -> 
     )
 
 
-def is_unlike(config: "BundleConfig", novelty: float) -> bool:
+def is_unlike(config: BundleConfig, novelty: float) -> bool:
     """Say whether a slide is another thing than those trained on; no where nothing is known."""
     limit = config.novelty.get("limit")
     return limit is not None and novelty > limit
 
 
 def _made_from(task: PredictTask) -> Mapping[str, Any] | None:
-    from wsi_pipeline.learn import read_prediction
-
     if not task.target.exists():
         return None
     try:
@@ -125,11 +123,8 @@ def _made_from(task: PredictTask) -> Mapping[str, Any] | None:
 
 
 @lru_cache(maxsize=1)  # a process predicts many slides with one model
-def _bundle(folder: Path, weights: str, device: str) -> "Bundle":
+def _bundle(folder: Path, weights: str, device: str) -> Bundle:
     """Load the bundle with these weights; a bundle trained anew is another."""
-    from wsi_pipeline.features.encoder import choose_device
-    from wsi_pipeline.learn import load_bundle
-
     bundle = load_bundle(folder, choose_device(device))
     if bundle.config.digests["weights"] != weights:
         raise LearnError(f"{folder}: the model was trained anew in the meantime; predict again")

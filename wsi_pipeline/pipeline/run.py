@@ -7,38 +7,16 @@ folder; a stage takes from it the settings it knows.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from wsi_pipeline.config import FILE, HOW, POSITIONAL, StageConfig, load_toml
+from wsi_pipeline.config import StageConfig, load_toml
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
+from wsi_pipeline.pipeline.configs import RunConfig
 from wsi_pipeline.registry import unknown
-from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.verbs import Verb, stages
 
 SHARED = "study"
-
-
-class RunConfig(StageConfig):
-    """Run every stage of a study file, one after the other; what is finished is not redone."""
-
-    study: Annotated[Path, POSITIONAL, FILE] = Field(
-        description="Study file, for instance stages/liver.toml."
-    )
-    only: Annotated[tuple[str, ...], HOW] = Field(
-        default=(), description="Run these stages alone; may be given several times."
-    )
-
-    @property
-    def run_folder(self) -> RunFolder | None:
-        """The first stage's that has one."""
-        try:
-            plan = read_study(self.study)
-        except ConfigError:
-            return None
-        return next((config.run_folder for _, config in plan if config.run_folder), None)
 
 
 def read_study(path: Path) -> list[tuple[Verb, StageConfig]]:
