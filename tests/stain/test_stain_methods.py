@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.errors import ConfigError, StainFitError
-from wsi_pipeline.stain import STAIN_METHODS, fit_stain, restore_stain, sample_pixels
+from wsi_pipeline.stain import (
+    REFERENCE,
+    STAIN_METHODS,
+    backed,
+    fit_reference,
+    fit_stain,
+    read_reference,
+    restore_stain,
+    sample_pixels,
+)
+from wsi_pipeline.stain.plausible import judge_he
+from wsi_pipeline.stain.reference import stained
+from wsi_pipeline.stain.reinhard import lab_statistics
+from wsi_pipeline.stain.stains import unit_rows
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +84,55 @@ def test_missing_staintools_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "staintools.stain_extraction.vahadane_stain_extractor", None)
     with pytest.raises(ConfigError, match=r"wsi-pipeline\[staintools\]"):
         fit_stain("vahadane", np.full((3000, 3), 120, np.uint8))
+
+
+def test_reinhard_leaves_glass_and_lumina_white(tiles: np.ndarray) -> None:
+    fitted = fit_stain("reinhard", sample_pixels(tiles))
+    for level in (255, 243, 238):
+        glass = np.full((1, 8, 8, 3), level, np.uint8)
+        assert (fitted.apply(glass) == glass).all(), level
+    pale = np.full((1, 8, 8, 3), (228, 200, 220), np.uint8)  # tissue has chroma
+    assert (fitted.apply(pale) != pale).any()
+
+
+@pytest.mark.parametrize("method", ["macenko", "macenko-tile", "reinhard", "staintools-macenko"])
+def test_a_fitted_reference_is_reached_and_travels_as_json(
+    method: str, tiles: np.ndarray, data_dir: Path, tmp_path: Path
+) -> None:
+    image = cv2.imread(str(data_dir / "stain" / "source.png"))
+    wanted = fit_reference(np.ascontiguousarray(image[..., ::-1]).reshape(-1, 3))
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(wanted.to_attributes()))
+    again = read_reference(path)
+    assert again.to_attributes() == wanted.to_attributes()
+    fitted = fit_stain(method, sample_pixels(tiles), again)
+    mapped = fitted.apply(tiles)
+    assert (mapped != fit_stain(method, sample_pixels(tiles)).apply(tiles)).mean() > 0.5
+    assert (restore_stain(fitted.to_attributes()).apply(tiles) == mapped).all()
+
+    def off(pixels: np.ndarray) -> float:
+        mean = lab_statistics(stained(pixels.reshape(-1, 3))).mean
+        return float(np.linalg.norm(mean - wanted.lab.mean))
+
+    assert off(mapped) < off(fit_stain(method, sample_pixels(tiles)).apply(tiles))
+    path.write_text('{"stains": 1}')
+    with pytest.raises(StainFitError, match=r"fit\.json.*stains and lab"):
+        read_reference(path)
+
+
+@pytest.mark.parametrize(("ratio", "density"), [(0.62, 0.2), (0.55, 0.32), (0.48, 0.68)])
+def test_a_magenta_or_violet_second_stain_is_no_eosin(ratio: float, density: float) -> None:
+    """Of PAS, with and without diastase: its red to green, and how much red it holds back."""
+    eosin = np.array([ratio, 1.0, 0.4])
+    matrix = unit_rows(np.stack([REFERENCE.matrix[0], eosin]))
+    strong = density / matrix[1, 0]
+    concentrations = np.stack([np.full(1000, 1.0), np.full(1000, strong)])
+    assert judge_he(matrix, concentrations).flags == ("not_he",)
+
+
+def test_staintools_is_a_backend_by_name() -> None:
+    assert backed("reinhard", "staintools") == "staintools-reinhard"
+    assert backed("vahadane", "staintools") == "vahadane"
+    assert backed("macenko", "own") == "macenko"
+    with pytest.raises(ConfigError, match="staintools has no stain method 'macenko-tile'"):
+        backed("macenko-tile", "staintools")

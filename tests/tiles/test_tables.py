@@ -262,6 +262,31 @@ def test_a_users_own_encoder(slides: Path, tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(bag.features, tiles.mean(axis=(1, 2)) / 255, atol=1e-6)
 
 
+def test_a_reference_image_and_staintools(
+    slides: Path, tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(data_dir / "stain" / "target.png")
+    asked = ["--stain-backend", "staintools", "--stain-reference", image]
+    assert cut(slides, tmp_path / "run", *asked) == 0
+    attributes = open_tiles(tmp_path / "run" / "tiles" / "mosaic.zarr").attributes
+    assert attributes["stain"]["method"] == "staintools-macenko"
+    assert attributes["stain"]["target"] == attributes["stain_reference"]["stains"]
+    plain = cut(slides, tmp_path / "plain")
+    assert plain == 0
+    other = open_tiles(tmp_path / "plain" / "tiles" / "mosaic.zarr").attributes
+    assert other["stain"]["target"] != attributes["stain"]["target"]
+    fitted = tmp_path / "fit.json"
+    fitted.write_text(json.dumps(attributes["stain_reference"]))
+    assert cut(slides, tmp_path / "again", "--stain-reference", str(fitted)) == 0
+    again = open_tiles(tmp_path / "again" / "tiles" / "mosaic.zarr").attributes
+    assert again["stain"]["target"] == attributes["stain"]["target"]
+    capsys.readouterr()
+    assert cut(slides, tmp_path / "x", "--stain-reference", str(tmp_path / "none.svs")) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert cut(slides, tmp_path / "x", "--stain", "macenko-tile", *asked[:2]) == 2
+    assert "staintools has no stain method 'macenko-tile'" in capsys.readouterr().err
+
+
 def test_unknown_names_are_met_with_the_nearest(
     slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

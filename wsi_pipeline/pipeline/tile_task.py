@@ -10,6 +10,7 @@ from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import beside
 from wsi_pipeline.tiles import SlideRequest
 from wsi_pipeline.tiles.drawn import drawn_digest
+from wsi_pipeline.tiles.reference import stain_reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ def cut_task(config: TileConfig, slide: CohortSlide) -> CutTask:
         "annotations_digest": drawn_digest(annotations),
         "mask_digest": drawn_digest(mask),
     }
+    if config.stain_reference is not None:
+        asked["stain_reference"] = stain_reference(config).to_attributes()
     return CutTask(
         slide_id=slide.slide_id,
         path=slide.locate(config.slides) or slide.path,

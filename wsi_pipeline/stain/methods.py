@@ -17,14 +17,20 @@ from wsi_pipeline.stain.macenko import (
     judged_fit,
     tissue_density,
 )
+from wsi_pipeline.stain.reference import BETA, PUBLISHED, Reference, stained
 from wsi_pipeline.stain.reinhard import LAB_REFERENCE, LabStatistics, lab_statistics, reinhard
 from wsi_pipeline.stain.stains import REFERENCE, Stains, unit_rows
+from wsi_pipeline.stain.staintools import (
+    StaintoolsReinhard,
+    macenko_matrix,
+    restore_reinhard,
+    vahadane_matrix,
+)
 from wsi_pipeline.stain.tile_by_tile import TileByTileTransform
 from wsi_pipeline.types import RgbTiles
 
 Pixels = NDArray[np.uint8]
 
-_BETA = 0.15
 _MIN_PIXELS = 1000
 
 
@@ -94,14 +100,20 @@ class ReinhardTransform:
 
     method = "reinhard"
 
-    def __init__(self, source: LabStatistics | None, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        source: LabStatistics | None,
+        flags: tuple[str, ...] = (),
+        target: LabStatistics = LAB_REFERENCE,
+    ) -> None:
         self.source = source
         self.flags = flags
+        self.target = target
 
     def apply(self, tiles: RgbTiles, out: RgbTiles | None = None) -> RgbTiles:
         if self.source is None:
             return normalise(tiles, None, out=out)
-        mapped = reinhard(tiles, self.source)
+        mapped = reinhard(tiles, self.source, self.target)
         if out is None:
             return mapped
         np.copyto(out, mapped)
@@ -113,53 +125,47 @@ class ReinhardTransform:
             "method": self.method,
             "flags": list(self.flags),
             "source": None if source is None else _statistics_attributes(source),
-            "target": _statistics_attributes(LAB_REFERENCE),
+            "target": _statistics_attributes(self.target),
         }
 
 
-def _fit_macenko(pixels: Pixels) -> StainTransform:
-    return StainMatrixTransform("macenko", fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS))
+def _fit_macenko(pixels: Pixels, reference: Reference) -> StainTransform:
+    fit = fit_macenko(pixels, beta=BETA, min_pixels=_MIN_PIXELS)
+    return StainMatrixTransform("macenko", fit, reference.stains)
 
 
-def _fit_macenko_tile(pixels: Pixels) -> StainTransform:
-    return TileByTileTransform(fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS))
+def _fit_macenko_tile(pixels: Pixels, reference: Reference) -> StainTransform:
+    fit = fit_macenko(pixels, beta=BETA, min_pixels=_MIN_PIXELS)
+    return TileByTileTransform(fit, reference.stains)
 
 
-def _fit_reinhard(pixels: Pixels) -> StainTransform:
+def _fit_reinhard(pixels: Pixels, reference: Reference) -> StainTransform:
     """Statistics of tissue; what is no H&E by its stain vectors keeps its colours."""
-    flags = fit_macenko(pixels, beta=_BETA, min_pixels=_MIN_PIXELS).flags
-    if flags:
-        return ReinhardTransform(None, flags)
-    return ReinhardTransform(lab_statistics(pixels[(pixels < 255 * np.exp(-_BETA)).any(axis=1)]))
+    flags = fit_macenko(pixels, beta=BETA, min_pixels=_MIN_PIXELS).flags
+    source = None if flags else lab_statistics(stained(pixels))
+    return ReinhardTransform(source, flags, reference.lab)
 
 
-def _fit_vahadane(pixels: Pixels) -> StainTransform:
-    """Sparse dictionary of two stains (Vahadane et al., IEEE TMI 2016), learnt by staintools.
-
-    Its solver runs for a fixed time, not a fixed number of steps: repeated fits differ slightly.
-    """
-    try:
-        from staintools.stain_extraction.vahadane_stain_extractor import VahadaneStainExtractor
-    except ImportError as error:
-        raise ConfigError(
-            "Stain method 'vahadane' needs staintools, which is not installed: pip install "
-            "--no-deps staintools spams-bin (its own list of dependencies brings a second OpenCV), "
-            "or choose --stain macenko."
-        ) from error
-    image = pixels[:, None].copy()  # staintools writes into its input
-    return _fit_matrix("vahadane", pixels, lambda: VahadaneStainExtractor.get_stain_matrix(image))
+def _fit_staintools_reinhard(pixels: Pixels, reference: Reference) -> StainTransform:
+    flags = fit_macenko(pixels, beta=BETA, min_pixels=_MIN_PIXELS).flags
+    return StaintoolsReinhard(reference.lab, flags)
 
 
 def _fit_matrix(
-    method: str, pixels: Pixels, extract: Callable[[], NDArray[np.float64]]
-) -> StainTransform:
+    method: str, extract: Callable[[Pixels], NDArray[np.float64]]
+) -> Callable[[Pixels, Reference], StainTransform]:
     """Judge the (2, 3) stain matrix that ``extract`` finds, as our own fit is judged."""
-    density, fraction = tissue_density(pixels, _BETA)
-    numbers = {"tissue_pixels": float(len(density)), "tissue_pixel_fraction": fraction}
-    if len(density) < _MIN_PIXELS:
-        fit = StainFit(stains=None, flags=(FEW_PIXELS,), diagnostics=numbers)
-        return StainMatrixTransform(method, fit)
-    return StainMatrixTransform(method, judged_fit(unit_rows(extract()), density, numbers))
+
+    def fit(pixels: Pixels, reference: Reference) -> StainTransform:
+        density, fraction = tissue_density(pixels, BETA)
+        numbers = {"tissue_pixels": float(len(density)), "tissue_pixel_fraction": fraction}
+        if len(density) < _MIN_PIXELS:
+            found = StainFit(stains=None, flags=(FEW_PIXELS,), diagnostics=numbers)
+        else:
+            found = judged_fit(unit_rows(extract(pixels)), density, numbers)
+        return StainMatrixTransform(method, found, reference.stains)
+
+    return fit
 
 
 def _restore_matrix(attributes: Mapping[str, Any]) -> StainTransform:
@@ -184,14 +190,15 @@ def _restored_fit(attributes: Mapping[str, Any]) -> tuple[StainFit, Stains]:
 def _restore_reinhard(attributes: Mapping[str, Any]) -> StainTransform:
     source = attributes["source"]
     known = None if source is None else _statistics(source)
-    return ReinhardTransform(known, tuple(attributes["flags"]))
+    target = _statistics(attributes["target"])
+    return ReinhardTransform(known, tuple(attributes["flags"]), target)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StainMethod:
     """One method: how it is fitted on (P, 3) uint8 pixels of a slide's tissue, and restored."""
 
-    fit: Callable[[Pixels], StainTransform]
+    fit: Callable[[Pixels, Reference], StainTransform]
     restore: Callable[[Mapping[str, Any]], StainTransform]
 
 
@@ -208,14 +215,14 @@ def _own(name: str, function: object) -> StainMethod:
     if not callable(function):
         raise ConfigError(f"Stain method {name!r} is no function of (P, 3) pixels.")
 
-    def fit(pixels: Pixels) -> StainTransform:
+    def fit(pixels: Pixels, reference: Reference) -> StainTransform:
         found = function(pixels.copy())
         if not isinstance(found, np.ndarray | Sequence):
             return cast("StainTransform", found)
         matrix = np.asarray(found, np.float64)
         if matrix.shape != (2, 3):
             raise StainFitError(f"{name} gave a stain matrix {matrix.shape}, not (2, 3).")
-        return _fit_matrix(name, pixels, lambda: matrix)
+        return _fit_matrix(name, lambda _: matrix)(pixels, reference)
 
     return StainMethod(fit=fit, restore=getattr(function, "restore", _restore_matrix))
 
@@ -226,20 +233,44 @@ STAIN_METHODS: Final = Registry(
         "macenko": StainMethod(fit=_fit_macenko, restore=_restore_matrix),
         "macenko-tile": StainMethod(fit=_fit_macenko_tile, restore=_restore_tile_by_tile),
         "reinhard": StainMethod(fit=_fit_reinhard, restore=_restore_reinhard),
-        "vahadane": StainMethod(fit=_fit_vahadane, restore=_restore_matrix),
-        "none": StainMethod(fit=lambda _: Unchanged(), restore=lambda _: Unchanged()),
+        "vahadane": StainMethod(
+            fit=_fit_matrix("vahadane", vahadane_matrix), restore=_restore_matrix
+        ),
+        "none": StainMethod(fit=lambda *_: Unchanged(), restore=lambda _: Unchanged()),
+        "staintools-macenko": StainMethod(
+            fit=_fit_matrix("staintools-macenko", macenko_matrix), restore=_restore_matrix
+        ),
+        "staintools-reinhard": StainMethod(fit=_fit_staintools_reinhard, restore=restore_reinhard),
     },
     wrap=_own,
 )
 """Every method by name; a user's own is named ``module:function``."""
 
+BACKENDS: Final = {"own": "", "staintools": "staintools-"}
+"""Who computes a method, and what its name begins with then."""
 
-def fit_stain(method: str, pixels: Pixels) -> StainTransform:
+
+def backed(method: str, backend: str) -> str:
+    """Return the name of a method as ``backend`` has it.
+
+    Raises:
+        ConfigError: It has no such method.
+    """
+    if backend == "own" or method in ("vahadane", "none"):
+        return method
+    name = f"{BACKENDS[backend]}{method}"
+    if name not in STAIN_METHODS:
+        raise ConfigError(f"{backend} has no stain method {method!r}: macenko, reinhard, vahadane")
+    return name
+
+
+def fit_stain(method: str, pixels: Pixels, reference: Reference = PUBLISHED) -> StainTransform:
     """Fit a method, chosen by name, on pixels sampled from one slide.
 
     Args:
         method: a key of ``STAIN_METHODS``, or ``module:function``.
         pixels: (P, 3) uint8 RGB.
+        reference: what to map to.
 
     Raises:
         ConfigError: the method is unknown, or its library is not installed.
@@ -250,7 +281,7 @@ def fit_stain(method: str, pixels: Pixels) -> StainTransform:
         raise StainFitError(
             f"Stain fitting needs (P, 3) uint8 pixels, not {pixels.shape} {pixels.dtype}."
         )
-    return chosen.fit(pixels)
+    return chosen.fit(pixels, reference)
 
 
 def restore_stain(attributes: Mapping[str, Any]) -> StainTransform:

@@ -10,7 +10,9 @@ NOT_HE = "not_he"
 MAX_H_ANGLE_DEG = 22.0
 MAX_E_ANGLE_DEG = 28.0
 MAX_E_BLUE_TO_GREEN = 1.0
-MAX_E_RED_TO_GREEN = 0.75
+MAX_E_RED_TO_GREEN = 0.60
+MAGENTA_E_RED_TO_GREEN = 0.5
+MAGENTA_E_RED_DENSITY = 0.3
 VIOLET_E_RED_TO_GREEN = 0.42
 VIOLET_E_RED_DENSITY = 0.42
 
@@ -33,7 +35,9 @@ def judge_he(matrix: Matrix, concentrations: Matrix) -> Verdict:
     * Eosin is all but transparent to red. A second stain with nearly as much red as green is grey
       or blue. One that is violet (red / green above 0.42) *and* so dense that it holds back red
       light (red density above 0.42 at the 90th percentile of its concentration) is no eosin: PAS
-      over haematoxylin looks like that. The two conditions go together because a tinted background
+      over haematoxylin looks like that. PAS after diastase is paler (red / green 0.62 was seen):
+      above 0.60 it is refused however pale, above 0.5 from a red density of 0.3. The two conditions go
+      together because a tinted background
       alone makes a pale eosin violet, and a thick section alone makes it dense.
 
     Measured (random 256 px tiles from tissue; red, green, blue are of the second vector):
@@ -75,8 +79,13 @@ def judge_he(matrix: Matrix, concentrations: Matrix) -> Verdict:
         numbers["e_red_to_green"] > VIOLET_E_RED_TO_GREEN
         and numbers["e_red_density_p90"] > VIOLET_E_RED_DENSITY
     )
+    magenta = (
+        numbers["e_red_to_green"] > MAGENTA_E_RED_TO_GREEN
+        and numbers["e_red_density_p90"] > MAGENTA_E_RED_DENSITY
+    )
     refused = (
         violet
+        or magenta
         or numbers["h_angle_deg"] > MAX_H_ANGLE_DEG
         or numbers["e_angle_deg"] > MAX_E_ANGLE_DEG
         or numbers["e_red_to_green"] > MAX_E_RED_TO_GREEN

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.types import RgbTiles
 
-# Lightness range below white over which the transfer fades in, so that the glass keeps its colour.
-_FADE_L = 12.0
+# Lightness and chroma over which the transfer fades in, so that glass, bright and neutral, keeps
+# its colour, and pale tissue, which has chroma, does not.
+_BRIGHT_L = (86.0, 93.0)
+_NEUTRAL_CHROMA = (8.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +57,20 @@ def reinhard(
     result = np.empty_like(tiles)
     for tile, mapped in zip(tiles, result, strict=True):
         lab = _to_lab(tile)
-        weight = np.clip((100.0 - lab[..., :1]) / _FADE_L, 0.0, 1.0)
+        weight = 1.0 - _like_glass(lab)[..., None]
         lab += weight * (lab * (scale - 1.0) + shift)
         lab[..., 0] = np.clip(lab[..., 0], 0.0, 100.0)
         rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
         mapped[...] = np.clip(np.rint(rgb * 255.0), 0, 255).astype(np.uint8)
     return result
+
+
+def _like_glass(lab: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W) in [0, 1]: how much each pixel is bright and without colour."""
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    bright = (lab[..., 0] - _BRIGHT_L[0]) / (_BRIGHT_L[1] - _BRIGHT_L[0])
+    neutral = (_NEUTRAL_CHROMA[0] - chroma) / (_NEUTRAL_CHROMA[0] - _NEUTRAL_CHROMA[1])
+    return np.asarray(np.clip(bright, 0, 1) * np.clip(neutral, 0, 1), np.float32)
 
 
 def _to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiles.flags import FLAGS
 from wsi_pipeline.tiles.plan import SlidePlan
+from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.straighten import StraightSlide
 from wsi_pipeline.tiles.stream import SlideFit
@@ -77,6 +78,7 @@ def describe_tiles(
         },
         "annotation_classes": None if plan.classes is None else list(plan.classes.names),
         "stain": fit.stain.to_attributes(),
+        "stain_reference": stain_reference(settings).to_attributes(),
         "background_level": fit.background_level,
         **fit.rules.numbers(),
         "flag_limits": dict(fit.rules.limits),

@@ -114,6 +114,24 @@ class StainSettings(Settings):
     stain: Annotated[str, Chosen("wsi_pipeline.stain.methods:STAIN_METHODS")] = Field(
         default="macenko", description="How stains are normalised."
     )
+    stain_backend: Literal["own", "staintools"] = Field(
+        default="own",
+        description="Who computes the method: staintools has macenko, reinhard and vahadane.",
+    )
+    stain_reference: Path | None = Field(
+        default=None,
+        description="What slides are mapped to: an image or slide to fit, or a fitted .json; else "
+        "the published stains.",
+    )
+
+    @model_validator(mode="after")
+    def _backend_has_method(self) -> Self:
+        if self.stain_backend != "own":
+            from wsi_pipeline.stain import backed
+
+            backed(self.stain, self.stain_backend)
+        return self
+
     seed: int = Field(default=0, ge=0, description="Of the pixels the stain is fitted on.")
     denoise: Denoise = Field(
         default="none",

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.slides import Slide
-from wsi_pipeline.stain import StainTransform, fit_stain
+from wsi_pipeline.stain import StainTransform, backed, fit_stain
 from wsi_pipeline.tiles.background import BACKGROUND_RULES, GLASS_MARGIN, Judged
 from wsi_pipeline.tiles.blocks import NOTHING, Block, Held, Indices, map_blocks, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import Look, SlideRules, any_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
+from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tiles.workspace import Workspace
@@ -96,7 +97,9 @@ def fit_slide(
         indices, tiles = _gather(blocks, chosen)
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
         free = plan.tissue_in(indices) & ~_under_ink(tiles, plan)
-        stain = fit_stain(settings.stain, _draw(clean, free, rng))
+        method = backed(settings.stain, settings.stain_backend)
+        reference = stain_reference(settings)
+        stain = fit_stain(method, _draw(clean, free, rng), reference)
         level = _background_level(plan, stain, settings)
         rule = BACKGROUND_RULES.choose(settings.background_rule)
         normalised = stain.apply(clean) if rule.on_normalised else None
