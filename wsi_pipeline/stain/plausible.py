@@ -36,9 +36,9 @@ def judge_he(matrix: Matrix, concentrations: Matrix) -> Verdict:
       or blue. One that is violet (red / green above 0.42) *and* so dense that it holds back red
       light (red density above 0.42 at the 90th percentile of its concentration) is no eosin: PAS
       over haematoxylin looks like that. PAS after diastase is paler (red / green 0.62 was seen):
-      above 0.60 it is refused however pale, above 0.5 from a red density of 0.3. The two conditions go
-      together because a tinted background
-      alone makes a pale eosin violet, and a thick section alone makes it dense.
+      above 0.60 it is refused however pale, above 0.5 from a red density of 0.3. Colour and density
+      go together because a tinted background alone makes a pale eosin violet, and a thick section
+      alone makes it dense.
 
     Measured (random 256 px tiles from tissue; red, green, blue are of the second vector):
 
