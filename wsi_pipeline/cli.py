@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline import __version__, verbs
-from wsi_pipeline.config import StageConfig, load_toml, unknown_setting
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError
 from wsi_pipeline.flags import flags_of
+from wsi_pipeline.settings import StageConfig, load_toml, unknown_setting
 from wsi_pipeline.verbs import Verb
 
 WIDTH: Final = 100  # of the list of verbs

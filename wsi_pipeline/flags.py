@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from wsi_pipeline.config import POSITIONAL, Chosen, Metavar, Settings, StageConfig
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.settings import POSITIONAL, Chosen, Metavar, Settings, StageConfig
 
 UNITS: Final = {"mpp": "µm/px", "px": "px", "level0": "px", "um": "µm", "deg": "°", "s": "s",
                 "mib": "MiB"}  # fmt: skip

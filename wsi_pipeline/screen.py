@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.config import StageConfig
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.events import (
     EpochDone,
@@ -29,6 +28,7 @@ from wsi_pipeline.events import (
     StageStarted,
 )
 from wsi_pipeline.journal import Journal
+from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.summary import Summaries, Summary, progress_line, time_line
 from wsi_pipeline.timing import bottleneck, trace_events
 

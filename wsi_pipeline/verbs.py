@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wsi_pipeline.config import StageConfig
 from wsi_pipeline.events import Event
 from wsi_pipeline.registry import Registry, load
+from wsi_pipeline.settings import StageConfig
 
 SLIDES: Final = "slides"
 TILES: Final = "tiles and features"

@@ -8,10 +8,10 @@ from base.toy import CutConfig
 
 from wsi_pipeline import verbs
 from wsi_pipeline.cli import command, main, parse
-from wsi_pipeline.config import StageConfig, digest
 from wsi_pipeline.errors import ConfigError, SlideOpenError, UsageError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, StageStarted
 from wsi_pipeline.registry import Registry
+from wsi_pipeline.settings import StageConfig, digest
 from wsi_pipeline.verbs import Verb
 
 CUT = Verb(

@@ -3,7 +3,7 @@
 import pytest
 
 from wsi_pipeline import config
-from wsi_pipeline.config import StageConfig
+from wsi_pipeline.settings import StageConfig
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline import events, screen
-from wsi_pipeline.config import StageConfig
 from wsi_pipeline.events import (
     Event,
     FileProgress,
@@ -31,6 +30,7 @@ from wsi_pipeline.events import (
 from wsi_pipeline.journal import KINDS, UNTOLD, Entry, Journal, from_line, read_journal, to_line
 from wsi_pipeline.journal import read_outcomes as outcomes_of
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.summary import duration
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)

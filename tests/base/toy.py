@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from wsi_pipeline.config import HOW, POSITIONAL, StageConfig
 from wsi_pipeline.events import Event, SlideDone, StageStarted
+from wsi_pipeline.settings import HOW, POSITIONAL, StageConfig
 
 
 class CutConfig(StageConfig):

@@ -9,10 +9,10 @@ import pytest
 from engine.work import act
 
 from wsi_pipeline.atomic import try_lock
-from wsi_pipeline.config import StageConfig
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import ConfigError, StoreMismatchError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, SlideStarted
+from wsi_pipeline.settings import StageConfig
 
 HOLDER = """
 import sys, time, pathlib

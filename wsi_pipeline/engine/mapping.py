@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
-from wsi_pipeline.config import StageConfig
 from wsi_pipeline.engine.attempt import Busy, Died, Executor, Fate, SlideTask, Work, attempt
 from wsi_pipeline.events import Event, SlideFailed, SlideStarted
+from wsi_pipeline.settings import StageConfig
 
 POLL_SECONDS: Final = 0.5
 

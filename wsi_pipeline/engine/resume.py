@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.config import differences
 from wsi_pipeline.errors import StoreMismatchError
+from wsi_pipeline.settings import differences
 
 
 def is_done(

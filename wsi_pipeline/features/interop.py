@@ -14,9 +14,9 @@ import numpy as np
 
 from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
-from wsi_pipeline.config import digest
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.features.store import FeatureBag, read_features
+from wsi_pipeline.settings import digest
 
 STAMP_VERSION: Final = "2.3.0"  # of the layout
 

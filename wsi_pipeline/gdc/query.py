@@ -9,7 +9,6 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.config import describe, load_toml
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.gdc.clinical import COLUMNS, Condition, condition, parse_filter
 from wsi_pipeline.gdc.labels import LabelRules, label_slide
@@ -19,6 +18,7 @@ from wsi_pipeline.gdc.records import FIELDS, SlideRecord, read_record
 from wsi_pipeline.gdc.search import Found, entry_of, find_files, known_values
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.remote import Client, slide_ids
+from wsi_pipeline.settings import describe, load_toml
 
 STRATEGIES: Final = ("Diagnostic Slide", "Tissue Slide")
 PROJECT: Final = "cases.project.project_id"

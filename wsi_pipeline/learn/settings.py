@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from wsi_pipeline.config import Chosen, Device, Settings
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.registry import Registry
+from wsi_pipeline.settings import Chosen, Device, Settings
 
 Interval = Literal["percentile", "bca"]
 

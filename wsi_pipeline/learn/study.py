@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError, named
 from wsi_pipeline.learn.audit import (
     Audit,
@@ -41,6 +40,7 @@ from wsi_pipeline.learn.splits import (
     labelled,
     splits_digest,
 )
+from wsi_pipeline.settings import digest
 
 
 class Source(Protocol):

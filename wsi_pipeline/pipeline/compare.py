@@ -17,7 +17,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import describe, load_toml
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
 from wsi_pipeline.features import encoder_tag, load_encoder
@@ -32,6 +31,7 @@ from wsi_pipeline.reporting.comparison import (
     to_markdown,
 )
 from wsi_pipeline.run_folder import BundleFile, RunFolder
+from wsi_pipeline.settings import describe, load_toml
 from wsi_pipeline.verbs import VERBS
 
 STUDY: Final = ("densenet121", "resnet50", "resnet101", "resnet152", "vgg16")

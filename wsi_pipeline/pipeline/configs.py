@@ -5,7 +5,15 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from wsi_pipeline.config import (
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.settings import (
+    FineTuneSettings,
+    FitSettings,
+    JudgeSettings,
+    SplitSettings,
+)
+from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.settings import (
     DIR,
     FILE,
     HOW,
@@ -16,14 +24,6 @@ from wsi_pipeline.config import (
     StageConfig,
     load_toml,
 )
-from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.settings import (
-    FineTuneSettings,
-    FitSettings,
-    JudgeSettings,
-    SplitSettings,
-)
-from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles.settings import TileSettings
 
 COHORT: Final = Metavar("COHORT")  # a table, or a folder of slides

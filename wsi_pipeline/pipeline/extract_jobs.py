@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from wsi_pipeline.config import digest, load_toml
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
@@ -19,6 +18,7 @@ from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.settings import digest, load_toml
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.tiles import find_store, open_tiles, store_digest, stores_of
 from wsi_pipeline.tiles.decisions import Decisions, check_places, dropped_digest, read_decisions

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.config import digest
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, named
 from wsi_pipeline.events import (
@@ -33,6 +32,7 @@ from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_
 from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
+from wsi_pipeline.settings import digest
 from wsi_pipeline.verbs import VERBS
 
 NO_FEATURES = "no features"

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.config import StageConfig, load_toml
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
 from wsi_pipeline.pipeline.configs import RunConfig
 from wsi_pipeline.registry import unknown
+from wsi_pipeline.settings import StageConfig, load_toml
 from wsi_pipeline.verbs import Verb, stages
 
 SHARED = "study"

@@ -20,7 +20,6 @@ from typing import Any, Final, Generic, TypeVar
 
 from wsi_pipeline import learn
 from wsi_pipeline.atomic import atomic_folder, try_lock, write_json, write_text
-from wsi_pipeline.config import digest
 from wsi_pipeline.engine import is_done, provenance
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
@@ -28,6 +27,7 @@ from wsi_pipeline.learn.settings import with_defaults
 from wsi_pipeline.pipeline.audit import Audited, doubts_of, risks_of
 from wsi_pipeline.pipeline.configs import TrialConfig
 from wsi_pipeline.run_folder import BundleFile, RunFolder
+from wsi_pipeline.settings import digest
 from wsi_pipeline.tables import read_table, to_csv
 
 HELD_OUT: Final = ("test", "external")

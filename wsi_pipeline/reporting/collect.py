@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.config import load_toml
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.reporting.bundles import BundleRead, flat_rows, read_bundles
@@ -16,6 +15,7 @@ from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.settings import load_toml
 from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
 
 SYNTHETIC: Final = "synthetic"  # how the generated cohort names itself and its scanners

@@ -13,9 +13,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.config import digest
 from wsi_pipeline.errors import CohortError, StoreMismatchError
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.settings import digest
 from wsi_pipeline.tables import Table, read_table, write_csv
 from wsi_pipeline.tiles.flags import FLAGS, any_mark, store_marks
 from wsi_pipeline.tiles.store import TileStore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsi_pipeline.config import Chosen, Settings
+from wsi_pipeline.settings import Chosen, Settings
 
 if TYPE_CHECKING:
     from wsi_pipeline.types import Region

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import remove_partials
-from wsi_pipeline.config import MOST_THREADS, digest, usable_cores
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.registry import Registry
+from wsi_pipeline.settings import MOST_THREADS, digest, usable_cores
 from wsi_pipeline.types import Coords, RgbTiles
 
 SCHEMA: Final = "wsi_pipeline.tiles"

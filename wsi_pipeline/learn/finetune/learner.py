@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note
 from wsi_pipeline.features.encoder import choose_device
@@ -27,6 +26,7 @@ from wsi_pipeline.learn.settings import FineTuneSettings
 from wsi_pipeline.learn.splits import Splits
 from wsi_pipeline.learn.study import Study
 from wsi_pipeline.run_folder import BundleFile, RunFolder
+from wsi_pipeline.settings import digest
 
 SCHEMA_VERSION: Final = 1
 NETWORK: Final = "network"
