@@ -22,8 +22,10 @@ from wsi_pipeline.events import (
     SlideFailed,
     SlideSkipped,
     StageStarted,
+    Unmatched,
 )
 from wsi_pipeline.features import read_features, verify_features
+from wsi_pipeline.journal import Journal
 from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract import run, worker_device
 from wsi_pipeline.run_folder import RunFolder
@@ -169,6 +171,25 @@ def test_the_cohort_table_gives_order_and_slides_without_tiles_are_skipped(folde
     found = fates(list(run(config(folder))))
     assert found["Z"] == SlideSkipped(slide_id="Z", reason="no tiles")
     assert set(arrays(folder)) == {"A", "D"}
+
+
+def test_a_row_without_tiles_is_lost_unless_the_tile_stage_found_no_tissue(folder: Path) -> None:
+    rows = [f"{slide_id},{slide_id}.svs,P,x,k" for slide_id in ("A", "empty", "broken", "uncut")]
+    (folder / "cohort.csv").write_text(
+        "\n".join(["slide_id,path,patient_id,label,cohort", *rows]) + "\n"
+    )
+    with Journal(RunFolder(folder).journal, "tile") as journal:
+        journal.take(SlideSkipped(slide_id="empty", reason="no tissue", detail="white"))
+        journal.take(SlideFailed(slide_id="broken", error="ends in the middle"))
+    events = list(run(config(folder)))
+    found = fates(events)
+    assert found["empty"] == SlideSkipped(slide_id="empty", reason="no tissue")
+    assert "cut last: failed, ends in the middle" in found["broken"].error
+    assert "never cut" in found["uncut"].error
+    assert set(arrays(folder)) == {"A"}
+    (told,) = [event for event in events if isinstance(event, Unmatched)]
+    assert told.without_store == ("empty", "broken", "uncut")
+    assert told.without_row == ("B", "C", "D")
 
 
 def test_a_dry_run_plans_and_writes_nothing(folder: Path) -> None:

@@ -43,6 +43,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     look,
     strangers,
     undecidable,
+    without_tiles,
 )
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
@@ -68,7 +69,10 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     yield from strangers(config)
     yield from undecidable(decisions, [slide_id for slide_id, _ in origins])
     jobs: list[ExtractJob] = []
+    yield from without_tiles(config, [name for name, origin in origins if not origin], decisions)
     for slide_id, origin in origins:
+        if origin is None:
+            continue
         outcome = (
             origin if isinstance(origin, Event) else look(config, tag, slide_id, origin, decisions)
         )

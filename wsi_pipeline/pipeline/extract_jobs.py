@@ -13,6 +13,7 @@ from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchErr
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.features import read_attributes
 from wsi_pipeline.features.sources import SlideSource, SlideTiles, StoreTiles
+from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.pipeline.configs import ExtractConfig, TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
@@ -28,6 +29,8 @@ from wsi_pipeline.types import RgbTiles
 DONE: Final = "extracted earlier"
 DROPPED: Final = "dropped by decision"
 NO_TILES: Final = "no tiles"
+NO_TISSUE: Final = "no tissue"
+TILING: Final = "tile"  # the stage that makes tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +155,10 @@ def look(
     config: ExtractConfig,
     tag: str,
     slide_id: str,
-    origin: Path | CutTask | None,
+    origin: Path | CutTask,
     decisions: Decisions,
 ) -> ExtractJob | SlideSkipped | SlideFailed:
     """Decide whether a slide has to be encoded, and which of its tiles."""
-    if origin is None:
-        return SlideSkipped(slide_id=slide_id, reason=NO_TILES)
     target = RunFolder(config.run).feature_store(tag, slide_id)
     dropped = decisions.dropped_tiles(slide_id)
     try:
@@ -186,6 +187,32 @@ def look(
     except WsiError as error:
         return SlideFailed(slide_id=slide_id, error=str(error))
     return SlideSkipped(slide_id=slide_id, reason=DONE) if done else job
+
+
+def without_tiles(
+    config: ExtractConfig, slide_ids: Collection[str], decisions: Decisions
+) -> Iterator[SlideSkipped | SlideFailed]:
+    """Tell the fate of slides that have no tiles: lost, unless there is a good reason.
+
+    Of a run that was cut before there was a journal nothing is known; there they are passed over.
+    """
+    run = RunFolder(config.run)
+    outcomes = read_outcomes(run.journal) if slide_ids else {}
+    known = {slide_id: told for (slide_id, stage), told in outcomes.items() if stage == TILING}
+    for slide_id in slide_ids:
+        told = known.get(slide_id)
+        if decisions.drops_slide(slide_id):
+            yield SlideSkipped(slide_id=slide_id, reason=DROPPED)
+        elif not known:
+            yield SlideSkipped(slide_id=slide_id, reason=NO_TILES)
+        elif told is not None and told.fate == "skipped" and told.words.startswith(NO_TISSUE):
+            yield SlideSkipped(slide_id=slide_id, reason=NO_TISSUE)
+        else:
+            why = "never cut" if told is None else f"cut last: {told.fate}, {told.words}"
+            yield SlideFailed(
+                slide_id=slide_id,
+                error=f"has no tiles ({why}); cut it, or drop it in {run.decisions}",
+            )
 
 
 def find_decisions(config: ExtractConfig) -> Decisions:
