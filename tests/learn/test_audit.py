@@ -1,6 +1,9 @@
 """The audit names planted leaks, each in words, and leaves a clean cohort alone."""
 
+import csv
 import io
+from dataclasses import replace
+from itertools import combinations
 
 import cv2
 import h5py
@@ -12,7 +15,8 @@ from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import StoreCorruptError, named
 from wsi_pipeline.learn import FeatureFolder, SplitSettings, labelled, split_patients
 from wsi_pipeline.learn.audit import Audit, SlideEvidence, audit_table, find_nuisances
-from wsi_pipeline.learn.audit.looks import SAME_LOOK, Look, nearest_pairs
+from wsi_pipeline.learn.audit.copies import find_copies, read_pictures
+from wsi_pipeline.learn.audit.finding import connected
 from wsi_pipeline.learn.audit.people import too_few_to_split, too_few_to_test
 from wsi_pipeline.learn.audit.slides import find_same_slides, find_similar_slides
 from wsi_pipeline.learn.audit.tiles import find_similar_tiles
@@ -193,24 +197,51 @@ def spoil(picture, position, rng):
     return Image.open(packed)
 
 
-def test_turned_and_repacked_pictures_look_the_same_and_others_do_not(tmp_path):
+def test_turned_and_repacked_pictures_are_copies_and_others_are_not(tmp_path):
     rng = np.random.default_rng(0)
-    names = []
+    paths = []
     for number in range(16):
         picture = draw_slide(rng)
         for copy, seen in (("a", picture), ("b", spoil(picture, number % 8, rng))):
-            names.append(f"{number}{copy}")
-            seen.save(tmp_path / f"{number}{copy}.jpg")
-    looks = [Look.of(tmp_path / f"{name}.jpg") for name in names]
-    pairs, least = nearest_pairs(looks, names)
-    assert [(names[i], names[j]) for i, j, _ in pairs] == [(f"{n}a", f"{n}b") for n in range(16)]
-    assert least <= max(distance for *_, distance in pairs) < SAME_LOOK / 2
-    originals = looks[::2]
-    assert nearest_pairs(originals, names[::2])[0] == []
-    assert nearest_pairs(originals, names[::2])[1] > 1.5 * SAME_LOOK
+            paths.append(tmp_path / f"{number}{copy}.jpg")
+            seen.save(paths[-1])
+    pairs = find_copies(read_pictures(paths))
+    assert pairs == [(2 * number, 2 * number + 1) for number in range(16)]
 
 
-def test_similar_slides_are_named_between_patients_alone(tmp_path):
+def test_near_copies_of_real_images_are_found_by_their_groups(near_copies):
+    """Turned by any angle, mirrored, shifted, sheared; half of the originals set the thresholds."""
+    paths, originals = near_copies
+    groups = connected(find_copies(read_pictures(paths)))
+    of = {index: number for number, members in enumerate(groups) for index in members}
+    pairs = list(combinations(range(len(paths)), 2))
+    together = {(i, j) for i, j in pairs if i in of and of.get(i) == of.get(j)}
+    same = {(i, j) for i, j in pairs if originals[i] == originals[j]}
+    assert len(same & together) >= 0.95 * len(same)
+    assert not together - same
+
+
+@pytest.mark.parametrize("angle", [17, 45, 133, 270])
+def test_a_copy_is_found_at_any_angle_cut_stained_and_packed(near_copies, tmp_path, angle):
+    paths, originals = near_copies
+    firsts = [originals.index(name) for name in sorted(set(originals))[:20]]
+    changed = []
+    for index in firsts:
+        picture = cv2.imread(str(paths[index]))
+        middle = (picture.shape[1] / 2, picture.shape[0] / 2)
+        turn = cv2.getRotationMatrix2D(middle, angle, 1.2)
+        picture = cv2.warpAffine(picture[:, ::-1], turn, picture.shape[1::-1])[30:200, 20:190]
+        density = -np.log((picture + 1.0) / 256) * [1.2, 0.8, 1.1]
+        stained = (256 * np.exp(-density) - 1).clip(0, 255).astype(np.uint8)
+        changed.append(tmp_path / f"{index}.jpg")
+        cv2.imwrite(str(changed[-1]), stained, [cv2.IMWRITE_JPEG_QUALITY, 40])
+    found = find_copies(read_pictures([*(paths[index] for index in firsts), *changed]))
+    count = len(firsts)
+    assert set(found) <= {(k, k + count) for k in range(count)}
+    assert len(found) >= 0.95 * count
+
+
+def test_copies_are_named_between_patients_alone(tmp_path):
     rng = np.random.default_rng(0)
     picture = draw_slide(rng)
     slides = [slide("one", "p"), slide("copy", "q", "test"), slide("own", "p")]
@@ -220,13 +251,33 @@ def test_similar_slides_are_named_between_patients_alone(tmp_path):
         s.slide_id: SlideEvidence(thumbnail=tmp_path / f"{s.slide_id}.jpg", numbers={})
         for s in slides
     }
-    found = find_similar_slides(slides, evidence).findings
-    assert [finding.slides for finding in found] == [("one", "copy"), ("copy", "own")]
-    assert all(finding.blocking for finding in found)
-    assert "slides one of patient p and copy of patient q look the same" in found[0].text
+    audit = find_similar_slides(slides, evidence)
+    (found,) = audit.findings
+    assert found.slides == ("one", "copy", "own")
+    assert found.blocking
+    assert "slides one, copy and own of patients p and q are copies of one picture" in found.text
+    assert audit.groups() == [("copy", "one", "own")]
+    alone = {name: replace(evidence[name], what="image") for name in ("one", "copy")}
+    images = [slide(name, name, part) for name, part in (("one", "train"), ("copy", "test"))]
+    (found,) = find_similar_slides(images, alone).findings
+    assert found.text.startswith("images one and copy are copies of one picture")
     (tmp_path / "own.jpg").write_bytes(b"no picture")
     with pytest.raises(StoreCorruptError, match=r"own.jpg: no readable picture"):
         find_similar_slides(slides, evidence)
+
+
+@pytest.fixture(scope="module")
+def near_copies(data_dir):
+    """Paths of real images, and the original that each is a copy of."""
+    folder = data_dir / "near_copies"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    with (folder / "clusters.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return (
+        [folder / row["class"] / row["file"] for row in rows],
+        [f"{row['class']} {row['original']}" for row in rows],
+    )
 
 
 def write_bags(folder, bags):

@@ -21,7 +21,8 @@ class SlideEvidence:
     Attributes:
         identity: Digest of the slide's file and the region of it that was cut; the same for a
             copy under another name.
-        thumbnail: The picture that the tile stage drew.
+        thumbnail: The picture that the tile stage drew; of an image, the image.
+        what: It is: ``slide``, ``core`` or ``image``.
         numbers: Measures of how the slide was made: ``native mpp`` and ``effective mpp`` (1,),
             ``focus`` (1,) log of the median tile's, ``stain`` (8,) matrix in optical density and
             maxima of H and E, as they were before normalisation. Of a picture: ``picture size``
@@ -30,6 +31,7 @@ class SlideEvidence:
 
     identity: str | None = None
     thumbnail: Path | None = None
+    what: str = "slide"
     numbers: Mapping[str, Numbers]
 
 
@@ -51,6 +53,7 @@ def gather(run: Path, stores: Path, internal: Iterable[str]) -> dict[str, SlideE
         found[slide_id] = SlideEvidence(
             identity=_identity(attributes),
             thumbnail=_thumbnail(run, slide_id),
+            what="core" if attributes.get("region_level0") is not None else "slide",
             numbers=_numbers(attributes) | focus,
         )
     return found
@@ -62,7 +65,10 @@ def identify(run: Path, external: Iterable[str]) -> dict[str, SlideEvidence]:
     for slide_id in external:
         attributes, _ = _tile_attributes(run, slide_id)
         found[slide_id] = SlideEvidence(
-            identity=_identity(attributes), thumbnail=_thumbnail(run, slide_id), numbers={}
+            identity=_identity(attributes),
+            thumbnail=_thumbnail(run, slide_id),
+            what="core" if attributes.get("region_level0") is not None else "slide",
+            numbers={},
         )
     return found
 

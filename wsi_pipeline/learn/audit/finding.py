@@ -1,5 +1,7 @@
 """What an audit says: findings in plain sentences, and the figures behind them."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -65,6 +67,15 @@ class Audit:
             findings=self.findings + other.findings, measured=self.measured + other.measured
         )
 
+    def groups(self) -> list[tuple[str, ...]]:
+        """Return the slides that must be kept together: the same one, copies, shared tissue."""
+        kinds = ("same_slide", "similar_slide", "similar_tiles")
+        shared = [f.slides for f in self.findings if f.kind in kinds and f.blocking]
+        names = sorted({name for slides in shared for name in slides})
+        at = {name: index for index, name in enumerate(names)}
+        pairs = [(at[slides[0]], at[other]) for slides in shared for other in slides[1:]]
+        return [tuple(names[index] for index in members) for members in connected(pairs)]
+
     @property
     def blocking(self) -> tuple[Finding, ...]:
         """The findings that stop training."""
@@ -90,3 +101,21 @@ class Audit:
             "findings": [asdict(finding) for finding in self.findings],
             "measured": [asdict(figure) for figure in self.measured],
         }
+
+
+def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return what pairs connect: groups of two and more, each and all of them in order."""
+    head: dict[int, int] = {}
+
+    def top(index: int) -> int:
+        while head.setdefault(index, index) != index:
+            index = head[index]
+        return index
+
+    for pair in pairs:
+        low, high = sorted(map(top, pair))
+        head[high] = low
+    groups = defaultdict(list)
+    for index in sorted(head):
+        groups[top(index)].append(index)
+    return [members for members in groups.values() if len(members) > 1]

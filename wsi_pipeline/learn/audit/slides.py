@@ -1,7 +1,7 @@
-"""One slide under two names: the same file, or a picture that looks the same.
+"""One slide under two names: the same file, or a picture that is a copy of another.
 
-Two slides of one patient may be neighbouring sections and look alike, so looks count only between
-patients; the same file counts always.
+Two slides of one patient may be neighbouring sections and look alike, so pictures count only
+between patients; the same file counts always.
 """
 
 from collections import defaultdict
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from wsi_pipeline.errors import named
+from wsi_pipeline.learn.audit.copies import find_copies, read_pictures
 from wsi_pipeline.learn.audit.evidence import SlideEvidence
-from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
-from wsi_pipeline.learn.audit.looks import SAME_LOOK, Look, nearest_pairs
+from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured, connected
 from wsi_pipeline.learn.splits import SplitSlide
 
 
@@ -48,26 +48,39 @@ def find_same_slides(
 def find_similar_slides(
     slides: Sequence[SplitSlide], evidence: Mapping[str, SlideEvidence]
 ) -> Audit:
-    """Find pairs of patients whose thumbnails look the same, turned or mirrored as they may be."""
-    seen = [(slide, evidence[slide.slide_id]) for slide in slides]
-    pictured = [(slide, found) for slide, found in seen if found.thumbnail is not None]
-    if len({slide.patient_id for slide, _ in pictured}) < 2:
+    """Find groups of pictures that are copies of one another, however they were changed.
+
+    Raises:
+        StoreCorruptError: A picture is unreadable.
+    """
+    pictured = [slide for slide in slides if evidence[slide.slide_id].thumbnail is not None]
+    if len({slide.patient_id for slide in pictured}) < 2:
         return Audit()
-    looks = [Look.of(found.thumbnail) for _, found in pictured if found.thumbnail is not None]
-    pairs, least = nearest_pairs(looks, [slide.patient_id for slide, _ in pictured])
+    paths = [path for slide in pictured if (path := evidence[slide.slide_id].thumbnail) is not None]
+    groups = [
+        [pictured[index] for index in members]
+        for members in connected(find_copies(read_pictures(paths)))
+    ]
+    between = [
+        members
+        for members in groups
+        if len({slide.patient_id for slide in members}) > 1
+        and not _one_file([evidence[slide.slide_id].identity for slide in members])
+    ]
     measured = Measured(
         check="similar_slide",
-        name="least distance between two patients' thumbnails",
-        value=least,
-        threshold=SAME_LOOK,
+        name="groups of copies that are of several patients",
+        value=float(len(between)),
+        threshold=0.0,
         cases=len(pictured),
     )
-    findings = []
-    for first, other, distance in pairs:
-        (a, found), (b, also) = pictured[first], pictured[other]
-        if found.identity is None or found.identity != also.identity:  # else found by its digest
-            findings.append(_similar(a, b, distance))
-    return Audit(findings=tuple(findings), measured=(measured,))
+    findings = tuple(_copies(members, evidence[members[0].slide_id].what) for members in between)
+    return Audit(findings=findings, measured=(measured,))
+
+
+def _one_file(identities: Sequence[str | None]) -> bool:
+    """Whether all are one file, which its digest tells already."""
+    return identities[0] is not None and len(set(identities)) == 1
 
 
 def _groups(
@@ -94,16 +107,20 @@ def _same(group: Sequence[SplitSlide], how: str) -> Finding:
     )
 
 
-def _similar(a: SplitSlide, b: SplitSlide, distance: float) -> Finding:
-    parts = sorted({a.split, b.split})
+def _copies(members: Sequence[SplitSlide], what: str) -> Finding:
+    patients = sorted({slide.patient_id for slide in members})
+    parts = sorted({slide.split for slide in members})
+    names = [slide.slide_id for slide in members]
+    # an image without a patient of its own is its own patient
+    whose = "" if set(patients) == set(names) else f" of {_whose(patients)}"
     return Finding(
         kind="similar_slide",
-        text=f"slides {a.slide_id} of patient {a.patient_id} and {b.slide_id} of patient "
-        f"{b.patient_id} look the same ({distance:.0%} of 256 hash bits differ; in {named(parts)})",
-        remedy="compare their thumbnails; if they are one slide, keep one",
+        text=f"{what}s {named(names)}{whose} are copies of one picture, turned, cropped or "
+        f"coloured as they may be (in {named(parts)})",
+        remedy="look at them side by side; keep one, or keep them in one part with --groups",
         blocking=True,
-        slides=(a.slide_id, b.slide_id),
-        patients=(a.patient_id, b.patient_id),
+        slides=tuple(names),
+        patients=tuple(patients),
     )
 
 
