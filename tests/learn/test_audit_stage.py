@@ -102,7 +102,7 @@ def one_look_twice(run):
     picture = cv2.imread(str(run / "thumbnails/S03.jpg"))
     turned = cv2.rotate(cv2.resize(picture, (120, 120)), cv2.ROTATE_90_CLOCKWISE)
     cv2.imwrite(str(run / "thumbnails/S04.jpg"), turned, [cv2.IMWRITE_JPEG_QUALITY, 60])
-    return "similar_slide", "look the same"
+    return "similar_slide", "copies of one picture"
 
 
 def tiles_twice(run):

@@ -89,10 +89,15 @@ def audit_study(
     ]
     everyone = [*subject.splits, *outside]
     tested = too_few_to_test(subject.splits, classes, folds=subject.folds, least=least_tested)
+    # an image is one tile, and its copies are found as pictures
+    images = all(evidence[slide_id].what == "image" for slide_id in internal)
+    similar_tiles = (
+        Audit() if images else find_similar_tiles(subject.splits, subject.tiles, subject.near)
+    )
     return (
         Audit(findings=tuple(tested))
         + find_same_slides(everyone, evidence, subject.digests)
         + find_similar_slides(everyone, evidence)
-        + find_similar_tiles(subject.splits, subject.tiles, subject.near)
+        + similar_tiles
         + find_nuisances(subject.splits, rows, evidence, whole_sites=subject.whole_sites)
     )

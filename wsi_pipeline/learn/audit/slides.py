@@ -39,8 +39,8 @@ def find_same_slides(
         if frozenset(slide.slide_id for slide in group) not in told
     ]
     findings = (
-        *(_same(group, "the same file under several names") for group in files),
-        *(_same(group, "different files with the same features") for group in features),
+        *(_same(group, evidence, "the same file under several names") for group in files),
+        *(_same(group, evidence, "different files with the same features") for group in features),
     )
     return Audit(findings=findings)
 
@@ -93,13 +93,13 @@ def _groups(
     yield from (group for group in same.values() if len(group) > 1)
 
 
-def _same(group: Sequence[SplitSlide], how: str) -> Finding:
+def _same(group: Sequence[SplitSlide], evidence: Mapping[str, SlideEvidence], how: str) -> Finding:
     patients = sorted({slide.patient_id for slide in group})
     parts = sorted({slide.split for slide in group})
     return Finding(
         kind="same_slide",
-        text=f"slides {named([slide.slide_id for slide in group])} of {_whose(patients)} are {how} "
-        f"(in {named(parts)})",
+        text=f"{evidence[group[0].slide_id].what}s {named([slide.slide_id for slide in group])} "
+        f"of {_whose(patients)} are {how} (in {named(parts)})",
         remedy="keep one",
         blocking=len(patients) > 1 or any(a.split != b.split for a, b in combinations(group, 2)),
         slides=tuple(slide.slide_id for slide in group),

@@ -1,9 +1,16 @@
 """Tiles of two parts that are nearly the same, found by their features or by their patterns.
 
 Distances are relative to the usual distance between tiles of two patients, so that they mean the
-same for every encoder. No near pair is missed: the search runs in a projection, which only brings
-points nearer, and what it finds is measured in full. Memory holds the projection (32 numbers a
-tile) and a pair of bags, so 100,000 tiles and more are no matter.
+same for every encoder. The search runs in a projection, which only brings points nearer, and what
+it finds is measured in full.
+
+Up to some ten thousand tiles all are compared with all. Beyond, they are dealt into small leaves by
+halving them along random directions again and again, and compared within a leaf; near tiles are
+parted by few directions, and a dozen such trees part next to none. The cost is that of sorting,
+however many tiles there are and however many of them are alike. Memory holds the projection (64
+numbers a tile) and the rows that are measured.
+
+Source of the trees: Dasgupta and Freund, STOC 2008; Liu et al., NeurIPS 2004 (several of them).
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +28,14 @@ NEAR: Final = (
     0.2  # of the usual distance, for encoders' features; docs/learning.md has what was measured
 )
 SAMPLE: Final = 2_000  # tiles that the projection and the usual distance are taken from
-DIMENSIONS: Final = 32  # of the projection
+DIMENSIONS: Final = 64  # of the projection
+EXHAUSTIVE: Final = 20_000  # tiles up to which all are compared with all
+TREES: Final = 12  # docs/learning.md has what they find
+LEAF: Final = 128  # tiles at most
+LEAVES: Final = 512  # compared at a time
+CROWDED: Final = 4  # near pairs a tile in some leaves; then each tile's nearest one alone is taken
+MEASURED: Final = 50_000  # pairs at a time that are measured in full …
+MOST_MEASURED: Final = 1_000_000  # … and in all, the nearest ones
 ROWS: Final = 512  # tiles compared at a time …
 COLUMNS: Final = 8192  # … with so many: what bounds memory, and fits a cache
 LEAST_TILES: Final = 2  # that two slides must share before it blocks, if they have so many …
@@ -116,28 +130,102 @@ def _project(slides: Sequence[SplitSlide], folder: TileVectors, sample: Array) -
 
 def _near(slides: Sequence[SplitSlide], folder: TileVectors, cloud: _Cloud, reach: float) -> Hits:
     """Return for each pair of slides the tiles of the first that lie within ``reach``."""
+    part = np.unique([slide.split for slide in slides], return_inverse=True)[1][cloud.slide]
+    pairs = near_pairs(cloud.points, part, reach)
     hits: Hits = defaultdict(set)
-    for first, other, pairs in _candidates(slides, cloud, reach):
-        one, two = (folder.vectors(slides[index].slide_id) for index in (first, other))
-        for start in range(0, len(pairs), SAMPLE):
-            chunk = pairs[start : start + SAMPLE]
-            away = np.linalg.norm(one[chunk[:, 0]] - two[chunk[:, 1]], axis=1)
-            hits[first, other].update(chunk[away <= reach, 0].tolist())
-    return {pair: tiles for pair, tiles in hits.items() if tiles}
+    for start in range(0, len(pairs), MEASURED):
+        chunk = pairs[start : start + MEASURED]
+        tiles, at = np.unique(chunk, return_inverse=True)
+        rows = _rows(slides, folder, cloud, tiles)
+        one, two = at.reshape(chunk.shape).T
+        for few in range(0, len(chunk), SAMPLE):
+            some = slice(few, few + SAMPLE)
+            away = np.linalg.norm(rows[one[some]] - rows[two[some]], axis=1)
+            for i, j in chunk[some][away <= reach]:
+                hits[int(cloud.slide[i]), int(cloud.slide[j])].add(int(cloud.index[i]))
+    return hits
 
 
-def _candidates(
-    slides: Sequence[SplitSlide], cloud: _Cloud, reach: float
-) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Yield pairs of slides with pairs of tiles, (n, 2), that are near in the projection."""
-    part = np.unique([slide.split for slide in slides], return_inverse=True)[1]
-    for mine, theirs in _near_points(cloud.points, reach):
-        one, two = cloud.slide[mine], cloud.slide[theirs]
-        kept = part[one] != part[two]
-        pairs = np.stack([cloud.index[mine], cloud.index[theirs]], axis=1)[kept]
-        of_slides = np.stack([one, two], axis=1)[kept]
-        for first, other in np.unique(of_slides, axis=0):
-            yield int(first), int(other), pairs[(of_slides == (first, other)).all(1)]
+def _rows(
+    slides: Sequence[SplitSlide], folder: TileVectors, cloud: _Cloud, tiles: NDArray[np.int64]
+) -> Array:
+    """Return the vectors of some tiles (n,), in rising order; each slide is read once."""
+    owners = cloud.slide[tiles]
+    return np.concatenate(
+        [
+            folder.vectors(slides[owner].slide_id)[cloud.index[tiles[owners == owner]]]
+            for owner in np.unique(owners)
+        ]
+    )
+
+
+def near_pairs(points: Array, part: NDArray[np.int64], reach: float) -> NDArray[np.int64]:
+    """Return pairs i < j of points (T, d) of different parts (T,) within ``reach``; (n, 2) int64.
+
+    All of them up to EXHAUSTIVE points, nearly all beyond, the nearest MOST_MEASURED if they are
+    more.
+    """
+    if len(points) <= EXHAUSTIVE:
+        found = [np.stack([i, j], axis=1) for i, j in _near_points(points, reach)]
+    else:
+        rng = np.random.default_rng(0)
+        found = [_pairs_of_tree(points, part, reach, rng) for _ in range(TREES)]
+    pairs = np.concatenate(found).astype(np.int64)
+    pairs = pairs[part[pairs[:, 0]] != part[pairs[:, 1]]]
+    keys = np.unique(pairs[:, 0] * len(points) + pairs[:, 1])
+    pairs = np.stack(np.divmod(keys, len(points)), axis=1)
+    if len(pairs) > MOST_MEASURED:
+        away = np.concatenate(
+            [
+                np.linalg.norm(points[chunk[:, 0]] - points[chunk[:, 1]], axis=1)
+                for chunk in np.array_split(pairs, -(-len(pairs) // MEASURED))
+            ]
+        )
+        pairs = pairs[np.sort(np.argpartition(away, MOST_MEASURED)[:MOST_MEASURED])]
+    return pairs
+
+
+def _pairs_of_tree(
+    points: Array, part: NDArray[np.int64], reach: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the near pairs within the leaves of one tree."""
+    leaves = _leaves(points, rng)
+    half = (points**2).sum(1) / 2
+    limit = reach**2 / 2 + 1e-5 * float(half.max())  # above float32 rounding
+    found = []
+    for start in range(0, len(leaves), LEAVES):
+        block = leaves[start : start + LEAVES]
+        real = block < len(points)
+        block = np.where(real, block, 0)
+        members, sizes = points[block], np.where(real, half[block], np.inf).astype(np.float32)
+        away = sizes[:, :, None] + sizes[:, None, :] - members @ members.transpose(0, 2, 1)
+        away[part[block][:, :, None] == part[block][:, None, :]] = np.inf
+        near = away <= limit
+        if np.count_nonzero(near) > 2 * CROWDED * block.size:
+            leaf, i = np.nonzero(near.any(2))
+            j = away[leaf, i].argmin(1)
+        else:
+            leaf, i, j = np.nonzero(near)
+        pairs = np.stack([block[leaf, i], block[leaf, j]], axis=1)
+        pairs.sort(axis=1)
+        found.append(np.unique(pairs, axis=0))
+    return np.concatenate(found)
+
+
+def _leaves(points: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the points' indices by leaf, (leaves, size); what is missing has index T."""
+    count, dimensions = points.shape
+    depth = max(0, int(np.ceil(np.log2(count / LEAF))))
+    order = np.full(-(-count // 2**depth) * 2**depth, count)
+    order[:count] = np.arange(count)
+    for level in range(depth):
+        along = points @ np.asarray(rng.standard_normal(dimensions), np.float32)
+        rows = order.reshape(2**level, -1)
+        keys = np.append(along, np.float32(np.inf))[rows]
+        middle = rows.shape[1] // 2
+        split = np.argpartition(keys, middle - 1, axis=1)
+        order = np.take_along_axis(rows, split, axis=1).ravel()
+    return order.reshape(2**depth, -1)
 
 
 def _near_points(
