@@ -109,6 +109,16 @@ class RunFolder:
         return self.root / BundleFile.AUDIT
 
     @property
+    def groups(self) -> Path:
+        """Which slides belong together, as the audit found."""
+        return self.root / "groups.csv"
+
+    @property
+    def copies(self) -> Path:
+        """Those slides side by side."""
+        return self.root / "copies.html"
+
+    @property
     def comparison(self) -> "Comparison":
         return Comparison(self.root / "comparison")
 

@@ -5,6 +5,7 @@ inherits the topics it knows, and is handed on whole. Importing this module impo
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field, field_validator
@@ -82,6 +83,11 @@ class SplitSettings(SeedSettings):
     )
     val_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="Of the patients that are not tested on."
+    )
+    groups: Path | None = Field(
+        default=None,
+        description="CSV of slide_id and group, as the audit writes it (groups.csv): slides of a "
+        "group, and with them all of their patients, are kept in one part.",
     )
     min_test_patients: int = Field(
         default=1, ge=1, description="The audit asks for so many tested patients of each class."

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from wsi_pipeline import learn
-from wsi_pipeline.atomic import write_json
+from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cohort import CohortSlide, doubtful_labels, read_cohort
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.features import find_features
 from wsi_pipeline.learn.settings import SplitSettings
 from wsi_pipeline.pipeline.configs import AuditConfig
+from wsi_pipeline.reporting.copies import write_groups_page
 from wsi_pipeline.run_folder import RunFolder
 
 SourceT = TypeVar("SourceT", bound=learn.Source)
@@ -34,6 +35,9 @@ class Audited(Generic[SourceT]):
             LearnError: The slides cannot be split, or do not belong together.
             StoreError: A store is unreadable.
         """
+        if asked.groups is not None:
+            joined = learn.join_patients(material.cohort, learn.read_groups(asked.groups))
+            material = replace(material, cohort=tuple(joined))
         audit = learn.audit_cohort(material, asked)
         if any(not finding.acceptable for finding in audit.blocking):
             return cls(audit=audit, study=None)
@@ -77,6 +81,17 @@ class Audited(Generic[SourceT]):
             weight = "must be put right" if finding.blocking else "remark"
             yield Note(text=f"audit, {weight}: {finding.sentence()}")
 
+    def write_groups(self, folder: RunFolder) -> Iterator[Event]:
+        """Write which slides belong together, and their pictures side by side, if any do."""
+        groups = self.audit.groups()
+        if not groups:
+            return
+        write_text(folder.groups, learn.groups_csv(groups))
+        yield Written(path=str(folder.groups), what="groups of copies, for --groups")
+        if self.audit.pictures:
+            write_groups_page(folder.copies, groups, self.audit.pictures)
+            yield Written(path=str(folder.copies), what="copies side by side")
+
     def to_json(self, settings: Mapping[str, Any], accepted: str | None = None) -> dict[str, Any]:
         """Return ``audit.json``: what was found, and in what.
 
@@ -113,6 +128,7 @@ def run(config: AuditConfig) -> Iterator[Event]:
             yield from (Planned(row=row) for row in audited.study.inventory())
         return
     write_json(folder.audit, audited.to_json(config.identity() | {"encoder": stores.name}))
+    yield from audited.write_groups(folder)
     if not audited.audit.passed:
         raise LearnError(
             f"{len(audited.audit.blocking)} findings must be put right before training, or "

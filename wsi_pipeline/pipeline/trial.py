@@ -222,6 +222,7 @@ def _audit(job: _Job[SourceT], audited: Audited[SourceT]) -> Generator[Event, No
     report = audited.to_json(trial.settings, config.accept_risk)
     if ranks.leads:
         write_json(RunFolder(config.run).audit, report)
+        yield from audited.write_groups(RunFolder(config.run))
     return replace(job, study=audited.permitted(config.accept_risk), audit=report)
 
 

@@ -11,6 +11,7 @@ import pytest
 from finetune_images import PATTERN, texture, write_images, write_run
 
 from wsi_pipeline.finetune import main
+from wsi_pipeline.learn import read_splits
 from wsi_pipeline.learn.finetune.material import NEAR, patterns
 from wsi_pipeline.tiles import create_tiles, open_tiles
 
@@ -78,6 +79,25 @@ def test_an_image_and_its_turned_copy(images: Path, capsys: pytest.CaptureFixtur
     said = stopped(of_images(images), capsys)
     assert "images down-Pd1_0, down-Pd2_9" in said
     assert "copies of one picture" in said
+    run = images.parent / "images-run"
+    rows = (run / "groups.csv").read_text().split()
+    assert rows[0] == "slide_id,group"
+    assert {"down-Pd1_0,g0001", "down-Pd2_9,g0001", "down-Pd7_9,g0001"} <= set(rows)
+    assert (run / "copies.html").read_text().count("data:image/jpeg") == 7
+    # Split by its groups, every copy is on one side.
+    last = images / "down"
+    for patient in range(4, 8):
+        (last / f"Pd{patient}_9.jpg").unlink()
+    assert main(of_images(images)) == 1
+    capsys.readouterr()
+    assert main([*of_images(images), f"--groups={run / 'groups.csv'}"]) == 0
+    splits = read_splits(run / "finetuned/m/splits.csv")
+    joined = [s for s in splits if s.slide_id in {"down-Pd1_0", "down-Pd2_9", "down-Pd3_9"}]
+    assert len({(s.patient_id, s.split) for s in joined}) == 1
+    gone = run / "gone.csv"
+    gone.write_text("slide_id,group\nnobody,g1\n")
+    assert main([*of_images(images), f"--groups={gone}"]) != 0
+    assert "names nobody, which the cohort has not" in capsys.readouterr().err
 
 
 def test_an_external_image_among_those_trained_on(

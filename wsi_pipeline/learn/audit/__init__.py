@@ -8,6 +8,7 @@ of external slides goes by what identifies them (digest, thumbnail); their featu
 from wsi_pipeline.learn.audit.check import Subject, audit_study, audit_table
 from wsi_pipeline.learn.audit.evidence import SlideEvidence, gather, identify
 from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
+from wsi_pipeline.learn.audit.groups import groups_csv, join_patients, read_groups
 from wsi_pipeline.learn.audit.nuisances import find_nuisances
 
 __all__ = [
@@ -20,5 +21,8 @@ __all__ = [
     "audit_table",
     "find_nuisances",
     "gather",
+    "groups_csv",
     "identify",
+    "join_patients",
+    "read_groups",
 ]

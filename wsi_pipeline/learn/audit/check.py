@@ -94,10 +94,13 @@ def audit_study(
     similar_tiles = (
         Audit() if images else find_similar_tiles(subject.splits, subject.tiles, subject.near)
     )
-    return (
+    found = (
         Audit(findings=tuple(tested))
         + find_same_slides(everyone, evidence, subject.digests)
         + find_similar_slides(everyone, evidence)
         + similar_tiles
         + find_nuisances(subject.splits, rows, evidence, whole_sites=subject.whole_sites)
     )
+    together = {name for members in found.groups() for name in members}
+    pictures = {name: path for name in together if (path := evidence[name].thumbnail)}
+    return replace(found, pictures=pictures)

@@ -1,8 +1,9 @@
 """What an audit says: findings in plain sentences, and the figures behind them."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 SCHEMA_VERSION: Final = 1
@@ -57,14 +58,17 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """All findings, and all figures."""
+    """All findings, all figures, and the pictures of slides that are in groups."""
 
     findings: tuple[Finding, ...] = ()
     measured: tuple[Measured, ...] = ()
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
     def __add__(self, other: "Audit") -> "Audit":
         return Audit(
-            findings=self.findings + other.findings, measured=self.measured + other.measured
+            findings=self.findings + other.findings,
+            measured=self.measured + other.measured,
+            pictures={**self.pictures, **other.pictures},
         )
 
     def groups(self) -> list[tuple[str, ...]]:

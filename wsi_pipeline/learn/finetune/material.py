@@ -182,7 +182,9 @@ def picture_evidence(
     numbers: dict[str, Mapping[str, Numbers]] = {name: _numbers(paths[name]) for name in internal}
     numbers |= {name: {} for name in external}
     return {
-        name: SlideEvidence(identity=digest_of(paths[name]), thumbnail=paths[name], numbers=found)
+        name: SlideEvidence(
+            identity=digest_of(paths[name]), thumbnail=paths[name], what="image", numbers=found
+        )
         for name, found in numbers.items()
     }
 
