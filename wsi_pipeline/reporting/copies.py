@@ -32,8 +32,8 @@ def write_groups_page(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Copies</title>",
         f"<style>{STYLE}</style><h1>{len(groups)} groups that belong together</h1>",
         (
-            "<p>Found by the audit: the same file, or copies of one picture. Strike what is no copy "
-            "out of <code>groups.csv</code>, and give the rest to <code>--groups</code>.</p>"
+            "<p>Found by the audit: the same file, or copies of one picture. Strike what is no "
+            "copy out of <code>groups.csv</code>, and give the rest to <code>--groups</code>.</p>"
         ),
     ]
     for number, members in enumerate(groups[:SHOWN], 1):
