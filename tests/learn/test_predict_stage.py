@@ -11,13 +11,15 @@ import pytest
 import tifffile
 
 from wsi_pipeline.cohort import CohortSlide, write_cohort
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, LearnError
 from wsi_pipeline.events import Note, Planned, SlideDone, SlideFailed, SlideSkipped
 from wsi_pipeline.learn import SplitSlide, patient_cases, read_prediction
 from wsi_pipeline.pipeline.configs import PredictConfig
 from wsi_pipeline.pipeline.predict import encoder_of, run
 from wsi_pipeline.pipeline.train import TrainConfig
 from wsi_pipeline.pipeline.train import run as train
+from wsi_pipeline.predict import main as predict_main
+from wsi_pipeline.train import main as train_main
 
 ENCODER = "made.for_test"
 WIDTH = 8
@@ -211,8 +213,7 @@ def test_new_slides_need_a_folder_of_their_own_and_known_tiling(folder, tmp_path
 
 def test_another_encoder_is_refused_before_anything_is_tiled(folder, tmp_path):
     path = folder / "models" / ENCODER / "config.json"
-    config = json.loads(path.read_text()) | {"encoder": "vgg16.random-seed0", "tiling": {"mpp": 1}}
-    path.write_text(json.dumps(config))
+    edit(path.parent, encoder="vgg16.random-seed0", tiling={"mpp": 1})
     new = {"model": path.parent, "new_slides": tmp_path, "encoder": "resnet50"}
     with pytest.raises(
         ConfigError,
@@ -220,6 +221,118 @@ def test_another_encoder_is_refused_before_anything_is_tiled(folder, tmp_path):
     ):
         predict(tmp_path / "new", **new)
     assert not (tmp_path / "new").exists()
+
+
+def edit(bundle, *, sealed=False, **changes):
+    """Change what a model says of itself; without its seal, as models of before have none."""
+    path = bundle / "config.json"
+    values = json.loads(path.read_text()) | changes
+    if not sealed:
+        del values["digests"]["bundle"]
+    path.write_text(json.dumps(values))
+
+
+def test_classes_in_another_order_are_refused_and_an_older_model_is_told_of(folder):
+    bundle = folder / "models" / ENCODER
+    before = (bundle / "config.json").read_text()
+    edit(bundle, sealed=True, classes=["c", "b", "a"])
+    with pytest.raises(LearnError, match="was changed after it was written"):
+        predict(folder)
+    (bundle / "config.json").write_text(before)
+    edit(bundle)
+    events = predict(folder, geojson=False, heatmaps=False)
+    assert any("cannot be checked" in note.text for note in of(Note, events))
+    assert len(of(SlideDone, events)) == 21
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": "evilmod:factory"},
+        {"encoder": "../../features"},
+        {"name": "../../../x"},
+        {"name": "/tmp/x"},
+        {"name": ".."},
+    ],
+)
+def test_a_bundle_is_data_and_leads_nowhere_else(folder, tmp_path, monkeypatch, changes):
+    (tmp_path / "evilmod.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    edit(folder / "models" / ENCODER, tiling={"mpp": 1}, **changes)
+    with pytest.raises(LearnError, match="is no plain folder's name"):
+        predict(tmp_path / "new", model=folder / "models" / ENCODER, new_slides=tmp_path)
+    with pytest.raises(LearnError, match="is no plain folder's name"):
+        predict(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+OWN = """
+from wsi_pipeline.learn import Aggregator, BagOutput
+
+class First(Aggregator):
+    def __init__(self, width, classes, hidden, dropout):
+        super().__init__(width, classes, hidden, dropout)
+        from torch import nn
+        self.classify = nn.Linear(hidden, classes)
+
+    def pool(self, embedded):
+        weights = embedded.new_full((len(embedded),), 1 / len(embedded))
+        return BagOutput(self.classify(embedded.mean(0)), weights)
+"""
+
+
+def test_an_aggregator_of_ones_own_works_from_the_command_line_and_is_never_brought_along(
+    folder, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "ownbags.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "ownbags:First"
+    asked = [str(folder), "--encoder=made", f"--aggregator={own}", "--name=own", "--epochs=6",
+             "--hidden=16", "--resamples=100", "--bag-learning-rate=2e-3", "--device=cpu",
+             "--accept-risk=eight features make many tiles alike"]  # fmt: skip
+    assert train_main(asked) == 0
+    quick = [str(folder), "--model=own", "--no-heatmaps", "--no-geojson", "--device=cpu"]
+    assert predict_main(quick) == 1
+    assert f"--aggregator {own}" in " ".join(capsys.readouterr().out.split())
+    assert predict_main([*quick, f"--aggregator={own}"]) == 0
+    table = pd.read_csv(folder / "predictions" / "own" / "slides.csv")
+    assert set(table.model) == {"tile_mean", "tile_vote", own}
+    assert train_main([*asked[:2], "--aggregator=ownbags:Nothing"]) == 2
+    assert "cannot import it" in capsys.readouterr().err
+
+
+def test_a_cross_validated_model_predicts_by_the_mean_of_its_folds_or_by_one(folder):
+    table = pd.read_csv(folder / "cohort.csv")
+    table.loc[table.slide_id.str.endswith("6"), "cohort"] = "outside"
+    table.to_csv(folder / "cohort.csv", index=False)
+    quick = {"epochs": 4, "hidden": 16, "resamples": 100, "bag_learning_rate": 2e-3}
+    risk = {"accept_risk": "eight features make many tiles alike", "device": "cpu"}
+    asked = {"encoder": "made", "name": "cv", "folds": 3, "external": "outside"}
+    list(train(TrainConfig(run=folder, **asked, **quick, **risk)))
+    model = folder / "models" / "cv"
+    plain = {"model": "cv", "geojson": False, "heatmaps": False}
+    events = predict(folder, **plain)
+    assert not of(SlideFailed, events)
+    ours = pd.read_csv(folder / "predictions" / "cv" / "slides.csv")
+    judged = pd.read_csv(model / "predictions.csv")
+    judged = judged[judged.split == "external"]
+    both = ours.merge(judged, on=["slide_id", "model"], suffixes=("", "_judged"))
+    assert len(both) == len(judged) == 12
+    for column in ("p_a", "p_b", "p_c"):
+        np.testing.assert_allclose(both[column], both[f"{column}_judged"], atol=2e-6)
+    assert set(ours.split) == {"train", "external"}, "each other fold was trained on them"
+    found = []
+    for number in (1, 2, 3):
+        assert not of(SlideFailed, predict(folder, fold=number, **plain))
+        of_fold = pd.read_csv(folder / "predictions" / f"cv-fold-{number}" / "slides.csv")
+        assert of_fold.spread.isna().all()
+        found.append(of_fold[["p_a", "p_b", "p_c"]].to_numpy())
+    np.testing.assert_allclose(ours[["p_a", "p_b", "p_c"]], np.mean(found, axis=0), atol=2e-6)
+    best = ours[["p_a", "p_b", "p_c"]].to_numpy().argmax(1)
+    deviation = np.std(found, axis=0, ddof=1)[np.arange(len(best)), best]
+    np.testing.assert_allclose(ours.spread, deviation, atol=2e-6)
+    with pytest.raises(ConfigError, match=r"--fold 4: .* has fold-1, fold-2, fold-3"):
+        predict(folder, fold=4, **plain)
 
 
 def test_encoder_of_a_tag():

@@ -268,7 +268,8 @@ def test_bad_requests_are_refused(folder):
         (lambda f: (f / "config.json").unlink(), "no readable config.json"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "unreadable weights"),
         (lambda f: edit(f, schema_version=9), "schema version 1 expected"),
-        (lambda f: edit(f, width=17), "do not fit"),
+        (lambda f: edit(f, width=17), "was changed after it was written"),
+        (lambda f: edit(f, classes=["c", "b", "a"]), "was changed after it was written"),
         (lambda f: edit(f, digests={"weights": "other"}), "not those that config.json"),
     ],
 )

@@ -5,29 +5,33 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.aggregators import Aggregator
-from wsi_pipeline.learn.bags import same_setting
-from wsi_pipeline.learn.external import weights_digest
+from wsi_pipeline.learn.bags import WIDTH, same_setting
+from wsi_pipeline.learn.external import tensors_digest
 from wsi_pipeline.learn.models import ModelSpec, TileHead, create_aggregator, create_head
 from wsi_pipeline.learn.novelty import Novelty
-from wsi_pipeline.learn.scores import TILE_MEAN
+from wsi_pipeline.learn.scores import TILE_MEAN, SlideScores, score_slide
 from wsi_pipeline.run_folder import BundleFile
 
 SCHEMA_VERSION: Final = 1
 NOVELTY: Final = "novelty.bank"  # its name among the weights
+SEAL: Final = "bundle"  # the digest of all else in config.json
 TILE: Final = "tile"  # the tile classifier's name among the models of a bundle
 
 
@@ -59,8 +63,21 @@ class BundleConfig:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """Return what stands in ``config.json``."""
-        return asdict(self)
+        """Return what stands in ``config.json``, sealed by a digest of all of it."""
+        values = asdict(self)
+        values["digests"][SEAL] = _seal(values)
+        return values
+
+    @property
+    def sealed(self) -> bool:
+        """Whether classes, settings and weights have one digest; older bundles have none."""
+        return SEAL in self.digests
+
+    @property
+    def weights(self) -> str:
+        """One digest of all weights, those of every fold."""
+        found = self.digests["weights"]
+        return found if isinstance(found, str) else digest(found)
 
     @property
     def temperatures(self) -> dict[str, float]:
@@ -88,6 +105,49 @@ class Bundle:
         return {TILE: self.tile_classifier, **self.aggregators}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """What speaks for a model: its bundle, or under cross-validation those of all folds.
+
+    ``config`` is the model's own; its novelty is the mean of the members'.
+    """
+
+    config: BundleConfig
+    members: tuple[Bundle, ...]
+
+    def score(self, features: NDArray[np.float32]) -> tuple[SlideScores, dict[str, Any]]:
+        """Score one slide's ``features`` (N, D) by the mean of the members.
+
+        Returns:
+            The scores; and, of several members, model → standard deviation of their probabilities
+            (C,), else nothing.
+        """
+        found = [
+            score_slide(m.tile_classifier, m.aggregators, features, m.config.temperatures)
+            for m in self.members
+        ]
+        if len(found) == 1:
+            return found[0], {}
+        mean = SlideScores(
+            tiles=np.mean([each.tiles for each in found], axis=0),
+            slide={k: np.mean([each.slide[k] for each in found], axis=0) for k in found[0].slide},
+            attention={
+                k: np.mean([each.attention[k] for each in found], axis=0)
+                for k in found[0].attention
+            },
+        )
+        spread = {
+            k: np.std([each.slide[k] for each in found], axis=0, ddof=1) for k in found[0].slide
+        }
+        return mean, spread
+
+    def novelty(self, features: NDArray[np.float32]) -> float:
+        """Return the novelty of a slide, the mean over the members; NaN where one knows none."""
+        return float(
+            np.mean([m.novelty.score(features) if m.novelty else np.nan for m in self.members])
+        )
+
+
 def write_bundle(folder: Path, bundle: Bundle) -> None:
     """Write weights and ``config.json`` into ``folder``, which is the caller's to put in place."""
     weights = {
@@ -95,25 +155,82 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
         for name, model in bundle.models().items()
         for key, value in model.state_dict().items()
     }
+    config = bundle.config
     if bundle.novelty is not None:
-        weights[NOVELTY] = torch.from_numpy(bundle.novelty.bank.astype(np.float16))
+        bank = torch.from_numpy(bundle.novelty.bank.astype(np.float16))
+        weights[NOVELTY] = bank
+        config = replace(config, digests=config.digests | {"novelty": _digest_of_bank(bank)})
     save_file(weights, folder / BundleFile.WEIGHTS)
-    write_json(folder / BundleFile.CONFIG, bundle.config.to_json())
+    write_json(folder / BundleFile.CONFIG, config.to_json())
 
 
-def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
-    """Read a bundle; its models are in evaluation mode and take no gradients.
+def load_ensemble(
+    folder: Path, device: str | torch.device = "cpu", own: Collection[str] = ()
+) -> Ensemble:
+    """Read a model, cross-validated or not; arguments and errors as of :func:`load_bundle`."""
+    config = read_ensemble_config(folder)
+    if isinstance(config.digests["weights"], str):
+        return Ensemble(config=config, members=(load_bundle(folder, device, own),))
+    members = []
+    for fold, expected in config.digests["weights"].items():
+        member = load_bundle(folder / fold, device, own)
+        same = (member.config.classes, member.config.encoder, member.config.primary)
+        if same != (config.classes, config.encoder, config.primary):
+            raise LearnError(f"{folder / fold}: another model's fold; train the model again")
+        if member.config.digests["weights"] != expected:
+            raise LearnError(f"{folder / fold}: was trained anew after the others; train again")
+        members.append(member)
+    return Ensemble(config=config, members=tuple(members))
+
+
+def read_ensemble_config(folder: Path) -> BundleConfig:
+    """Read ``config.json`` of a model; what is usual of a slide, of folds, is their mean.
 
     Raises:
-        LearnError: A file is missing or damaged, the schema is another, or the weights are not
-            those that ``config.json`` describes.
+        LearnError: It is missing, is not ours, or was changed.
     """
     config = read_bundle_config(folder)
-    path = folder / BundleFile.WEIGHTS
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise LearnError(f"{path}: unreadable weights ({error}); train the model again") from None
+    folds = config.digests["weights"]
+    if isinstance(folds, str):
+        return config
+    wrong = [fold for fold in folds if not re.fullmatch(r"fold-\d+", fold)]
+    if wrong:
+        raise LearnError(f"{folder / BundleFile.CONFIG}: {wrong[0]!r} is no name of a fold")
+    found = [read_bundle_config(folder / fold).novelty for fold in folds]
+    keys = found[0].keys()
+    means = {
+        key: None
+        if any(each.get(key) is None for each in found)
+        else float(np.mean([each[key] for each in found]))
+        for key in keys
+    }
+    return replace(config, novelty=means)
+
+
+def load_bundle(
+    folder: Path, device: str | torch.device = "cpu", own: Collection[str] = ()
+) -> Bundle:
+    """Read a bundle; its models are in evaluation mode and take no gradients.
+
+    A bundle is data. Code of somebody's own that it names is not imported unless it is among
+    ``own``, which the caller got from elsewhere.
+
+    Args:
+        folder: The bundle.
+        device: Where its models go.
+        own: Aggregators named ``module:function`` that may be imported.
+
+    Raises:
+        LearnError: A file is missing or damaged, the schema is another, the weights are not those
+            that ``config.json`` describes, or it needs code that was not named.
+    """
+    config, weights = check_bundle(folder)
+    strange = [s.name for s in config.aggregators.values() if ":" in s.name and s.name not in own]
+    if strange:
+        raise LearnError(
+            f"{folder}: its aggregator {strange[0]!r} is somebody's own code, which a model's "
+            f"folder may not bring along; if you trust it, say --aggregator {strange[0]}"
+        )
     sizes = config.width, len(config.classes)
     bundle = Bundle(
         config=config,
@@ -124,18 +241,50 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
         novelty=_novelty(config, weights.get(NOVELTY)),
     )
     for name, model in bundle.models().items():
-        prefix = f"{name}."
-        own = {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
         try:
-            model.load_state_dict(own)
+            model.load_state_dict(_of_model(weights, name))
         except RuntimeError as error:
+            path = folder / BundleFile.WEIGHTS
             raise LearnError(f"{path}: the weights do not fit config.json: {error}") from None
-    expected = config.digests.get("weights")
-    if expected != weights_digest(bundle.models()):
-        raise LearnError(f"{path}: the weights are not those that config.json was written for")
-    for model in bundle.models().values():
         model.to(device).eval().requires_grad_(False)
     return bundle
+
+
+def check_bundle(folder: Path) -> tuple[BundleConfig, dict[str, Tensor]]:
+    """Read a bundle's description and weights, and hold one against the other; build nothing.
+
+    Raises:
+        LearnError: A file is missing or damaged, or they are not of one another.
+    """
+    config = read_bundle_config(folder)
+    path = folder / BundleFile.WEIGHTS
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LearnError(f"{path}: unreadable weights ({error}); train the model again") from None
+    found = {name: _of_model(weights, name) for name in (TILE, *config.aggregators)}
+    if config.digests.get("weights") != tensors_digest(found):
+        raise LearnError(f"{path}: the weights are not those that config.json was written for")
+    bank = weights.get(NOVELTY)
+    expected = config.digests.get("novelty")
+    if expected is not None and (bank is None or _digest_of_bank(bank) != expected):
+        raise LearnError(f"{path}: {NOVELTY} is not what config.json was written for")
+    return config, weights
+
+
+def _of_model(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
+
+
+def _digest_of_bank(bank: Tensor) -> str:
+    return tensors_digest({"novelty": {"bank": bank}})
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    """Return the digest of all of ``config.json`` but the digest itself."""
+    digests = {name: value for name, value in values["digests"].items() if name != SEAL}
+    return digest({**values, "digests": digests})
 
 
 def _novelty(config: BundleConfig, bank: Tensor | None) -> Novelty | None:
@@ -167,6 +316,12 @@ def read_bundle_config(folder: Path) -> BundleConfig:
     names = {item.name for item in fields(BundleConfig)}
     if set(values) != names:
         raise LearnError(f"{path}: keys {', '.join(sorted(set(values) ^ names))} are off")
+    sealed = values["digests"].get(SEAL) if isinstance(values["digests"], dict) else None
+    if sealed is not None and sealed != _seal(values):
+        raise LearnError(
+            f"{path}: was changed after it was written (classes, settings and weights have one "
+            "digest together); train the model again, or bring back the file that was"
+        )
     try:
         values["classes"] = tuple(values["classes"])
         values["tile_classifier"] = ModelSpec(**values["tile_classifier"])
@@ -175,7 +330,21 @@ def read_bundle_config(folder: Path) -> BundleConfig:
         }
     except (TypeError, AttributeError) as error:
         raise LearnError(f"{path}: a model is described wrongly: {error}") from None
-    return BundleConfig(**values)
+    config = BundleConfig(**values)
+    for what in ("name", "encoder"):
+        if not is_folder_name(getattr(config, what)):
+            raise LearnError(
+                f"{path}: {what} {getattr(config, what)!r} is no plain folder's name; this model "
+                "was not written by `train`"
+            )
+    if config.primary not in config.aggregators:
+        raise LearnError(f"{path}: primary {config.primary!r} is none of its aggregators")
+    return config
+
+
+def is_folder_name(name: object) -> bool:
+    """Say whether a name can stand in a path and lead nowhere else; nor is it ``module:name``."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[^./\\:\0][^/\\:\0]*", name))
 
 
 def require_same_features(
@@ -193,8 +362,10 @@ def require_same_features(
         LearnError: It names each setting, the model's value and the value found.
     """
     wrong = [] if encoder == config.encoder else [f"encoder {config.encoder!r}, found {encoder!r}"]
-    for name, expected in config.features.items():
+    for name, expected in (config.features | {WIDTH: config.width}).items():
         found = features.get(name)
+        if name == WIDTH and name not in features:
+            continue
         if name not in ignore and not same_setting(expected, found):
             wrong.append(f"{name} {expected!r}, found {found!r}")
     if wrong:

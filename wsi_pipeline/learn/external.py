@@ -10,7 +10,7 @@ from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.splits import Splits, SplitSlide, labelled
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class SealedCohort:
@@ -99,9 +99,14 @@ def is_external(slide: SplitSlide, name: str | None) -> bool:
 
 def weights_digest(models: "Mapping[str, nn.Module]") -> str:
     """Return the digest of every parameter and buffer, names included."""
+    return tensors_digest({name: model.state_dict() for name, model in models.items()})
+
+
+def tensors_digest(of_models: "Mapping[str, Mapping[str, Tensor]]") -> str:
+    """Return the digest of models' tensors by name, as :func:`weights_digest` does."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(models):
-        for key, value in sorted(models[name].state_dict().items()):
+    for name in sorted(of_models):
+        for key, value in sorted(of_models[name].items()):
             digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -194,7 +194,7 @@ class FeatureLearner(Learner[FeatureFolder]):
 
     def load(self, folder: Path, study: Study[FeatureFolder]) -> FeatureModels:
         del study
-        bundle = load_bundle(folder)
+        bundle = load_bundle(folder, own=self._settings.aggregator)
         return FeatureModels(
             tile_classifier=bundle.tile_classifier,
             aggregators=bundle.aggregators,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ class SlidePrediction:
         tiles: (N, C) float32 class probabilities of the tiles.
         attention: Aggregator → (N,) float32; each sums to one.
         slide: Model → (C,) float64 class probabilities of the slide, calibrated.
+        spread: Model → (C,) standard deviation of the probabilities between the models of a
+            cross-validation; empty of a single one.
         novelty: Distance from the slides trained on, see :class:`Novelty`; NaN if not known.
         made_from: Digests of the weights and of the features.
     """
@@ -39,6 +41,7 @@ class SlidePrediction:
     tiles: NDArray[np.float32]
     attention: Mapping[str, NDArray[np.float32]]
     slide: Mapping[str, NDArray[np.float64]]
+    spread: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     novelty: float
     made_from: Mapping[str, Any]
 
@@ -52,6 +55,7 @@ def write_prediction(path: Path, prediction: SlidePrediction) -> None:
             file[f"{ATTENTION}/{name}"] = values
         file.attrs["classes"] = json.dumps(prediction.classes, ensure_ascii=False)
         file.attrs["slide"] = json.dumps({k: list(v) for k, v in prediction.slide.items()})
+        file.attrs["spread"] = json.dumps({k: list(v) for k, v in prediction.spread.items()})
         file.attrs["novelty"] = prediction.novelty
         file.attrs["made_from"] = json.dumps(dict(prediction.made_from))
 
@@ -70,6 +74,9 @@ def read_prediction(path: Path) -> SlidePrediction:
                 tiles=file["tile_probabilities"][()],
                 attention={name: values[()] for name, values in file[ATTENTION].items()},
                 slide={k: np.array(v) for k, v in json.loads(file.attrs["slide"]).items()},
+                spread={
+                    k: np.array(v) for k, v in json.loads(file.attrs.get("spread", "{}")).items()
+                },
                 novelty=float(file.attrs["novelty"]),
                 made_from=json.loads(file.attrs["made_from"]),
             )

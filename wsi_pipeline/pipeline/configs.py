@@ -419,6 +419,16 @@ class PredictConfig(StageConfig):
         default=None,
         description="Among several models of the run folder, the one on this encoder.",
     )
+    fold: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of a cross-validated model, this fold alone; else the mean of all folds.",
+    )
+    aggregator: tuple[str, ...] = Field(
+        default=(),
+        description="module:function of an aggregator of your own that the model uses: a model's "
+        "folder is data, and code it names is imported only if you name it too.",
+    )
     weights: str | None = Field(
         default=None,
         description="With --new-slides: the encoder's weights, where the model's came from a file.",

@@ -5,6 +5,7 @@ that the model's own slides were prepared with.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from wsi_pipeline.atomic import write_text
@@ -21,9 +22,11 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.features import encoder_tag
 from wsi_pipeline.learn import (
+    FOLD,
     BundleConfig,
     SlidePrediction,
     read_bundle_config,
+    read_ensemble_config,
     read_prediction,
     read_splits,
 )
@@ -46,8 +49,12 @@ def run(config: PredictConfig) -> Iterator[Event]:
         LearnError: The model is not whole.
         CohortError: The run folder's cohort table is unusable.
     """
-    folder = find_bundle(config)
-    model = read_bundle_config(folder)
+    folder, model = find_model(config)
+    if not model.sealed:
+        yield Note(
+            text=f"{folder}: made before a model's classes and settings had a digest; that they "
+            "are as they were written cannot be checked"
+        )
     if config.new_slides is not None:
         yield from _prepare(config, model)
     tasks = list(_tasks(config, folder, model))
@@ -81,6 +88,26 @@ def run(config: PredictConfig) -> Iterator[Event]:
     yield from _summarise(
         config, folder, model, [task for task in present if task.slide_id not in lost]
     )
+
+
+def find_model(config: PredictConfig) -> tuple[Path, BundleConfig]:
+    """Return the folder of the model, or of the fold, that is asked for, and what it is.
+
+    Raises:
+        ConfigError: There is none, or several and nothing says which.
+        LearnError: The model is not whole.
+    """
+    folder = find_bundle(config)
+    if config.fold is not None:
+        folds = folder
+        folder = folds / FOLD.format(config.fold)
+        if not (folder / BundleFile.CONFIG).exists():
+            there = sorted(path.name for path in folds.glob(FOLD.format("*")))
+            raise ConfigError(f"--fold {config.fold}: {folds} has {', '.join(there) or 'no folds'}")
+    model = read_ensemble_config(folder)
+    if (folder.parent / BundleFile.FOLDS).exists():  # a fold's own name is not unique
+        model = replace(model, name=f"{folder.parent.name}-{folder.name}")
+    return folder, model
 
 
 def find_bundle(config: PredictConfig) -> Path:
@@ -184,9 +211,10 @@ def _tasks(config: PredictConfig, folder: Path, model: BundleConfig) -> Iterator
             features=store_in(features, slide_id),
             bundle=folder,
             name=model.name,
-            weights=model.digests["weights"],
+            weights=model.weights,
             novelty=digest(model.novelty),
             device=config.device,
+            own=config.aggregator,
             heatmaps=config.heatmaps,
             geojson=config.geojson,
             overwrite=config.overwrite,
@@ -200,6 +228,8 @@ def _summarise(
     found = {task.slide_id: read_prediction(task.target) for task in tasks}
     cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
     splits = {slide.slide_id: slide.split for slide in read_splits(folder / BundleFile.SPLITS)}
+    if not isinstance(model.digests["weights"], str):  # all folds but one were trained on each
+        splits = {k: split if split == "external" else "train" for k, split in splits.items()}
     target = RunFolder(config.run).predicted_slides(model.name)
     write_text(target, slides_csv(found, cohort, splits, model))
     patients = RunFolder(config.run).predicted_patients(model.name)

@@ -13,15 +13,15 @@ from wsi_pipeline.events import SlideDone, SlideSkipped
 from wsi_pipeline.features import FeatureBag, read_features
 from wsi_pipeline.features.encoder import choose_device
 from wsi_pipeline.learn import (
-    Bundle,
+    WIDTH,
     BundleConfig,
+    Ensemble,
     SlidePrediction,
     feature_settings,
     features_digest,
-    load_bundle,
+    load_ensemble,
     read_prediction,
     require_same_features,
-    score_slide,
     write_prediction,
 )
 from wsi_pipeline.pipeline.predict_draw import FORMATS, draw, export, place
@@ -42,6 +42,7 @@ class PredictTask:
     weights: str
     novelty: str
     device: str
+    own: tuple[str, ...] = ()
     heatmaps: bool
     geojson: bool
     overwrite: bool
@@ -69,18 +70,17 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     }
     if is_done(task.target, _made_from(task), made_from, overwrite=task.overwrite):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE)
-    bundle = _bundle(task.bundle, task.weights, task.device)
-    require_same_features(
-        bundle.config, task.features.parent.name, feature_settings(bag.attributes)
-    )
-    prediction = score(bundle, bag, made_from)
+    model = _model(task.bundle, task.weights, task.device, task.own)
+    settings = feature_settings(bag.attributes) | {WIDTH: bag.features.shape[1]}
+    require_same_features(model.config, task.features.parent.name, settings)
+    prediction = score(model, bag, made_from)
     placed = place(task.run, task.slide_id, bag, prediction)
     if task.heatmaps:
-        draw(RunFolder(task.run).heatmaps, task.name, placed, bundle.config.primary)
+        draw(RunFolder(task.run).heatmaps, task.name, placed, model.config.primary)
     if task.geojson:
         export(task.target.with_suffix(".geojson"), placed)
     write_prediction(task.target, prediction)
-    unlike = is_unlike(bundle.config, prediction.novelty)
+    unlike = is_unlike(model.config, prediction.novelty)
     return SlideDone(
         slide_id=task.slide_id,
         counts={"tiles": len(bag)},
@@ -89,18 +89,17 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     )
 
 
-def score(bundle: Bundle, bag: FeatureBag, made_from: Mapping[str, Any]) -> SlidePrediction:
-    """Return all that a bundle says of one slide."""
-    scores = score_slide(
-        bundle.tile_classifier, bundle.aggregators, bag.features, bundle.config.temperatures
-    )
+def score(model: Ensemble, bag: FeatureBag, made_from: Mapping[str, Any]) -> SlidePrediction:
+    """Return all that a model, or the mean of its folds, says of one slide."""
+    scores, spread = model.score(bag.features)
     return SlidePrediction(
-        classes=bundle.config.classes,
+        classes=model.config.classes,
         coords=bag.coords,
         tiles=scores.tiles,
         attention=scores.attention,
         slide=scores.slide,
-        novelty=bundle.novelty.score(bag.features) if bundle.novelty else float("nan"),
+        spread=spread,
+        novelty=model.novelty(bag.features),
         made_from=made_from,
     )
 
@@ -123,9 +122,9 @@ def _made_from(task: PredictTask) -> Mapping[str, Any] | None:
 
 
 @lru_cache(maxsize=1)  # a process predicts many slides with one model
-def _bundle(folder: Path, weights: str, device: str) -> Bundle:
-    """Load the bundle with these weights; a bundle trained anew is another."""
-    bundle = load_bundle(folder, choose_device(device))
-    if bundle.config.digests["weights"] != weights:
+def _model(folder: Path, weights: str, device: str, own: tuple[str, ...]) -> Ensemble:
+    """Load the model with these weights; one trained anew is another."""
+    found = load_ensemble(folder, choose_device(device), own)
+    if found.config.weights != weights:
         raise LearnError(f"{folder}: the model was trained anew in the meantime; predict again")
-    return bundle
+    return found

@@ -26,7 +26,9 @@ def slides_csv(
 ) -> str:
     """One row per slide and model; ``split`` says on which side of the training the slide was.
 
-    ``novelty`` above ``novelty_limit`` makes a slide ``unlike_training``.
+    ``spread`` is the standard deviation, between the folds of a cross-validated model, of the
+    predicted class's probability. ``novelty`` above ``novelty_limit`` makes a slide
+    ``unlike_training``.
     """
     limit = model.novelty.get("limit")
     usual = "" if limit is None else f"{limit:.4f}"
@@ -38,9 +40,11 @@ def slides_csv(
         novelty = [f"{prediction.novelty:.4f}", usual, unlike]
         for name, probabilities in prediction.slide.items():
             scores = _scores(probabilities, model)
-            rows.append([*who, splits.get(slide_id, ""), name, *scores, *novelty])
+            spread = prediction.spread.get(name)
+            between = "" if spread is None else f"{spread[probabilities.argmax()]:.6f}"
+            rows.append([*who, splits.get(slide_id, ""), name, *scores, between, *novelty])
     first = ["slide_id", "patient_id", "label", "split", "model"]
-    last = ["novelty", "novelty_limit", "unlike_training"]
+    last = ["spread", "novelty", "novelty_limit", "unlike_training"]
     return to_csv([*first, *_score_columns(model), *last], rows)
 
 

@@ -18,7 +18,7 @@ from wsi_pipeline.events import (
     Unmatched,
 )
 from wsi_pipeline.features import read_features
-from wsi_pipeline.learn import features_digest, load_bundle
+from wsi_pipeline.learn import check_bundle, features_digest
 from wsi_pipeline.pipeline.configs import VerifyConfig
 from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
 from wsi_pipeline.run_cohort import rows_of, unmatched
@@ -114,7 +114,7 @@ def _name(model: Path) -> str:
 def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
     """Load a model; compare the features it was trained on with those that are there."""
     try:
-        config = load_bundle(path).config
+        config = check_bundle(path)[0]
     except WsiError as error:
         yield SlideFailed(slide_id=_name(path), error=str(error))
         return
