@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.config import digest
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.aggregators import Aggregator
 from wsi_pipeline.learn.bags import WIDTH, same_setting
@@ -28,6 +27,7 @@ from wsi_pipeline.learn.models import ModelSpec, TileHead, create_aggregator, cr
 from wsi_pipeline.learn.novelty import Novelty
 from wsi_pipeline.learn.scores import TILE_MEAN, SlideScores, score_slide
 from wsi_pipeline.run_folder import BundleFile
+from wsi_pipeline.settings import digest
 
 SCHEMA_VERSION: Final = 1
 NOVELTY: Final = "novelty.bank"  # its name among the weights
