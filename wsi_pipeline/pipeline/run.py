@@ -12,6 +12,7 @@ from typing import Any
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
 from wsi_pipeline.pipeline.configs import RunConfig
+from wsi_pipeline.pipeline.needs import check_needs
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.settings import StageConfig, load_toml
 from wsi_pipeline.verbs import Verb, stages
@@ -58,15 +59,22 @@ def run(config: RunConfig) -> Iterator[Event]:
     """Run the study's stages; stop after a stage that left nothing to go on with.
 
     A stage in which single slides failed does not stop the study: those slides are reported, and
-    the exit status says so.
+    the exit status says so. What the stages need is looked at before the first begins; a dry run
+    plans those whose needs are there, and says of the others what has to be made first.
+
+    Raises:
+        ConfigError: A stage needs what is not there and no stage before it makes.
     """
     plan = read_study(config.study)
     names = [found.name for found, _ in plan]
     if missing := [name for name in config.only if name not in names]:
         raise ConfigError(f"--only {', '.join(missing)}: {config.study} has {', '.join(names)}")
     how = _how(config)
-    for found, stage_config in plan:
-        if config.only and found.name not in config.only:
+    chosen = [pair for pair in plan if not config.only or pair[0].name in config.only]
+    waiting = check_needs(chosen, config.study)
+    for found, stage_config in chosen:
+        if config.dry_run and (lost := waiting.get(found.name)):
+            yield Note(text=f"{found.name}: can be planned once {lost.maker} has made {lost.path}")
             continue
         yield from run_stage(found, stage_config.model_copy(update=how).for_scheduler())
 

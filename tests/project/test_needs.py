@@ -1,0 +1,88 @@
+"""A study is looked at as a whole before its first stage begins, and planned as a whole."""
+
+from pathlib import Path
+
+import pytest
+
+from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.run import main
+
+STUDY = """
+[study]
+run = "{folder}/run"
+cohort = "{folder}/cohort.csv"
+slides = "{slides}"
+encoder = "densenet121"
+{download}
+[tile]
+[extract]
+[audit]
+[train]
+[predict]
+[report]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, data_dir: Path) -> Path:
+    """A study of one real slide, from a table to the report."""
+    row = CohortSlide(
+        slide_id="small",
+        path="CMU-1-Small-Region.svs",
+        patient_id="p",
+        label="hcc",
+        cohort="c",
+    )
+    write_cohort(tmp_path / "cohort.csv", [row])
+    path = tmp_path / "study.toml"
+    text = STUDY.format(folder=tmp_path, slides=data_dir / "slides", download="")
+    path.write_text(text)
+    return path
+
+
+def test_a_dry_run_plans_the_whole_study(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended in extract's refusal, for there were no tiles yet."""
+    assert main([str(study), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "CMU" in said or "small" in said
+    for stage, maker in {
+        "extract": "tile",
+        "audit": "extract",
+        "train": "extract",
+        "predict": "extract",
+        "report": "tile",
+    }.items():
+        assert f"{stage}: can be planned once {maker} has made" in said
+    assert not (study.parent / "run").exists()
+
+
+def test_what_no_stage_makes_is_refused_before_the_first_begins(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.write_text(study.read_text().replace("[extract]\n", ""))
+    assert main([str(study)]) == 2
+    said = capsys.readouterr().err
+    assert "[audit] needs" in said
+    assert "no stage of this study before it makes it; nothing was begun" in said
+    assert not (study.parent / "run" / "tiles").exists()
+
+
+def test_a_table_that_download_makes_need_not_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest is missing, and that is what is said; the table and the slides are to come."""
+    download = f'[download]\nmanifest = "{tmp_path}/lost.txt"\nout = "{tmp_path}/slides"\n'
+    path = tmp_path / "study.toml"
+    text = STUDY.format(folder=tmp_path, slides=tmp_path / "slides", download=download)
+    path.write_text(text)
+    assert main([str(path), "--dry-run"]) == 2
+    assert "[tile] needs" in capsys.readouterr().err
+    query = f'query = "q.toml"\ncohort_out = "{tmp_path}/cohort.csv"\n'
+    path.write_text(text.replace(f'manifest = "{tmp_path}/lost.txt"\n', query))
+    assert main([str(path), "--dry-run"]) == 2
+    assert "[download] needs q.toml" in capsys.readouterr().err
+
+
+def test_a_stage_alone_needs_what_is_there(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(study), "--only=extract"]) == 2
+    assert "[extract] needs" in capsys.readouterr().err
