@@ -35,6 +35,8 @@ NARROW_UM: Final = 2.0
 EDGE_UM: Final = 4.0
 LEAST_UM2: Final = 400.0  # a cell
 
+_CROSS = disc(1)
+
 
 def empty_fractions(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Share of each tile that is empty.
@@ -96,28 +98,43 @@ class _Finder:
     def __call__(self, bright: Levels, calm: Levels, edge: Levels, grey: Levels) -> Levels | None:
         if cv2.countNonZero(calm) < self._least_px:
             return None
-        even = cv2.inRange(cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, disc(1)), 0, MOST_CONTRAST)
-        places = _opened(np.asarray(cv2.bitwise_and(bright, even), np.uint8), self._even)
-        cv2.bitwise_or(places, _opened(calm, self._calm), dst=places)
-        places = self._large(places)
-        reached = cv2.bitwise_and(cv2.dilate(places, self._edge), edge)
-        cv2.bitwise_or(places, reached, dst=places)
-        cv2.bitwise_or(places, self._large(_opened(bright, self._narrow)), dst=places)
-        return places
+        places = self._large(_opened(calm, self._calm))
+        if cv2.countNonZero(bright) < self._least_px:
+            return places
+        contrast = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, _CROSS)
+        even = cv2.bitwise_and(bright, cv2.compare(contrast, MOST_CONTRAST, cv2.CMP_LE))
+        found = self._large(_opened(np.asarray(even, np.uint8), self._even), places)
+        if found is not None:
+            reached = cv2.bitwise_and(cv2.dilate(found, self._edge), edge)
+            cv2.bitwise_or(found, reached, dst=found)
+        narrow = self._large(_opened(bright, self._narrow))
+        return _either(found, narrow)
 
-    def _large(self, mask: Levels) -> Levels:
-        """Keep the pieces that are larger than a cell."""
+    def _large(self, mask: Levels, more: Levels | None = None) -> Levels | None:
+        """Keep the pieces of a mask, or of two, that are larger than a cell; None if none is."""
+        if more is not None:
+            mask = np.asarray(cv2.bitwise_or(mask, more), np.uint8)
+        if cv2.countNonZero(mask) < self._least_px:
+            return None
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
         keep = np.where(stats[:, cv2.CC_STAT_AREA] >= self._least_px, 255, 0).astype(np.uint8)
         keep[0] = 0
+        if not keep.any():
+            return None
+        if keep[1:].all():
+            return mask
         if count <= 256:
             return np.asarray(cv2.LUT(labels.astype(np.uint8), np.pad(keep, (0, 256 - count))))
         return np.asarray(keep[labels], np.uint8)
 
 
+def _either(one: Levels | None, other: Levels | None) -> Levels | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return np.asarray(cv2.bitwise_or(one, other), np.uint8)
+
+
 def _opened(mask: Levels, element: Levels) -> Levels:
     """Open a mask as if it went on beyond the tile's sides."""
-    margin = element.shape[0]
-    padded = cv2.copyMakeBorder(mask, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
-    inner = cv2.morphologyEx(padded, cv2.MORPH_OPEN, element)[margin:-margin, margin:-margin]
-    return np.ascontiguousarray(inner)
+    border = cv2.BORDER_REPLICATE
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, element, borderType=border), np.uint8)
