@@ -14,6 +14,7 @@ from pydicom.pixels import apply_rescale, apply_windowing
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wsi_pipeline.errors import ConfigError, MppError, SlideOpenError
+from wsi_pipeline.events import SlideDone
 from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.slides import open_slide, resolve_mpp
@@ -202,3 +203,16 @@ def test_the_tile_stage_takes_ct_slices_as_asked(tmp_path: Path, stored: np.ndar
     assert (row["reader"], row["size"], row["places"]) == ("ct", "280×300", 1)
     (row,) = [e.row for e in run(TileConfig(**settings)) if hasattr(e, "row")]
     assert "modality CT" in row["refused"]
+
+
+def test_ct_slices_give_tiles_by_default(tmp_path: Path, stored: np.ndarray) -> None:
+    folder = tmp_path / "scans" / "one"
+    folder.mkdir(parents=True)
+    write_ct(folder / "slice.dcm", stored)
+    settings = {"cohort": tmp_path / "scans", "run": tmp_path / "run", "modality": "ct"}
+    (done,) = [event for event in run(TileConfig(**settings)) if isinstance(event, SlideDone)]
+    assert done.counts["tiles kept"] == 1
+    assert done.flags == ("mpp_unknown", "all_tissue")
+    stained = TileConfig(**settings, tissue_method="otsu")
+    assert (stained.tissue_method, stained.stain) == ("otsu", "none")
+    assert TileConfig(cohort=tmp_path, run=tmp_path).stain == "macenko"

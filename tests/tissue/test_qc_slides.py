@@ -38,7 +38,7 @@ class Real:
 
 
 def tiles_of(path: Path, count: int = 100, least_tissue: float = 0.8) -> Real:
-    settings = TileSettings(mpp_override=0.5, min_tissue_fraction=least_tissue)
+    settings = TileSettings(mpp_override=0.5, force_mpp=True, min_tissue_fraction=least_tissue)
     with open_slide(path) as slide:
         plan = plan_slide(slide, settings)
         wanted = np.flatnonzero(plan.wanted)

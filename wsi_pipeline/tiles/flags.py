@@ -109,6 +109,10 @@ class SlideRules:
         return {name: n for rule in self.rules.values() for name, n in rule.numbers.items()}
 
 
+NO_RULES: Final = SlideRules(limits={}, rules={})
+"""Of pictures that are no stained sections."""
+
+
 def learn_rules(settings: RuleSettings, sample: Look) -> SlideRules:
     """Learn from sampled tiles what is sharp, folded, bloody … on their slide.
 

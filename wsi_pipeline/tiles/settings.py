@@ -23,6 +23,12 @@ BEFORE: Final[Mapping[str, Any]] = {
 }
 """What a store was made with that does not know a knob, because it is older."""
 
+CT_DEFAULTS: Final[dict[str, Any]] = {
+    "tissue_method": "none",
+    "stain": "none",
+    "max_background_fraction": 1.0,
+}
+
 OVERVIEW_MPP: Final = 8.0  # tissue is looked for at about this resolution
 
 
@@ -217,7 +223,9 @@ class StoreSettings(Settings):
         default="auto", description="What reads the slides; auto: what suits the file."
     )
     modality: Literal["slide", "ct"] = Field(
-        default="slide", description="ct: read DICOM CT slices as flat pictures, native pixels."
+        default="slide",
+        description="ct: read DICOM CT slices as flat pictures, native pixels; no tissue rule, no "
+        "stain, no background rule, no flags unless asked for.",
     )
     store: Annotated[str, Chosen("wsi_pipeline.tiles.store:STORE_FORMATS")] = Field(
         default="zarr", description="Format of the tile stores."
@@ -239,6 +247,14 @@ class StoreSettings(Settings):
 
 class TileSettings(GridSettings, TissueSettings, StainSettings, RuleSettings, StoreSettings):
     """All that decides which tiles slides give and what is in them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ct_has_neither_stain_nor_glass(cls, given: Any) -> Any:
+        """Give CT slices defaults of their own; what is asked for goes before them."""
+        if isinstance(given, dict) and given.get("modality") == "ct":
+            return CT_DEFAULTS | given
+        return given
 
     @property
     def takes_unknown_mpp(self) -> bool:

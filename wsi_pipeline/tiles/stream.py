@@ -16,7 +16,7 @@ from wsi_pipeline.tiles.background import BACKGROUND_RULES, GLASS_MARGIN, Judged
 from wsi_pipeline.tiles.blocks import NOTHING, Block, Held, Indices, map_blocks, read_blocks
 from wsi_pipeline.tiles.denoise import denoise_tiles
 from wsi_pipeline.tiles.drawn import COLUMN
-from wsi_pipeline.tiles.flags import Look, SlideRules, any_mark, learn_rules
+from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
@@ -117,7 +117,7 @@ def _look_at(
     return SlideFit(
         stain=stain,
         background_level=0,
-        rules=learn_rules(settings, _look(tiles, plan)),
+        rules=NO_RULES if settings.modality == "ct" else learn_rules(settings, _look(tiles, plan)),
         drop=settings.drop_flagged,
         flags=(),
         held=NOTHING,

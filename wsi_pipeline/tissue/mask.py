@@ -111,7 +111,9 @@ def find_tissue(
     """
     _check(rgb, um_per_px, min_area_um2, max_hole_um2)
     scale = UNKNOWN_UM_PER_PX if um_per_px is None else um_per_px
-    ink = find_ink(rgb, max(1, round(STROKE_UM / 2 / scale)))
+    ink = np.zeros(rgb.shape[:2], np.bool_)
+    if method != "none":
+        ink = find_ink(rgb, max(1, round(STROKE_UM / 2 / scale)))
     view = appearance(rgb, ink)
     proposal = TISSUE_METHODS.choose(method)(view)
     mask = proposal.mask
