@@ -1,17 +1,17 @@
 """One slide's attempt: what is asked of a worker, and every way it can end."""
 
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from wsi_pipeline.atomic import try_lock
-from wsi_pipeline.errors import UsageError, WsiError
+from wsi_pipeline.errors import NoTissueError, UsageError, WsiError
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, SlideStarted
 
-Work = Callable[[Any], SlideDone | SlideSkipped]
+NO_TISSUE: Final = "no tissue"
+Work = Callable[[Any], SlideDone | SlideSkipped | SlideFailed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +50,33 @@ def attempt(work: Work, task: SlideTask) -> Fate:
     """Do one slide under its lock and turn whatever happens into plain data.
 
     Raises:
-        UsageError: The request is wrong, not the slide: every other would fail for the same reason.
+        UsageError: As :func:`fate_of`.
     """
-    started = time.monotonic()
     try:
         with try_lock(task.lock) as held:
             if not held:
                 return Busy(slide_id=task.slide_id)
             return work(task.payload)
-    except UsageError:
-        raise
-    except WsiError as error:
-        return SlideFailed(slide_id=task.slide_id, error=str(error))
     except Exception as error:  # noqa: BLE001 - a bug in one slide must not end the night's batch
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return SlideFailed(
-            slide_id=task.slide_id,
-            error=f"unexpected {type(error).__name__}: {error} "
-            f"({Path(where.filename).name}:{where.lineno}, after "
-            f"{time.monotonic() - started:.0f} s); please report it",
-            traceback=traceback.format_exc(),
-        )
+        return fate_of(task.slide_id, error)
+
+
+def fate_of(slide_id: str, error: Exception) -> SlideSkipped | SlideFailed:
+    """Say what an error makes of its slide: no tissue, or lost; a bug is told with its place.
+
+    Raises:
+        UsageError: The request is wrong, not the slide: every other would fail for the same reason.
+    """
+    if isinstance(error, UsageError):
+        raise error
+    if isinstance(error, NoTissueError):
+        return SlideSkipped(slide_id=slide_id, reason=NO_TISSUE, detail=str(error))
+    if isinstance(error, WsiError):
+        return SlideFailed(slide_id=slide_id, error=str(error))
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return SlideFailed(
+        slide_id=slide_id,
+        error=f"unexpected {type(error).__name__}: {error} "
+        f"({Path(where.filename).name}:{where.lineno}); please report it",
+        traceback="".join(traceback.format_exception(error)),
+    )

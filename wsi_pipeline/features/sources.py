@@ -9,11 +9,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from wsi_pipeline.errors import NoTissueError, StoreError
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.features.store import FeatureMeta
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import WHOLE_SLIDE, SlideRequest, TileSettings, open_tiles
-from wsi_pipeline.tiles.decisions import Place, check_places, kept_mask
+from wsi_pipeline.tiles import (
+    WHOLE_SLIDE,
+    Place,
+    SlideRequest,
+    TileSettings,
+    check_places,
+    kept_mask,
+    open_cut,
+    open_tiles,
+)
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords, RgbTiles
 
@@ -100,37 +108,16 @@ class SlideTiles:
             SlideError: The slide cannot be opened or read, has no usable mpp, or no tissue.
             StoreMismatchError: A tile to be dropped is not one of the slide's.
         """
-        from wsi_pipeline.slides import open_slide
-        from wsi_pipeline.tiles.plan import plan_slide
-        from wsi_pipeline.tiles.record import describe_slide, describe_tiles
-        from wsi_pipeline.tiles.straighten import straighten
-        from wsi_pipeline.tiles.stream import finish_tiles, fit_slide
-        from wsi_pipeline.tiles.tally import Tally
-
-        parts: list[Coords] = []
-        tally = Tally(watch=self.watch)
-        asked = self._settings
-        opened = open_slide(
-            self._path, asked.reader, self._threads, modality=asked.modality, icc=asked.icc
-        )
-        with straighten(opened, asked, self._request) as slide:
-            plan = plan_slide(slide, asked, self._request)
-            fit = fit_slide(slide, plan, asked, tally, self._threads)
-            for finished in finish_tiles(slide, plan, fit, asked, tally, self._threads):
-                parts.append(finished.coords)
-                kept = kept_mask(finished.coords, self._dropped)
+        with open_cut(
+            self._path, self._settings, self._request, watch=self.watch, threads=self._threads
+        ) as cut:
+            for part in cut.finished_tiles():
+                kept = kept_mask(part.coords, self._dropped)
                 if kept.any():
-                    yield finished.tiles if kept.all() else finished.tiles[kept]
-            about = describe_slide(slide) | describe_tiles(plan, fit, self._settings, tally)
-        if not parts:
-            raise NoTissueError(
-                f"{self._path}: of {int(plan.wanted.sum())} tiles with tissue none passed the "
-                "rules; cut it with the tile stage to see which, then loosen that one"
-            )
-        coords = np.concatenate(parts)
-        check_places(self.slide_id, coords, self._dropped)
-        self.coords = coords[kept_mask(coords, self._dropped)]
-        self.attributes = about | {"tile_px": self._settings.tile_px}
+                    yield part.tiles if kept.all() else part.tiles[kept]
+            check_places(self.slide_id, cut.coords, self._dropped)
+            self.coords = cut.coords[kept_mask(cut.coords, self._dropped)]
+            self.attributes = cut.describe() | {"tile_px": self._settings.tile_px}
 
 
 SlideSource = StoreTiles | SlideTiles

@@ -4,17 +4,18 @@ A slide's features do not depend on which of the two was used, nor on where a ru
 """
 
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import Final
 
 import torch
 from distributed import get_worker
+from filelock import FileLock, Timeout
 
-from wsi_pipeline.engine import SlideTask, map_slides, provenance
-from wsi_pipeline.errors import NoTissueError, UsageError, WsiError
+from wsi_pipeline.engine import SlideTask, fate_of, map_slides, provenance
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -34,23 +35,21 @@ from wsi_pipeline.features.stream import Begun, Encoded, encode_slides
 from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract_jobs import (
     DONE,
-    BusyError,
-    Claim,
-    DoneError,
     ExtractJob,
+    decide,
     find_decisions,
     find_origins,
-    look,
     strangers,
-    undecidable,
+    unknown_decisions,
     without_tiles,
 )
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
 
 PACKAGES: Final = ("torch", "timm", "numpy", "h5py")
-NO_TISSUE: Final = "no tissue"
 POLL_SECONDS: Final = 0.5
+
+SlideFate = SlideDone | SlideSkipped | SlideFailed
 
 
 def run(config: ExtractConfig) -> Iterator[Event]:
@@ -67,14 +66,16 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins))
     yield from strangers(config)
-    yield from undecidable(decisions, [slide_id for slide_id, _ in origins])
+    yield from unknown_decisions(decisions, [slide_id for slide_id, _ in origins])
     jobs: list[ExtractJob] = []
     yield from without_tiles(config, [name for name, origin in origins if not origin], decisions)
     for slide_id, origin in origins:
         if origin is None:
             continue
         outcome = (
-            origin if isinstance(origin, Event) else look(config, tag, slide_id, origin, decisions)
+            origin
+            if isinstance(origin, Event)
+            else decide(config, tag, slide_id, origin, decisions)
         )
         if isinstance(outcome, ExtractJob):
             jobs.append(outcome)
@@ -90,28 +91,18 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     yield Written(path=str(RunFolder(config.run).features_of(tag)), what="features")
 
 
-def extract_slide(payload: tuple[ExtractConfig, ExtractJob]) -> SlideDone | SlideSkipped:
-    """Encode one slide; the caller holds its lock.
-
-    Raises:
-        WsiError: The slide's tiles or the encoder cannot be used.
-    """
+def extract_slide(
+    payload: tuple[ExtractConfig, ExtractJob],
+) -> SlideDone | SlideSkipped | SlideFailed:
+    """Encode one slide on a worker; the caller holds its lock."""
     config, job = payload
-    if job.is_done(overwrite=config.overwrite):
-        return SlideSkipped(slide_id=job.slide_id, reason=DONE)
-    started = time.monotonic()
-    encoder = _kept_encoder(config)
-    source = job.open(config)
-    watch = Stopwatch(keep_spans=config.profile)
-    for step in encode_slides(encoder, [source], job.tile_px, watch):
-        if isinstance(step, Encoded):
-            if isinstance(step.error, NoTissueError):
-                return SlideSkipped(slide_id=job.slide_id, reason=NO_TISSUE)
-            if step.error is not None:
-                raise step.error
-            with watch.phase("write"):
-                _write(config, job, encoder, source, step)
-    return _done(job, source, started, watch)
+    encoder, watch = _kept_encoder(config), Stopwatch(keep_spans=config.profile)
+    claims = Claims(config, [job], locked=True)
+    (fate,) = (e for e in _encode(claims, encoder, watch) if not isinstance(e, SlideStarted))
+    if isinstance(fate, SlideDone):  # the network's time is the slide's own
+        spans = (*fate.spans, *watch.spans)
+        return replace(fate, phases={**fate.phases, **watch.seconds}, spans=spans)
+    return fate
 
 
 def _planned(job: ExtractJob) -> Planned:
@@ -129,29 +120,13 @@ def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
     encoder = _encoder(config, config.device)
     watch, started, tiles = Stopwatch(keep_spans=config.profile), time.monotonic(), 0
     while jobs:
-        claims = {job.slide_id: Claim(job, config) for job in jobs}
-        busy: list[ExtractJob] = []
-        with ExitStack() as stack:
-            for claim in claims.values():
-                stack.callback(claim.release)
-            steps = stack.enter_context(
-                closing(encode_slides(encoder, claims.values(), jobs[0].tile_px, watch))
-            )
-            for step in steps:
-                if isinstance(step, Begun):
-                    yield SlideStarted(slide_id=step.slide_id)
-                    continue
-                claim = claims[step.slide_id]
-                event = _finish(claim, encoder, step, watch)
-                claim.release()
-                if event is None:
-                    busy.append(claim.job)
-                    continue
-                tiles += len(step.features)
-                yield event
-        if len(busy) == len(jobs):
+        claims = Claims(config, jobs)
+        for event in _encode(claims, encoder, watch):
+            tiles += event.counts["tiles encoded"] if isinstance(event, SlideDone) else 0
+            yield event
+        if len(claims.busy) == len(jobs):
             time.sleep(POLL_SECONDS)
-        jobs = busy
+        jobs = claims.busy
     seconds = time.monotonic() - started
     yield Note(
         text=f"{tiles} tiles in {seconds:.1f} s ({tiles / max(seconds, 1e-9):.0f}/s) on "
@@ -160,42 +135,121 @@ def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
     yield TimeSpent(phases=dict(watch.seconds), spans=tuple(watch.spans))
 
 
-def _finish(claim: Claim, encoder: Encoder, step: Encoded, watch: Stopwatch) -> Event | None:
-    """Write a slide that is through the stream and tell its fate; None if it is another's."""
-    job, error = claim.job, step.error
-    if isinstance(error, BusyError):
+def _encode(
+    claims: "Claims", encoder: Encoder, watch: Stopwatch
+) -> Iterator[SlideStarted | SlideFate]:
+    """Take the slides through the encoder, one stream for all, and tell each one's fate."""
+    with (
+        closing(claims),
+        closing(encode_slides(encoder, claims, claims.jobs[0].tile_px, watch)) as steps,
+    ):
+        for step in steps:
+            yield from claims.decided()
+            if isinstance(step, Begun):
+                yield SlideStarted(slide_id=step.slide_id)
+            else:
+                yield claims.finish(step, encoder, watch)
+        yield from claims.decided()
+
+
+@dataclass(kw_only=True)
+class Claim:
+    """A slide that is ours to encode until the lock is released."""
+
+    job: ExtractJob
+    source: SlideSource
+    lock: FileLock | None
+    started: float
+
+
+class Claims:
+    """The sources of slides, each claimed when its turn to be read comes, in the reader's thread.
+
+    Attributes:
+        jobs: The slides.
+        busy: Those that another process is working on.
+    """
+
+    def __init__(
+        self, config: ExtractConfig, jobs: list[ExtractJob], *, locked: bool = False
+    ) -> None:
+        """``locked``: the caller holds the slides' locks."""
+        self.jobs = jobs
+        self.busy: list[ExtractJob] = []
+        self._config = config
+        self._locked = locked
+        self._claims: dict[str, Claim] = {}
+        self._decided: SimpleQueue[SlideSkipped | SlideFailed] = SimpleQueue()
+
+    def __iter__(self) -> Iterator[SlideSource]:
+        for job in self.jobs:
+            claim = self._claim(job)
+            if claim is not None:
+                self._claims[job.slide_id] = claim
+                yield claim.source
+
+    def decided(self) -> Iterator[SlideSkipped | SlideFailed]:
+        """Yield the fates of slides that were not to be read after all."""
+        while not self._decided.empty():
+            yield self._decided.get()
+
+    def finish(self, step: Encoded, encoder: Encoder, watch: Stopwatch) -> SlideFate:
+        """Write a slide that is through the stream, tell its fate and let go of it."""
+        claim = self._claims.pop(step.slide_id)
+        try:
+            if step.error is not None:
+                raise step.error
+            with watch.phase("write"):
+                _write(self._config, claim, encoder, step)
+            return _done(claim)
+        except Exception as error:  # noqa: BLE001  it costs this slide, not the run
+            return fate_of(step.slide_id, error)
+        finally:
+            _release(claim.lock)
+
+    def close(self) -> None:
+        """Let go of slides that are not through."""
+        for claim in self._claims.values():
+            _release(claim.lock)
+
+    def _claim(self, job: ExtractJob) -> Claim | None:
+        """Claim a slide; None if it is another's, or nothing is to be done."""
+        started = time.monotonic()
+        lock = None if self._locked else _take_lock(job, self._config)
+        if lock is None and not self._locked:
+            self.busy.append(job)
+            return None
+        fate: SlideSkipped | SlideFailed
+        try:
+            if not job.is_done(overwrite=self._config.overwrite):
+                return Claim(job=job, source=job.open(self._config), lock=lock, started=started)
+            fate = SlideSkipped(slide_id=job.slide_id, reason=DONE)
+        except Exception as error:  # noqa: BLE001  it costs this slide, not the run
+            fate = fate_of(job.slide_id, error)
+        _release(lock)
+        self._decided.put(fate)
         return None
-    if isinstance(error, DoneError):
-        return SlideSkipped(slide_id=job.slide_id, reason=DONE)
-    if isinstance(error, NoTissueError):
-        return SlideSkipped(slide_id=job.slide_id, reason=NO_TISSUE)
+
+
+def _take_lock(job: ExtractJob, config: ExtractConfig) -> FileLock | None:
+    """Take the slide's lock; None if another process has it."""
+    path = job.lock_path(config.run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, thread_local=False)  # taken in the reader's thread, not let go there
     try:
-        if error is not None:
-            raise error
-        assert claim.source is not None
-        with watch.phase("write"):
-            _write(claim.config, job, encoder, claim.source, step)
-    except UsageError:
-        raise
-    except WsiError as problem:
-        return SlideFailed(slide_id=job.slide_id, error=str(problem))
-    except Exception as problem:  # noqa: BLE001  a bug in one slide must not end the night's batch
-        return SlideFailed(
-            slide_id=job.slide_id,
-            error=f"unexpected {type(problem).__name__}: {problem}; please report it",
-            traceback="".join(traceback.format_exception(problem)),
-        )
-    assert claim.source is not None
-    return _done(job, claim.source, claim.started)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
-def _write(
-    config: ExtractConfig,
-    job: ExtractJob,
-    encoder: Encoder,
-    source: SlideSource,
-    step: Encoded,
-) -> None:
+def _release(lock: FileLock | None) -> None:
+    if lock is not None:
+        lock.release()
+
+
+def _write(config: ExtractConfig, claim: Claim, encoder: Encoder, step: Encoded) -> None:
+    job, source = claim.job, claim.source
     about = {
         "made_from": dict(job.made_from),
         "input_digest": job.made_from["input"],
@@ -206,20 +260,15 @@ def _write(
     write_features(job.target, step.features, source.coords, meta, config.dtype)
 
 
-def _done(
-    job: ExtractJob, source: SlideSource, started: float, watch: Stopwatch | None = None
-) -> SlideDone:
-    """Tell what became of a slide; ``watch`` has the network's time, where it is the slide's own.
-
-    What the source waited for is left out: the network waits for the source, and that is counted.
-    """
-    phases = {name: spent for name, spent in source.watch.seconds.items() if name != WAIT}
+def _done(claim: Claim) -> SlideDone:
+    """Tell that a slide is done; what its source waited for is the network's time."""
+    watch = claim.source.watch
     return SlideDone(
-        slide_id=job.slide_id,
-        counts={"tiles encoded": len(source.coords)},
-        seconds=time.monotonic() - started,
-        phases=phases | ({} if watch is None else watch.seconds),
-        spans=tuple(source.watch.spans + ([] if watch is None else watch.spans)),
+        slide_id=claim.job.slide_id,
+        counts={"tiles encoded": len(claim.source.coords)},
+        seconds=time.monotonic() - claim.started,
+        phases={name: spent for name, spent in watch.seconds.items() if name != WAIT},
+        spans=tuple(watch.spans),
     )
 
 

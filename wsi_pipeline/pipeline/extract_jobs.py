@@ -1,12 +1,9 @@
 """Which slides there are to encode, and what decides each one's features."""
 
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-from filelock import FileLock, Timeout
 
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
@@ -24,7 +21,6 @@ from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.tiles import find_store, open_tiles, store_digest, stores_of
 from wsi_pipeline.tiles.decisions import Decisions, check_places, dropped_digest, read_decisions
 from wsi_pipeline.timing import Stopwatch
-from wsi_pipeline.types import RgbTiles
 
 DONE: Final = "extracted earlier"
 DROPPED: Final = "dropped by decision"
@@ -91,56 +87,6 @@ class ExtractJob:
         return is_done(self.target, stored, self.made_from, overwrite=overwrite)
 
 
-@dataclass
-class Claim:
-    """A slide in the stream: a tile source that takes the slide's lock when its turn comes.
-
-    Attributes:
-        started: When reading began, monotonic seconds.
-        source: Where the tiles come from; knows their coords once they are read.
-    """
-
-    job: ExtractJob
-    config: ExtractConfig
-    lock: FileLock | None = None
-    started: float = 0.0
-    source: SlideSource | None = None
-
-    @property
-    def slide_id(self) -> str:
-        return self.job.slide_id
-
-    def read(self) -> Iterator[RgbTiles]:
-        """Yield the tiles, unless another process has the slide or has finished it."""
-        self.started = time.monotonic()
-        path = self.job.lock_path(self.config.run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)  # taken in the reader's thread, not let go there
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise BusyError from None
-        self.lock = lock
-        if self.job.is_done(overwrite=self.config.overwrite):
-            raise DoneError
-        self.source = self.job.open(self.config)
-        yield from self.source.read()
-
-    def release(self) -> None:
-        """Let other processes have the slide; may be called twice."""
-        if self.lock is not None:
-            self.lock.release()
-            self.lock = None
-
-
-class BusyError(Exception):
-    """Another process is working on the slide."""
-
-
-class DoneError(Exception):
-    """Another process has finished the slide in the meantime."""
-
-
 def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | Event | None]]:
     """Yield every slide with its tile store (None without one) or, for slides, how to cut it.
 
@@ -151,7 +97,7 @@ def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | 
     yield from _from_slides(config) if config.source == "slide" else _from_tiles(config.run)
 
 
-def look(
+def decide(
     config: ExtractConfig,
     tag: str,
     slide_id: str,
@@ -232,7 +178,7 @@ def strangers(config: ExtractConfig) -> Iterator[Event]:
         yield from unmatched(run, rows, stores_of(run.tiles), "tile store")
 
 
-def undecidable(decisions: Decisions, slide_ids: Collection[str]) -> Iterator[Note]:
+def unknown_decisions(decisions: Decisions, slide_ids: Collection[str]) -> Iterator[Note]:
     """Tell of slides in the table of decisions that are not among those at hand."""
     strangers = sorted({row.slide_id for row in decisions.rows} - set(slide_ids))
     if strangers:

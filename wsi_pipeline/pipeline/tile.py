@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from wsi_pipeline.cohort import doubtful_labels
 from wsi_pipeline.engine import SlideTask, is_done, map_slides, provenance
-from wsi_pipeline.errors import NoTissueError, StoreError
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -31,7 +31,6 @@ from wsi_pipeline.timing import Stopwatch
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
 DONE_EARLIER: Final = "done earlier"
-NO_TISSUE: Final = "no tissue"
 
 
 def run(config: TileConfig) -> Iterator[Event]:
@@ -87,16 +86,13 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         present, _stored(present, asked, config), asked, overwrite=config.overwrite
     ):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
-    try:
-        result = cut_slide(
-            task.path, store, config, task.request,
-            thumbnail=RunFolder(config.run).thumbnail(task.slide_id),
-            provenance={**asked, "versions": provenance(PACKAGES)},
-            watch=Stopwatch(keep_spans=config.profile),
-            threads=config.threads_each,
-        )  # fmt: skip
-    except NoTissueError as error:
-        return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE, detail=str(error))
+    result = cut_slide(
+        task.path, store, config, task.request,
+        thumbnail=RunFolder(config.run).thumbnail(task.slide_id),
+        provenance={**asked, "versions": provenance(PACKAGES)},
+        watch=Stopwatch(keep_spans=config.profile),
+        threads=config.threads_each,
+    )  # fmt: skip
     if present is not None and present != store:
         _remove(present)
     return SlideDone(

@@ -1,5 +1,6 @@
 from .blocks import Block, map_blocks, read_blocks
-from .cut import CutResult, cut_slide
+from .cut import CutResult, SlideCut, cut_slide, open_cut
+from .decisions import Place, check_places, kept_mask
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide
 from .settings import WHOLE_SLIDE, SlideRequest, TileSettings
@@ -24,6 +25,8 @@ __all__ = [
     "Block",
     "CutResult",
     "Grid",
+    "Place",
+    "SlideCut",
     "SlidePlan",
     "SlideRequest",
     "StoreFormat",
@@ -32,12 +35,15 @@ __all__ = [
     "TileStore",
     "TileWriter",
     "check_marks",
+    "check_places",
     "create_tiles",
     "cut_slide",
     "find_store",
     "grid_for",
+    "kept_mask",
     "map_blocks",
     "native_mpp",
+    "open_cut",
     "open_tiles",
     "plan_grid",
     "plan_slide",

@@ -1,28 +1,139 @@
-"""The whole of one slide, streamed: tissue, grid, stain, tiles, store, thumbnail."""
+"""The one road from a slide to finished tiles, and the stage's end of it: store and thumbnail.
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+``open_cut`` opens, straightens and plans; ``finished_tiles`` fits the stain, cuts, normalises and
+judges. The tile stage writes what comes, extraction feeds it to an encoder.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import NoTissueError
-from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles.plan import require_tissue, survey_slide
+from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.tiles.plan import SlidePlan, require_tissue, survey_slide
 from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
 from wsi_pipeline.tiles.settings import WHOLE_SLIDE, SlideRequest, TileSettings
-from wsi_pipeline.tiles.store import TileWriter, create_tiles
+from wsi_pipeline.tiles.store import create_tiles
 from wsi_pipeline.tiles.straighten import straighten
-from wsi_pipeline.tiles.stream import Finished, finish_tiles, fit_slide
-from wsi_pipeline.tiles.tally import Tally
+from wsi_pipeline.tiles.stream import Finished, SlideFit, Tally, finish_tiles, fit_slide
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords
 
-NO_COORDS: Final = np.empty((0, 2), np.int64)
-NO_MARKS: Final = np.empty(0, np.bool_)
+
+@dataclass(kw_only=True)
+class SlideCut:
+    """A slide that is open and planned, and what has become of its tiles so far.
+
+    Attributes:
+        slide: Straightened, if that was asked for.
+        plan: Its tissue and tile places.
+        settings: What is asked of every slide.
+        threads: That read and finish tiles beside the caller.
+        tally: Tiles by fate, and where the time went.
+        parts: Tiles finished so far, by their places and marks.
+        fit: What was learnt from a sample of its tiles; None before the first is finished.
+    """
+
+    slide: Slide
+    plan: SlidePlan
+    settings: TileSettings
+    threads: int
+    tally: Tally
+    parts: list[tuple[Coords, NDArray[np.bool_]]] = field(default_factory=list)
+    fit: SlideFit | None = None
+
+    @property
+    def coords(self) -> Coords:
+        """(N, 2) int64, level-0 (x, y) of the tiles finished so far."""
+        return np.concatenate([np.empty((0, 2), np.int64), *(coords for coords, _ in self.parts)])
+
+    def finished_tiles(self) -> Generator[Finished]:
+        """Yield normalised tiles that pass the rules, in canonical order.
+
+        Raises:
+            NoTissueError: There is no tissue; or, in the end, no tile has passed.
+            SlideReadError: The slide's pixels cannot be decoded.
+        """
+        slide, plan, settings = self.slide, self.plan, self.settings
+        require_tissue(slide.info.path, plan, settings)
+        self.fit = fit_slide(slide, plan, settings, self.tally, self.threads)
+        finished = finish_tiles(slide, plan, self.fit, settings, self.tally, self.threads)
+        with closing(finished):
+            for part in finished:
+                self.parts.append((part.coords, part.flagged))
+                yield part
+        self._require_kept()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a tile store of the finished tiles says about itself."""
+        assert self.fit is not None, "no tile was finished"
+        tiles = describe_tiles(self.plan, self.fit, self.settings, self.tally)
+        return describe_slide(self.slide) | tiles
+
+    def flags(self) -> tuple[str, ...]:
+        """Return what a person should know of the slide."""
+        assert self.fit is not None, "no tile was finished"
+        return slide_flags(self.plan, self.fit, self.tally)
+
+    def draw(self, path: Path) -> None:
+        """Write the thumbnail, with the tiles finished so far."""
+        flagged = [np.empty(0, np.bool_), *(marks for _, marks in self.parts)]
+        with self.tally.watch.phase("thumbnail"):
+            write_thumbnail(path, self.plan, self.coords, np.concatenate(flagged))
+
+    def _require_kept(self) -> None:
+        counts = self.tally.counts
+        if counts["kept"]:
+            return
+        fates = ", ".join(
+            f"{count} for {name.removeprefix('rejected_')}"
+            for name, count in counts.items()
+            if count and name.startswith("rejected_") and name != "rejected_tissue"
+        )
+        raise NoTissueError(
+            f"{self.slide.info.path}: of {counts['candidates'] - counts['rejected_tissue']} tiles "
+            f"with tissue none passed ({fates}); look at the tile stage's thumbnail, then loosen "
+            "the rule that rejects them"
+        )
+
+
+@contextmanager
+def open_cut(
+    path: str | Path,
+    settings: TileSettings,
+    request: SlideRequest = WHOLE_SLIDE,
+    *,
+    watch: Stopwatch | None = None,
+    threads: int = 1,
+) -> Iterator[SlideCut]:
+    """Open a slide and plan its tiles; it is closed on leaving.
+
+    Args:
+        path: The slide.
+        settings: What is asked of every slide.
+        request: What is asked of this one.
+        watch: Told where the time goes.
+        threads: That read and finish tiles beside the caller.
+
+    Raises:
+        SlideError: It cannot be opened or read, or has no usable resolution.
+        ConfigError: A method is unknown, or sizes contradict each other.
+    """
+    tally = Tally(watch=watch or Stopwatch())
+    with tally.watch.phase("open"):
+        opened = open_slide(
+            path, settings.reader, threads, modality=settings.modality, icc=settings.icc
+        )
+        slide = straighten(opened, settings, request)
+    with slide:
+        with tally.watch.phase("plan"):
+            plan = survey_slide(slide, settings, request)
+        yield SlideCut(slide=slide, plan=plan, settings=settings, threads=threads, tally=tally)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,83 +168,44 @@ def cut_slide(  # noqa: PLR0913  what, how and what is told beside it
     The store is whole or absent; the caller is its only writer.
 
     Args:
-        path: The slide.
-        store: Where the tiles go; ``.zarr`` or ``.h5``.
-        settings: What is asked of every slide.
-        request: What is asked of this one.
-        thumbnail: Where the JPEG with the overlay goes; None writes none.
+        path, settings, request, watch, threads: As in :func:`open_cut`.
+        store: Where the tiles go; its suffix names the format.
+        thumbnail: Where the JPEG with the overlay goes, also of a slide without tissue; None
+            writes none.
         provenance: Root attributes that the caller adds (slide digest, resolved config …).
-        watch: Told where the time goes.
-        threads: That read and finish tiles beside the one that writes.
 
     Raises:
         SlideError: The slide cannot be opened or read, has no usable resolution, or no tissue.
-        StoreError: The format has no such codec.
-        ConfigError: A method is unknown, or sizes contradict each other.
+        StoreError: The suffix is unknown.
+        ConfigError: A method or codec is unknown, or sizes contradict each other.
     """
-    tally = Tally(watch=watch or Stopwatch())
-    with tally.watch.phase("open"):
-        opened = open_slide(
-            path, settings.reader, threads, modality=settings.modality, icc=settings.icc
-        )
-        slide = straighten(opened, settings, request)
-    with slide:
-        with tally.watch.phase("plan"):
-            plan = survey_slide(slide, settings, request)
-        if thumbnail is not None and not plan.wanted.any():
-            write_thumbnail(thumbnail, plan, NO_COORDS, NO_MARKS)
-        require_tissue(slide.info.path, plan, settings)
-        fit = fit_slide(slide, plan, settings, tally, threads)
-        writer = create_tiles(
-            store,
-            tile_px=settings.tile_px,
-            capacity=int(plan.wanted.sum()),
-            codec=settings.codec,
-        )
-        with writer:
-            with closing(finish_tiles(slide, plan, fit, settings, tally, threads)) as parts:
-                coords, flagged = _append_all(writer, parts, tally)
+    with open_cut(path, settings, request, watch=watch, threads=threads) as cut:
+        try:
+            _write(cut, store, thumbnail, provenance or {})
+        except NoTissueError:
             if thumbnail is not None:
-                with tally.watch.phase("thumbnail"):
-                    write_thumbnail(thumbnail, plan, coords, flagged)
-            _require_kept(path, tally)
-            with tally.watch.phase("write"):
-                about = describe_slide(slide) | describe_tiles(plan, fit, settings, tally)
-                writer.commit(about | dict(provenance or {}))
-    return CutResult(
-        counts=dict(tally.counts), flags=slide_flags(plan, fit, tally), watch=tally.watch
-    )
+                cut.draw(thumbnail)
+            raise
+        return CutResult(counts=dict(cut.tally.counts), flags=cut.flags(), watch=cut.tally.watch)
 
 
-def _append_all(
-    writer: TileWriter, parts: Iterator[Finished], tally: Tally
-) -> tuple[Coords, NDArray[np.bool_]]:
-    """Write every finished tile; return where they are and which are flagged."""
-    coords, flagged = [NO_COORDS], [NO_MARKS]
-    for part in parts:
-        with tally.watch.phase("write"):
-            writer.append(part.tiles, part.coords, part.columns)
-        coords.append(part.coords)
-        flagged.append(part.flagged)
-    tally.watch.move(writer.encode_s, "write", "encode")
-    return np.concatenate(coords), np.concatenate(flagged)
-
-
-def _require_kept(path: str | Path, tally: Tally) -> None:
-    """Refuse a slide of which no tile is left.
-
-    Raises:
-        NoTissueError: With the rules that rejected them.
-    """
-    counts = tally.counts
-    if counts["kept"]:
-        return
-    fates = ", ".join(
-        f"{count} for {name.removeprefix('rejected_')}"
-        for name, count in counts.items()
-        if count and name.startswith("rejected_") and name != "rejected_tissue"
-    )
-    raise NoTissueError(
-        f"{path}: of {counts['candidates'] - counts['rejected_tissue']} tiles with tissue none "
-        f"passed ({fates}); look at the thumbnail, then loosen the rule that rejects them"
-    )
+def _write(
+    cut: SlideCut, store: Path, thumbnail: Path | None, provenance: Mapping[str, Any]
+) -> None:
+    """Write the finished tiles into a store; the thumbnail is there before it is."""
+    watch, capacity = cut.tally.watch, int(cut.plan.wanted.sum())
+    with (
+        create_tiles(
+            store, tile_px=cut.settings.tile_px, capacity=max(1, capacity),
+            codec=cut.settings.codec,
+        ) as writer,
+        closing(cut.finished_tiles()) as finished,
+    ):  # fmt: skip
+        for part in finished:
+            with watch.phase("write"):
+                writer.append(part.tiles, part.coords, part.columns)
+        watch.move(writer.encode_s, "write", "encode")
+        if thumbnail is not None:
+            cut.draw(thumbnail)
+        with watch.phase("write"):
+            writer.commit(cut.describe() | dict(provenance))

@@ -15,8 +15,7 @@ from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.straighten import StraightSlide
-from wsi_pipeline.tiles.stream import SlideFit
-from wsi_pipeline.tiles.tally import Tally
+from wsi_pipeline.tiles.stream import SlideFit, Tally
 from wsi_pipeline.tiles.turned import TurnedCore
 from wsi_pipeline.tissue import LeftOut, draw_overlay, tissue_tilt
 from wsi_pipeline.types import Coords

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -20,7 +20,6 @@ from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, learn
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
-from wsi_pipeline.tiles.tally import Tally
 from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.tissue import coarse_tiles, detail, ink_masks
@@ -33,6 +32,14 @@ SAMPLED_PIXELS: Final = 100_000
 HELD_BYTES: Final = 64 << 20  # of tiles read for the sample, which are not read again
 
 TOO_MUCH_FLAGGED: Final = "too_much_flagged_to_drop"
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Running counts of a slide's tiles by fate and flag, and the time by phase."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 @dataclass(frozen=True, kw_only=True)
