@@ -13,9 +13,8 @@ from torch import nn
 
 from wsi_pipeline.errors import SlideReadError, StoreError
 from wsi_pipeline.features import EncoderModel, Preprocess
-from wsi_pipeline.features.batches import RING, Batch, BatchStream
 from wsi_pipeline.features.encoder import Encoder, Runtime
-from wsi_pipeline.features.stream import Begun, Encoded, encode_slides
+from wsi_pipeline.features.stream import RING, Batch, BatchStream, Begun, Encoded, encode_slides
 from wsi_pipeline.timing import Stopwatch
 
 SIDE = 8

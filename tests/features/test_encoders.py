@@ -10,8 +10,8 @@ from torch import nn
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.features import EncoderModel, Preprocess, load_encoder, register_encoder
 from wsi_pipeline.features.encoder import Encoder, Runtime, choose_device, choose_precision
-from wsi_pipeline.features.folding import fold_batch_norms, relative_difference
-from wsi_pipeline.features.timm_import import import_timm
+from wsi_pipeline.features.inference import fold_batch_norms, relative_difference
+from wsi_pipeline.features.weights import import_timm
 
 GREY = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

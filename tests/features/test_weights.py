@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.features import encoder_tag, load_encoder
-from wsi_pipeline.features.timm_import import import_timm
-from wsi_pipeline.features.weights import build_model, find_weights
+from wsi_pipeline.features.weights import build_model, find_weights, import_timm
 
 IMAGENET = {  # class indices of ILSVRC-2012
     "chelsea.png": {281, 282, 285},  # tabby, tiger cat, Egyptian cat
@@ -225,7 +224,7 @@ def test_the_room_is_imported_without_torch_and_timm_beside_any_torchvision() ->
     code = (
         "import sys, wsi_pipeline.features as f\n"
         "assert 'torch' not in sys.modules\n"
-        "from wsi_pipeline.features.timm_import import import_timm\n"
+        "from wsi_pipeline.features.weights import import_timm\n"
         "assert import_timm() is import_timm()\n"
         "import torch, torchvision\n"
         "assert hasattr(torch.ops.torchvision, 'nms')\n"

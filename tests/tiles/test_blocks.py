@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.tiles import Grid, read_blocks
-from wsi_pipeline.tiles.blocks import Block, map_blocks
-from wsi_pipeline.tiles.workspace import Workspace
+from wsi_pipeline.tiles.blocks import Block, Workspace, map_blocks
 from wsi_pipeline.types import Region, RgbImage
 
 RNG = np.random.default_rng(7)

@@ -129,9 +129,9 @@ def test_zarr_and_hdf5_hold_the_same(mosaic: Path, tmp_path: Path) -> None:
 def test_tiles_held_or_read_twice_make_no_difference(
     most: int, mosaic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.SAMPLED_TILES", 8)
+    monkeypatch.setattr("wsi_pipeline.tiles.finish.SAMPLED_TILES", 8)
     cut_slide(mosaic, tmp_path / "held.zarr", SETTINGS)
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_BYTES", most * 3 * SETTINGS.tile_px**2)
+    monkeypatch.setattr("wsi_pipeline.tiles.finish.HELD_BYTES", most * 3 * SETTINGS.tile_px**2)
     cut_slide(mosaic, tmp_path / "read.zarr", SETTINGS)
     held, read = open_tiles(tmp_path / "held.zarr"), open_tiles(tmp_path / "read.zarr")
     assert same(held, read)
@@ -152,8 +152,8 @@ def test_a_tile_read_for_the_sample_is_not_read_again(
         read(reader, level, x, y, out)
 
     monkeypatch.setattr(JpegTiffReader, "read_into", count)
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.SAMPLED_TILES", 40)
-    monkeypatch.setattr("wsi_pipeline.tiles.stream.HELD_BYTES", 100 * 3 * 256**2)
+    monkeypatch.setattr("wsi_pipeline.tiles.finish.SAMPLED_TILES", 40)
+    monkeypatch.setattr("wsi_pipeline.tiles.finish.HELD_BYTES", 100 * 3 * 256**2)
     slide = data_dir / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
     result = cut_slide(slide, tmp_path / "s.zarr", SETTINGS)
     wanted = result.counts["candidates"] - result.counts["rejected_tissue"]

