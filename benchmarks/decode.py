@@ -18,8 +18,7 @@ from PIL import Image
 from benchmarks.measure import Table, arguments, interleave, per_cpu_second, write_tables
 from benchmarks.slides import MPP, TILE_PX, Scan, read_patch, write_scan
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tiles.blocks import map_blocks
-from wsi_pipeline.tiles.grid import plan_grid
+from wsi_pipeline.tiles import map_blocks, plan_grid
 from wsi_pipeline.types import Region
 
 SIDE = 16_384

@@ -15,10 +15,14 @@ import torch
 from benchmarks.contest import ENVIRONMENTS, Ran, Ready, peers_for, run_peer, willing
 from benchmarks.measure import Table, arguments, interleave, per_second, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
-from wsi_pipeline.features import load_encoder
-from wsi_pipeline.features.encoder import Encoder
-from wsi_pipeline.features.sources import SlideTiles, StoreTiles
-from wsi_pipeline.features.stream import Encoded, encode_slides
+from wsi_pipeline.features import (
+    Encoded,
+    Encoder,
+    SlideTiles,
+    StoreTiles,
+    encode_slides,
+    load_encoder,
+)
 from wsi_pipeline.tiles import TileSettings, cut_slide, open_tiles
 from wsi_pipeline.types import RgbTiles
 

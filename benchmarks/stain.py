@@ -17,9 +17,7 @@ from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.stain import REFERENCE, Stains, fit_macenko, fit_stain, normalise, sample_pixels
 from wsi_pipeline.stain.torch import torch_normalise
-from wsi_pipeline.tiles import TileSettings
-from wsi_pipeline.tiles.blocks import read_blocks
-from wsi_pipeline.tiles.plan import survey_slide
+from wsi_pipeline.tiles import TileSettings, read_blocks, survey_slide
 from wsi_pipeline.types import RgbTiles
 
 TILES = 64

@@ -23,8 +23,7 @@ from benchmarks.measure import (
 )
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.features import load_encoder
-from wsi_pipeline.tiles import TileSettings, cut_slide, open_tiles
-from wsi_pipeline.tiles.store import create_tiles
+from wsi_pipeline.tiles import TileSettings, create_tiles, cut_slide, open_tiles
 
 BATCH: Final = 32
 READS: Final = 1024  # tiles of one round …

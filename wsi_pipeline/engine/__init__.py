@@ -1,8 +1,8 @@
 """Map work over slides: in process or on Dask, resumable, one broken slide at a time."""
 
-from wsi_pipeline.engine.attempt import SlideTask, fate_of
+from wsi_pipeline.engine.attempt import NO_TISSUE, SlideTask, fate_of
 from wsi_pipeline.engine.mapping import map_slides
 from wsi_pipeline.engine.provenance import provenance
 from wsi_pipeline.engine.resume import is_done
 
-__all__ = ["SlideTask", "fate_of", "is_done", "map_slides", "provenance"]
+__all__ = ["NO_TISSUE", "SlideTask", "fate_of", "is_done", "map_slides", "provenance"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.features.encoder import choose_device
+from wsi_pipeline.features import choose_device
 from wsi_pipeline.learn.aggregators import Aggregator
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.metrics import balanced_accuracy

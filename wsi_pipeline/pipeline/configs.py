@@ -24,12 +24,12 @@ from wsi_pipeline.settings import (
     StageConfig,
     load_toml,
 )
-from wsi_pipeline.tiles.settings import TileSettings
+from wsi_pipeline.tiles import TileSettings
 
 COHORT: Final = Metavar("COHORT")  # a table, or a folder of slides
 Run = Annotated[Path, HOW, POSITIONAL, DIR]
 Slides = Annotated[Path | None, HOW, DIR]
-Reader = Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")]
+Reader = Annotated[str, Chosen("wsi_pipeline.slides:READERS")]
 
 
 class DownloadConfig(StageConfig):
@@ -241,7 +241,7 @@ class QcConfig(StageConfig):
     """Show flagged tiles on one page, and write the table that says which of them to drop."""
 
     run: Run = Field(description="Run folder.")
-    drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+    drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles:FLAGS")] = Field(
         default=("pen", "blurred"),
         description="Flags whose tiles the new table drops; others it keeps, for a person to "
         "look at. May be given several times.",

@@ -28,10 +28,17 @@ from wsi_pipeline.events import (
     TimeSpent,
     Written,
 )
-from wsi_pipeline.features import encoder_tag, load_encoder, write_features
-from wsi_pipeline.features.encoder import Encoder
-from wsi_pipeline.features.sources import SlideSource, describe_features
-from wsi_pipeline.features.stream import Begun, Encoded, encode_slides
+from wsi_pipeline.features import (
+    Begun,
+    Encoded,
+    Encoder,
+    SlideSource,
+    describe_features,
+    encode_slides,
+    encoder_tag,
+    load_encoder,
+    write_features,
+)
 from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract_jobs import (
     DONE,

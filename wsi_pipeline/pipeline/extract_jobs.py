@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from wsi_pipeline.engine import is_done
+from wsi_pipeline.engine import NO_TISSUE, is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
-from wsi_pipeline.features import read_attributes
-from wsi_pipeline.features.sources import SlideSource, SlideTiles, StoreTiles
+from wsi_pipeline.features import SlideSource, SlideTiles, StoreTiles, read_attributes
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.pipeline.configs import ExtractConfig, TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
@@ -18,14 +17,21 @@ from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest, load_toml
 from wsi_pipeline.slides import slide_digest
-from wsi_pipeline.tiles import find_store, open_tiles, store_digest, stores_of
-from wsi_pipeline.tiles.decisions import Decisions, check_places, dropped_digest, read_decisions
+from wsi_pipeline.tiles import (
+    Decisions,
+    check_places,
+    dropped_digest,
+    find_store,
+    open_tiles,
+    read_decisions,
+    store_digest,
+    stores_of,
+)
 from wsi_pipeline.timing import Stopwatch
 
 DONE: Final = "extracted earlier"
 DROPPED: Final = "dropped by decision"
 NO_TILES: Final = "no tiles"
-NO_TISSUE: Final = "no tissue"
 TILING: Final = "tile"  # the stage that makes tiles
 
 

@@ -10,8 +10,7 @@ from typing import Any, Final
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import LearnError, StoreCorruptError
 from wsi_pipeline.events import SlideDone, SlideSkipped
-from wsi_pipeline.features import FeatureBag, read_features
-from wsi_pipeline.features.encoder import choose_device
+from wsi_pipeline.features import FeatureBag, choose_device, read_features
 from wsi_pipeline.learn import (
     WIDTH,
     BundleConfig,

@@ -26,8 +26,7 @@ from wsi_pipeline.slides import (
     open_slide,
     reduce_area,
 )
-from wsi_pipeline.tiles import grid_for, native_mpp
-from wsi_pipeline.tiles.plan import survey_slide
+from wsi_pipeline.tiles import grid_for, native_mpp, survey_slide
 from wsi_pipeline.tissue import tissue_fractions
 
 Row = dict[str, str | int | float | None]

@@ -17,9 +17,18 @@ from wsi_pipeline.pipeline.configs import QcConfig
 from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import TileStore, find_store, open_tiles, stores_of
-from wsi_pipeline.tiles.decisions import Decision, propose, read_decisions, write_decisions
-from wsi_pipeline.tiles.flags import any_mark, store_marks
+from wsi_pipeline.tiles import (
+    Decision,
+    TileStore,
+    any_mark,
+    find_store,
+    open_tiles,
+    propose,
+    read_decisions,
+    store_marks,
+    stores_of,
+    write_decisions,
+)
 
 
 def run(config: QcConfig) -> Iterator[Event]:

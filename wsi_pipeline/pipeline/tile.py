@@ -24,9 +24,7 @@ from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import slide_digest
-from wsi_pipeline.tiles import STORE_FORMATS, cut_slide, find_store, open_tiles
-from wsi_pipeline.tiles.flags import FLAGS
-from wsi_pipeline.tiles.settings import BEFORE
+from wsi_pipeline.tiles import BEFORE, FLAGS, STORE_FORMATS, cut_slide, find_store, open_tiles
 from wsi_pipeline.timing import Stopwatch
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")

@@ -8,9 +8,7 @@ from typing import Any
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import beside
-from wsi_pipeline.tiles import SlideRequest
-from wsi_pipeline.tiles.drawn import drawn_digest
-from wsi_pipeline.tiles.reference import stain_reference
+from wsi_pipeline.tiles import SlideRequest, drawn_digest, stain_reference
 
 
 @dataclass(frozen=True, kw_only=True)

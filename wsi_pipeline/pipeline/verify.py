@@ -23,8 +23,7 @@ from wsi_pipeline.pipeline.configs import VerifyConfig
 from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
-from wsi_pipeline.tiles import stores_of
-from wsi_pipeline.tiles.decisions import read_decisions
+from wsi_pipeline.tiles import read_decisions, stores_of
 
 ROOMS: Final = ("tiles", "features", "models", "predictions")
 

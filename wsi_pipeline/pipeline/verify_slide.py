@@ -14,8 +14,15 @@ from wsi_pipeline.features import read_attributes, read_features, verify_feature
 from wsi_pipeline.learn import features_digest, read_bundle_config, read_prediction
 from wsi_pipeline.run_folder import STORE, BundleFile, RunFolder
 from wsi_pipeline.slides import slide_digest
-from wsi_pipeline.tiles import TileStore, find_store, open_tiles, store_digest, verify_tiles
-from wsi_pipeline.tiles.decisions import Place, kept_mask
+from wsi_pipeline.tiles import (
+    Place,
+    TileStore,
+    find_store,
+    kept_mask,
+    open_tiles,
+    store_digest,
+    verify_tiles,
+)
 from wsi_pipeline.types import Floats
 
 

@@ -7,8 +7,7 @@ from typing import Final
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.journal import Outcome
 from wsi_pipeline.reporting.data import Failure, Funnel, FunnelStep
-from wsi_pipeline.tiles import TileStore
-from wsi_pipeline.tiles.flags import FLAGS
+from wsi_pipeline.tiles import FLAGS, TileStore
 
 UNTOLD: Final = "no tile store, and the journal does not say why (see logs/tile.log of older runs)"
 TILING: Final = "tile"  # the stage that makes or loses a slide's tiles

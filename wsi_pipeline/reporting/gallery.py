@@ -20,9 +20,14 @@ from wsi_pipeline.reporting.data import Picture
 from wsi_pipeline.reporting.page import data_uri
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import TileStore
-from wsi_pipeline.tiles.decisions import COLUMNS, Decision, tile_reasons
-from wsi_pipeline.tiles.flags import FLAGS, store_marks
+from wsi_pipeline.tiles import (
+    DECISION_COLUMNS,
+    FLAGS,
+    Decision,
+    TileStore,
+    store_marks,
+    tile_reasons,
+)
 
 THUMBNAIL_PX: Final = 900
 TILE_PX: Final = 144
@@ -119,7 +124,7 @@ def render_gallery(title: str, slides: Iterable[GallerySlide], rows: Sequence[De
         title=title,
         slides=list(slides),
         rows=rows,
-        table={"columns": COLUMNS, "rows": [_cells(row) for row in rows]},
+        table={"columns": DECISION_COLUMNS, "rows": [_cells(row) for row in rows]},
         css=Markup(style),  # noqa: S704  our own file
         script=Markup(script),  # noqa: S704  likewise
     )

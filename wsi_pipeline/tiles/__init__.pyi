@@ -1,9 +1,24 @@
 from .blocks import Block, map_blocks, read_blocks
 from .cut import CutResult, SlideCut, cut_slide, open_cut
-from .decisions import Place, check_places, kept_mask
+from .decisions import (
+    DECISION_COLUMNS,
+    Decision,
+    Decisions,
+    Place,
+    check_places,
+    dropped_digest,
+    kept_mask,
+    propose,
+    read_decisions,
+    tile_reasons,
+    write_decisions,
+)
+from .drawn import drawn_digest
+from .flags import FLAGS, any_mark, store_marks
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide
-from .settings import WHOLE_SLIDE, SlideRequest, TileSettings
+from .reference import stain_reference
+from .settings import BEFORE, WHOLE_SLIDE, SlideRequest, TileSettings
 from .store import (
     STORE_FORMATS,
     StoreFormat,
@@ -20,10 +35,15 @@ from .store import (
 )
 
 __all__ = [
+    "BEFORE",
+    "DECISION_COLUMNS",
+    "FLAGS",
     "STORE_FORMATS",
     "WHOLE_SLIDE",
     "Block",
     "CutResult",
+    "Decision",
+    "Decisions",
     "Grid",
     "Place",
     "SlideCut",
@@ -34,10 +54,13 @@ __all__ = [
     "TileSettings",
     "TileStore",
     "TileWriter",
+    "any_mark",
     "check_marks",
     "check_places",
     "create_tiles",
     "cut_slide",
+    "drawn_digest",
+    "dropped_digest",
     "find_store",
     "grid_for",
     "kept_mask",
@@ -47,9 +70,15 @@ __all__ = [
     "open_tiles",
     "plan_grid",
     "plan_slide",
+    "propose",
     "read_blocks",
+    "read_decisions",
+    "stain_reference",
     "store_digest",
+    "store_marks",
     "stores_of",
     "survey_slide",
+    "tile_reasons",
     "verify_tiles",
+    "write_decisions",
 ]

@@ -24,7 +24,7 @@ from wsi_pipeline.types import Coords
 Choice = Literal["keep", "drop"]
 Place = tuple[int, int]  # level-0 (x, y) of a tile
 
-COLUMNS: Final = ("slide_id", "x", "y", "decision", "reason")
+DECISION_COLUMNS: Final = ("slide_id", "x", "y", "decision", "reason")
 PATH: Final = RunFolder().decisions
 
 
@@ -141,7 +141,7 @@ def write_decisions(path: Path, rows: Iterable[Decision]) -> None:
     """Write the table; ``path`` is whole or as it was before."""
     write_csv(
         path,
-        COLUMNS,
+        DECISION_COLUMNS,
         ([row.slide_id, *(row.place or ("", "")), row.choice, row.reason] for row in rows),
     )
 
@@ -155,7 +155,7 @@ def read_decisions(path: Path) -> Decisions:
     if not path.exists():
         return Decisions(path=path)
     rows: list[Decision] = []
-    problems = list(_parse(read_table(path, COLUMNS[:4], ids=COLUMNS[:1]), rows))
+    problems = list(_parse(read_table(path, DECISION_COLUMNS[:4], ids=DECISION_COLUMNS[:1]), rows))
     if problems:
         raise CohortError("\n".join(f"{path}: {problem}" for problem in problems))
     return Decisions(rows=tuple(rows), path=path)

@@ -198,12 +198,12 @@ class RuleSettings(Settings):
     max_blood_fraction: float = Field(
         default=0.11, ge=0, le=1, description="More blood than this flags a tile."
     )
-    also_flag: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+    also_flag: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles:FLAGS")] = Field(
         default=(),
         description="Flag tiles for this too, although it is right too seldom to be flagged "
         "unasked: fold. May be given several times.",
     )
-    drop_flagged: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles.flags:FLAGS")] = Field(
+    drop_flagged: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles:FLAGS")] = Field(
         default=(), description="Leave tiles with this flag out."
     )
     max_dropped_fraction: float = Field(
@@ -219,7 +219,7 @@ class StoreSettings(Settings):
 
     topic: ClassVar = "files"
 
-    reader: Annotated[str, Chosen("wsi_pipeline.slides.open:READERS")] = Field(
+    reader: Annotated[str, Chosen("wsi_pipeline.slides:READERS")] = Field(
         default="auto", description="What reads the slides; auto: what suits the file."
     )
     modality: Literal["slide", "ct"] = Field(
@@ -227,7 +227,7 @@ class StoreSettings(Settings):
         description="ct: read DICOM CT slices as flat pictures, native pixels; no tissue rule, no "
         "stain, no background rule, no flags unless asked for.",
     )
-    store: Annotated[str, Chosen("wsi_pipeline.tiles.store:STORE_FORMATS")] = Field(
+    store: Annotated[str, Chosen("wsi_pipeline.tiles:STORE_FORMATS")] = Field(
         default="zarr", description="Format of the tile stores."
     )
     codec: str = Field(

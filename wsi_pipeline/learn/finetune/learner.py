@@ -13,7 +13,7 @@ from torch import nn
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note
-from wsi_pipeline.features.encoder import choose_device
+from wsi_pipeline.features import choose_device
 from wsi_pipeline.learn.external import weights_digest
 from wsi_pipeline.learn.finetune.network import Built, Viewer, build_network, score_tiles, to_scores
 from wsi_pipeline.learn.finetune.ranks import Ranks

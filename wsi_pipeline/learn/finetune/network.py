@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.features.encoders import EncoderModel, Preprocess, build_encoder
-from wsi_pipeline.features.weights import import_timm
+from wsi_pipeline.features import EncoderModel, Preprocess, build_encoder, import_timm
 from wsi_pipeline.learn.calibration import FLOOR, apply_temperature
 from wsi_pipeline.learn.finetune.ranks import Ranks
 from wsi_pipeline.learn.finetune.tiles import TileSource, all_tiles, read_batches
