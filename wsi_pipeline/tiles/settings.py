@@ -20,6 +20,8 @@ BEFORE: Final[Mapping[str, Any]] = {
     "background_rule": "normalised",
     "also_flag": ["fold"],
     "min_relative_sharpness": None,
+    "force_mpp": False,
+    "stain_backend": "own",
 }
 """What a store was made with that does not know a knob, because it is older."""
 
