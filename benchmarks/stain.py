@@ -15,13 +15,12 @@ from benchmarks.contest import ENVIRONMENTS, Ready, peers_for, run_peer, willing
 from benchmarks.measure import Table, arguments, interleave, per_cpu_second, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.stain import REFERENCE, Stains, fit_macenko, fit_stain, normalise, sample_pixels
-from wsi_pipeline.stain.torch import torch_normalise
+from wsi_pipeline.stain import Stains, fit_macenko, fit_stain, normalise, sample_pixels
 from wsi_pipeline.tiles import TileSettings, read_blocks, survey_slide
 from wsi_pipeline.types import RgbTiles
 
 TILES = 64
-OURS = ("by slide", "by slide, torch", "by tile")
+OURS = ("by slide", "by tile")
 
 
 def main() -> None:
@@ -64,8 +63,6 @@ def _tiles(pixels: Path | None) -> RgbTiles:
 def _ours(tiles: RgbTiles) -> dict[str, Callable[[], float]]:
     pixels = sample_pixels(tiles)
     slide, tile = fit_stain("macenko", pixels), fit_stain("macenko-tile", pixels)
-    stains = _stains(tiles)
-    planes = torch.from_numpy(tiles)
     out = np.empty_like(tiles)
 
     def by_slide() -> int:
@@ -73,15 +70,11 @@ def _ours(tiles: RgbTiles) -> dict[str, Callable[[], float]]:
             slide.apply(tiles, out)
         return 10 * len(tiles)
 
-    def by_torch() -> int:
-        torch_normalise(planes, stains, REFERENCE)
-        return len(tiles)
-
     def by_tile() -> int:
         tile.apply(tiles, out)
         return len(tiles)
 
-    rates = (per_cpu_second(by_slide), per_cpu_second(by_torch), per_cpu_second(by_tile))
+    rates = (per_cpu_second(by_slide), per_cpu_second(by_tile))
     return dict(zip(OURS, rates, strict=True))
 
 
@@ -96,10 +89,8 @@ def _agreement(tiles: RgbTiles) -> tuple[str, ...]:
     """Say how far the ways are from each other."""
     stains = _stains(tiles)
     ours = normalise(tiles, stains).astype(np.int64)
-    by_torch = torch_normalise(torch.from_numpy(tiles), stains, REFERENCE).numpy().astype(np.int64)
     by_tile = fit_stain("macenko-tile", sample_pixels(tiles)).apply(tiles).astype(np.int64)
     return (
-        f"OpenCV and torch differ by at most {np.abs(ours - by_torch).max()} grey level",
         f"by slide and by tile differ by {np.abs(ours - by_tile).mean():.1f} levels in the mean",
     )
 

@@ -1,7 +1,4 @@
-"""Stain normalisation: fit on a slide, apply to tiles in NumPy or (``stain.torch``) on any device.
-
-``torch_normalise`` lives in :mod:`wsi_pipeline.stain.torch`, so that this import stays light.
-"""
+"""Stain normalisation: fit on a slide, apply to tiles."""
 
 from wsi_pipeline.stain.apply import normalise
 from wsi_pipeline.stain.macenko import StainFit, fit_macenko

@@ -67,10 +67,7 @@ class Unchanged:
 
 
 class StainMatrixTransform:
-    """Two stain vectors of the slide mapped to the reference ones; identity if the fit is flagged.
-
-    ``fit.stains`` and ``target`` are what :func:`~wsi_pipeline.stain.torch.torch_normalise` takes.
-    """
+    """A slide's two stain vectors mapped to the reference ones; identity if the fit is flagged."""
 
     def __init__(self, method: str, fit: StainFit, target: Stains = REFERENCE) -> None:
         self.method = method
