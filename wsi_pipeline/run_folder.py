@@ -119,6 +119,11 @@ class RunFolder:
         return self.root / "copies.html"
 
     @property
+    def openings(self) -> Path:
+        """When external slides were looked at, by which model, a JSON object a line."""
+        return self.root / "external_openings.jsonl"
+
+    @property
     def comparison(self) -> "Comparison":
         return Comparison(self.root / "comparison")
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from wsi_pipeline.audit import main as audit
+from wsi_pipeline.learn import read_openings
 from wsi_pipeline.train import main as train
 
 QUICK = ("--epochs=1", "--resamples=100", "--hidden=16", "--device=cpu")
@@ -159,6 +160,37 @@ def test_an_accepted_risk_trains_and_is_recorded(run, capsys):
     bundle = run / "models" / "made.for_test"
     assert json.loads((bundle / "audit.json").read_text())["accepted_risk"]
     assert "only one scanner was at hand" in (bundle / "metrics.json").read_text()
+
+
+def test_features_of_two_widths_are_refused_in_one_sentence(run, capsys):
+    path = run / "features" / "made.for_test" / "S04.h5"
+    with h5py.File(path, "r+") as file:
+        narrow = file["features"][:, :12]
+        del file["features"]
+        file["features"] = narrow
+    assert train([*of(run), *QUICK]) == 1
+    said = capsys.readouterr().err.strip()
+    assert "slides 'S00' and 'S04' were prepared differently: width is 16 and 12" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_what_the_tested_patients_can_show_is_said_before_training(run, capsys):
+    assert train([*of(run), *QUICK, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 patients are tested: even without a mistake" in said
+    assert "would be 0.541; 96% needs 91, and --folds would test all 30" in said
+
+
+def test_each_opening_of_the_external_cohort_stands_in_the_ledger(run):
+    assert train([*of(run), *QUICK]) == 0
+    assert train([*of(run), *QUICK]) == 0, "nothing is trained, nothing is opened"
+    assert train([*of(run), *QUICK, "--name=other", "--seed=1"]) == 0
+    first, second = read_openings(run / "external_openings.jsonl")
+    assert (first.cohort, first.slides, first.model) == ("tma", 6, "models/made.for_test")
+    assert second.model == "models/other"
+    bundle = json.loads((run / "models" / "made.for_test" / "config.json").read_text())
+    assert first.weights == bundle["digests"]["weights"] != second.weights
+    assert "balanced_accuracy" in first.metrics
 
 
 def test_cross_validation_is_nested_resumed_and_opens_the_external_cohort_once(run, capsys):

@@ -39,7 +39,16 @@ from .bundle import (
 from .calibration import apply_temperature, fit_temperature
 from .drift import describe_drift
 from .evaluate import Cases, patient_cases, slide_cases, tile_cases
-from .external import FrozenModels, SealedCohort, external_ids, seal_external, weights_digest
+from .external import (
+    FrozenModels,
+    Opening,
+    SealedCohort,
+    external_ids,
+    read_openings,
+    record_opening,
+    seal_external,
+    weights_digest,
+)
 from .finetune import (
     ImageFolders,
     PixelLearner,
@@ -137,6 +146,7 @@ __all__ = [
     "ModelSpec",
     "Models",
     "Novelty",
+    "Opening",
     "PixelLearner",
     "Probabilities",
     "Provenance",
@@ -202,8 +212,10 @@ __all__ = [
     "read_bundle_config",
     "read_ensemble_config",
     "read_groups",
+    "read_openings",
     "read_prediction",
     "read_splits",
+    "record_opening",
     "require_same_features",
     "same_setting",
     "score_slide",

@@ -1,8 +1,11 @@
 """The external cohort: sealed while models are made, opened once when they are frozen."""
 
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.cohort import CohortSlide
@@ -37,6 +40,55 @@ class SealedCohort:
             )
         self._opened = True
         return self._slides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """One time that an external cohort was opened.
+
+    Attributes:
+        cohort, slides: Which, and how many slides were handed out.
+        model, weights: For which model, and the digest of its weights as they were frozen.
+        who, when: Account and computer; UTC, ISO 8601.
+        metrics: Names of what was then computed.
+    """
+
+    cohort: str
+    slides: int
+    model: str
+    weights: str
+    who: str
+    when: str
+    metrics: tuple[str, ...]
+
+
+def record_opening(path: Path, opening: Opening) -> None:
+    """Add a line to the ledger; what stands there is never changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(opening), ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_openings(path: Path) -> tuple[Opening, ...]:
+    """Return all openings of a run folder, the first one first; none where there is no ledger.
+
+    Raises:
+        LearnError: A line is not one of ours.
+    """
+    if not path.exists():
+        return ()
+    found = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            values = json.loads(line)
+            found.append(Opening(**values | {"metrics": tuple(values["metrics"])}))
+        except (ValueError, TypeError, KeyError):
+            raise LearnError(
+                f"{path}, line {number}: not an opening of an external cohort"
+            ) from None
+    return tuple(found)
 
 
 class FrozenModels:

@@ -11,10 +11,13 @@ cohort is opened once, when the models of all folds are frozen, and judged by th
 probabilities.
 """
 
+import getpass
 import json
+import platform
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,6 +33,7 @@ from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.settings import digest
 from wsi_pipeline.tables import read_table, to_csv
 
+REQUIRED: Final = 0.96  # accuracy that the study asks for, as a lower bound
 HELD_OUT: Final = ("test", "external")
 FOLDED: Final = (
     "Each patient is judged by the model of the fold that tests it; intervals are over all "
@@ -176,6 +180,8 @@ def _trial(trial: Trial[SourceT]) -> Iterator[Event]:
     models = len(trial.learner.models) * max(config.folds, 1)
     yield StageStarted(stage=trial.stage, total=models, unit="models")
     yield from doubts_of(trial.material.cohort)
+    if audited.study is not None:
+        yield from _gate(audited.study, config.folds)
     if config.dry_run or audited.study is None:
         yield from _only_audit(trial, audited)
         return
@@ -256,12 +262,53 @@ def _judge_external(
     if study.sealed is None:
         return
     slides, source, notes = study.open_external(frozen)
+    measured = judged.evaluations[0]["measures"]
+    names = tuple(name for name in measured if "/" not in name)
+    _record_opening(job, len(slides), frozen.digest, names)
     yield from (Note(text=text) for text in notes)
     if not slides:
         return
     judged.add(job, learn.mean_scores([each.score(source, slides) for each in models]), slides)
     judged.drift = job.trial.learner.drift(study, slides, source)
     judged.digests["external_bags"] = source.digests()
+
+
+def _record_opening(job: _Job[Any], slides: int, weights: str, metrics: tuple[str, ...]) -> None:
+    """Write down that the external cohort was opened, before it is judged."""
+    trial, sealed = job.trial, job.study.sealed
+    assert sealed is not None
+    if not trial.ranks.leads:
+        return
+    opening = learn.Opening(
+        cohort=sealed.name,
+        slides=slides,
+        model=f"{trial.target.parent.name}/{trial.target.name}",
+        weights=weights,
+        who=f"{getpass.getuser()}@{platform.node()}",
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        metrics=metrics,
+    )
+    ledger = RunFolder(trial.config.run).openings
+    learn.record_opening(ledger, opening)
+
+
+def _gate(job_study: learn.Study[Any], folds: int) -> Iterator[Note]:
+    """Say what the tested patients can show at best, before anything is trained."""
+    tested = {s.patient_id for s in job_study.splits if folds or s.split == "test"}
+    everyone = {slide.patient_id for slide in job_study.splits}
+    if not tested:
+        return
+    low = learn.lower_bound_if_perfect(len(tested))
+    needed = learn.patients_needed(REQUIRED)
+    text = (
+        f"{len(tested)} patients are tested: even without a mistake the lower bound of the "
+        f"accuracy would be {low:.3f}"
+    )
+    if low < REQUIRED:
+        text += f"; {REQUIRED:.0%} needs {needed}"
+        if not folds:
+            text += f", and --folds would test all {len(everyone)}"
+    yield Note(text=text)
 
 
 def _headlines(job: _Job[Any], judged: _Judged) -> Iterator[Note]:

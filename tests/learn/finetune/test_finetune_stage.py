@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from safetensors.numpy import load_file
 
 from wsi_pipeline.extract import main as extract
 from wsi_pipeline.finetune import main
+from wsi_pipeline.learn.finetune import material
+from wsi_pipeline.slides import slide_digest
 
 SMALL = ("--encoder=test_resnet", "--weights=random", "--input-px=32", "--batch=16",
          "--learning-rate=3e-3", "--resamples=100", "--layer-decay=1", "--dropout=0")  # fmt: skip
@@ -172,6 +175,37 @@ def test_tile_stores_and_the_encoder_after(run: Path, capsys: pytest.CaptureFixt
     (features,) = (run / "features").iterdir()
     assert features.name.startswith("test_resnet.file-")
     assert len(list(features.glob("*.h5"))) == 12
+
+
+def test_folds_are_those_of_train_and_tiles_are_digested_once(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digested: list[Path] = []
+
+    def counted(path: Path) -> str:
+        digested.append(path)
+        return slide_digest(path)
+
+    monkeypatch.setattr(material, "slide_digest", counted)
+    asked = command(images, tmp_path, "--epochs=1", "--folds=2", "--name=cv",
+                    f"--external-images={images / 'out'}")  # fmt: skip
+    assert main(asked) == 0
+    assert len(digested) == len(set(digested)), "no picture is digested twice"
+    folder = tmp_path / "finetuned" / "cv"
+    pooled = [
+        each
+        for each in read(folder, "metrics.json")["evaluations"]
+        if (each["split"], each["level"], each["model"]) == ("test", "slide", "tile_mean")
+    ]
+    assert [each["patients"] for each in pooled] == [16], "every patient is tested once"
+    outside = {each["split"] for each in read(folder, "metrics.json")["evaluations"]}
+    assert outside == {"test", "external"}
+    kept = (folder / "fold-1" / "model.safetensors").stat().st_mtime_ns
+    (folder / "config.json").unlink()
+    shutil.rmtree(folder / "fold-2")
+    assert main(asked) == 0
+    assert (folder / "fold-1" / "model.safetensors").stat().st_mtime_ns == kept
+    assert (folder / "fold-2" / "model.safetensors").exists()
 
 
 def test_what_cannot_be_done_is_said(
