@@ -17,8 +17,8 @@ from wsi_pipeline.types import RgbTiles
 Pixels = NDArray[np.uint8]
 
 MISSING = (
-    "needs staintools, which is not installed: pip install 'wsi-pipeline[staintools]', or choose "
-    "--stain macenko."
+    "needs staintools, which is not installed: pip install --no-deps staintools spams-bin (its own "
+    "list of dependencies brings a second OpenCV), or choose --stain macenko."
 )
 
 
