@@ -98,7 +98,11 @@ def test_heatmap_files_come_back(store, tmp_path: Path) -> None:
     assert (found.what, found.low, found.high) == ("attention of abmil", 0.0, 2.0)
     assert found.picture.data[:2] == b"\xff\xd8"
     written = cv2.imread(str(tmp_path / "heatmaps" / "m" / "s.png"))
-    assert np.array_equal(written[..., ::-1], drawn)
+    height = drawn.shape[0]
+    assert np.array_equal(written[:height, :, ::-1], drawn)
+    below = written[height:]  # the colours, their limits and what they show
+    assert len(np.unique(below.reshape(-1, 3), axis=0)) > 50
+    assert (below[-14:] < 150).any()
     assert read_heatmaps(tmp_path / "heatmaps", "other") == ()
     with pytest.raises(StoreError, match="3 tiles"):
         store_heatmap(store, [1.0])

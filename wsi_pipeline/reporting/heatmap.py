@@ -71,7 +71,15 @@ def draw_heatmap(  # noqa: PLR0913  a picture, its tiles and where they lie
     blended = cv2.addWeighted(painted, _OPACITY, grey, 1 - _OPACITY, 0)
     pale = cv2.addWeighted(grey, 0.5, np.full_like(grey, 255), 0.5, 0)
     drawn = np.where(covered[..., None], blended, pale).astype(np.uint8)
-    return np.vstack([drawn, _bar(drawn.shape[1], low, high)]) if colour_bar else drawn
+    return with_colour_bar(drawn, (low, high)) if colour_bar else drawn
+
+
+def with_colour_bar(rgb: RgbImage, limits: tuple[float, float], what: str = "") -> RgbImage:
+    """Add a strip of colours below a heatmap, the limits at its ends and ``what`` it shows."""
+    bar = _bar(rgb.shape[1], *limits)
+    if what:
+        bar = np.vstack([bar, _line(rgb.shape[1], what)])
+    return np.vstack([rgb, bar])
 
 
 def value_limits(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -91,6 +99,15 @@ def colours_of(values: NDArray[np.float64], low: float, high: float) -> NDArray[
 def colour_stops(count: int = 9) -> list[str]:
     """Hexadecimal colours along the map, for a scale drawn elsewhere."""
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in colours_of(np.linspace(0, 1, count), 0, 1)]
+
+
+def _line(width: int, what: str) -> RgbImage:
+    """A (16, width, 3) strip with a line of words, cut off where there is no room for more."""
+    strip = np.full((16, width, 3), 255, np.uint8)
+    words = what.encode("ascii", "replace").decode()  # OpenCV draws no other letters
+    place = (min(12, width // 8), 11)
+    cv2.putText(strip, words, place, _FONT, _FONT_SCALE, (70, 66, 90), 1, cv2.LINE_AA)
+    return strip
 
 
 def _bar(width: int, low: float, high: float) -> RgbImage:

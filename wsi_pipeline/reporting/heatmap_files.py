@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from wsi_pipeline.atomic import atomic_file, write_json
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.reporting.data import Heatmap
-from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits
+from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits, with_colour_bar
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
@@ -29,7 +29,7 @@ def write_heatmap(
     Args:
         folder: ``<run>/heatmaps/<model>``.
         slide_id: The slide.
-        rgb: (H, W, 3) uint8, as :func:`draw_heatmap` returns it.
+        rgb: (H, W, 3) uint8, as :func:`draw_heatmap` returns it; a colour bar is added below.
         what: The value shown, in words: "attention of abmil, relative to an even spread".
         limits: Values at the ends of the colours.
 
@@ -39,7 +39,8 @@ def write_heatmap(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slide_id}.png"
     with atomic_file(path) as partial:
-        cv2.imwrite(str(partial), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        told = with_colour_bar(rgb, limits, what)
+        cv2.imwrite(str(partial), cv2.cvtColor(told, cv2.COLOR_RGB2BGR))
     write_json(folder / f"{slide_id}.json", {"what": what, "low": limits[0], "high": limits[1]})
     return path
 
