@@ -37,6 +37,7 @@ from .bundle import (
     write_bundle,
 )
 from .calibration import apply_temperature, fit_temperature
+from .conformal import describe_sets
 from .drift import describe_drift
 from .evaluate import Cases, patient_cases, slide_cases, tile_cases
 from .external import (
@@ -177,6 +178,7 @@ __all__ = [
     "create_head",
     "describe_differences",
     "describe_drift",
+    "describe_sets",
     "draw_splits",
     "estimate",
     "evaluate_scores",

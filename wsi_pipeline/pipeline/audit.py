@@ -73,6 +73,12 @@ class Audited(Generic[SourceT]):
             f"the audit found what would make the figures worthless: {found}. Put it right{offer}"
         )
 
+    def before(self) -> Iterator[Note]:
+        """Say what is about to be compared, which takes a while where there is much."""
+        if self.study is not None:
+            slides = len(self.study.splits)
+            yield Note(text=f"the audit compares {slides} slides, their pictures and their tiles")
+
     def notes(self) -> Iterator[Note]:
         """Say what was left out and what was found."""
         if self.study is not None:
@@ -121,7 +127,9 @@ def run(config: AuditConfig) -> Iterator[Event]:
     yield StageStarted(stage="audit", total=1, unit="audits")
     material = learn.from_features(read_cohort(folder.cohort), config.run, stores, config.external)
     yield from doubts_of(material.cohort)
-    audited = Audited.of_table(material, config).with_tiles(config)
+    audited = Audited.of_table(material, config)
+    yield from audited.before()
+    audited = audited.with_tiles(config)
     yield from audited.notes()
     if config.dry_run:
         if audited.study is not None:

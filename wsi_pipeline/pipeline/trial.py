@@ -221,6 +221,7 @@ def _only_audit(trial: Trial[SourceT], audited: Audited[SourceT]) -> Iterator[Ev
 def _audit(job: _Job[SourceT], audited: Audited[SourceT]) -> Generator[Event, None, _Job[SourceT]]:
     """Compare features or tiles, write ``audit.json``, and go on only where that is permitted."""
     trial, config, ranks = job.trial, job.trial.config, job.trial.ranks
+    yield from audited.before()
     if ranks.leads:
         audited = audited.with_tiles(config)
     audited = replace(audited, audit=ranks.from_leader(audited.audit))
@@ -450,6 +451,7 @@ def _write_figures(
         "evaluations": judged.evaluations,
         "differences": _differences(job, judged),
         "drift": judged.drift,
+        "sets": learn.describe_sets(judged.predictions, judged.slides, job.study.classes),
         **({} if temperatures is None else {"temperatures": dict(temperatures)}),
         **(more or {}),
     }

@@ -119,10 +119,19 @@ def _project(slides: Sequence[SplitSlide], folder: TileVectors, sample: Array) -
     """Project every tile on the directions in which the sample spreads most (orthonormal)."""
     centre = sample.mean(0)
     axes = np.linalg.svd(sample - centre, full_matrices=False)[2][:DIMENSIONS].T
-    parts = [(folder.vectors(slide.slide_id) - centre) @ axes for slide in slides]
-    lengths = [len(part) for part in parts]
+    points = np.empty((0, axes.shape[1]), np.float32)
+    lengths: list[int] = []
+    for number, slide in enumerate(slides):
+        part = (folder.vectors(slide.slide_id) - centre) @ axes
+        used = sum(lengths)
+        lengths.append(len(part))
+        if used + len(part) > len(points):  # room for as many slides of this size as are left
+            room = used + len(part) * (len(slides) - number)
+            points.resize((room, axes.shape[1]), refcheck=False)
+        points[used : used + len(part)] = part
+    points.resize((sum(lengths), axes.shape[1]), refcheck=False)
     return _Cloud(
-        points=np.concatenate(parts),
+        points=points,
         slide=np.repeat(np.arange(len(slides)), lengths),
         index=np.concatenate([np.arange(length) for length in lengths]),
     )
