@@ -132,7 +132,8 @@ def test_a_stage_enters_by_the_table(
     assert end.value.code == 0
     assert "--mpp µm/px" in capsys.readouterr().out
     study = tmp_path / "study.toml"
-    study.write_text("[cut]\nslides = 'x'\nout = 'y'\n")
+    (tmp_path / "x").touch()
+    study.write_text(f"[cut]\nslides = '{tmp_path / 'x'}'\nout = 'y'\n")
     assert main(["run", str(study)]) == 0
     assert "x: done" in capsys.readouterr().out
 
