@@ -14,7 +14,7 @@ from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.cohort import CohortSlide, contradictions, read_cohort, write_cohort
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import RowsMerged, Unmatched
-from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.run_folder import RunFolder, stores_in
 
 PATIENCE_S: Final = 60.0  # another process has the table for milliseconds
 WHERE: Final = ("path", "root")  # compared as one: which file it is
@@ -150,6 +150,12 @@ def _same_file(old: CohortSlide, new: CohortSlide) -> bool:
 
 def _said(value: object) -> str:
     return "nothing" if value is None else repr(value)
+
+
+def unmatched_features(run: RunFolder, folder: Path) -> Iterator[Unmatched]:
+    """Name the rows without features of an encoder, and the features without a row."""
+    rows = [row.slide_id for row in rows_of(run)]
+    yield from unmatched(run, rows, stores_in(folder), "feature store")
 
 
 def unmatched(

@@ -13,6 +13,7 @@ from wsi_pipeline.features import find_features
 from wsi_pipeline.learn.settings import SplitSettings
 from wsi_pipeline.pipeline.configs import AuditConfig
 from wsi_pipeline.reporting.copies import write_groups_page
+from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder
 
 SourceT = TypeVar("SourceT", bound=learn.Source)
@@ -126,6 +127,7 @@ def run(config: AuditConfig) -> Iterator[Event]:
     stores = find_features(folder.features, config.encoder)
     yield StageStarted(stage="audit", total=1, unit="audits")
     material = learn.from_features(read_cohort(folder.cohort), config.run, stores, config.external)
+    yield from unmatched_features(folder, stores)
     yield from doubts_of(material.cohort)
     audited = Audited.of_table(material, config)
     yield from audited.before()

@@ -20,7 +20,7 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.features import export_features, find_features
 from wsi_pipeline.pipeline.configs import ExportConfig
-from wsi_pipeline.run_cohort import rows_of, unmatched
+from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.slides import slide_digest
 
@@ -65,9 +65,7 @@ def run(config: ExportConfig) -> Iterator[Event]:
     if not tasks:
         raise ConfigError(f"{stores}: no feature stores there; extract the slides first")
     yield StageStarted(stage="export", total=len(tasks))
-    run = RunFolder(config.run)
-    rows = [row.slide_id for row in rows_of(run)]
-    yield from unmatched(run, rows, stores_in(stores), "feature store")
+    yield from unmatched_features(RunFolder(config.run), stores)
     if config.dry_run:
         for task in tasks:
             yield Planned(row={"slide": task.slide_id, "layout": task.layout, "to": str(out)})

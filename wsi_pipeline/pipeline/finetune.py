@@ -11,7 +11,9 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event
 from wsi_pipeline.pipeline.configs import FinetuneConfig
 from wsi_pipeline.pipeline.trial import Trial, run_trial
+from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tiles import stores_of
 
 
 def run(config: FinetuneConfig) -> Iterator[Event]:
@@ -35,8 +37,14 @@ def run(config: FinetuneConfig) -> Iterator[Event]:
             target=target,
             splits=f"finetuned-{target.name}",
             ranks=ranks,
+            unmatched=() if config.images else _unmatched(RunFolder(config.run)),
         )
         yield from run_trial(trial)
+
+
+def _unmatched(run: RunFolder) -> tuple[Event, ...]:
+    rows = [row.slide_id for row in rows_of(run)]
+    return tuple(unmatched(run, rows, stores_of(run.tiles), "tile store"))
 
 
 def _material(config: FinetuneConfig) -> learn.Material[learn.TileSource]:

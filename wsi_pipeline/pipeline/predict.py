@@ -33,7 +33,7 @@ from wsi_pipeline.learn import (
 from wsi_pipeline.pipeline.configs import PredictConfig
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.pipeline.predict_tables import patients_csv, slides_csv
-from wsi_pipeline.run_cohort import rows_of, unmatched
+from wsi_pipeline.run_cohort import rows_of, unmatched_features
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.settings import digest
 from wsi_pipeline.verbs import VERBS
@@ -60,8 +60,7 @@ def run(config: PredictConfig) -> Iterator[Event]:
     tasks = list(_tasks(config, folder, model))
     yield StageStarted(stage="predict", total=len(tasks))
     run = RunFolder(config.run)
-    rows = [row.slide_id for row in rows_of(run)]
-    yield from unmatched(run, rows, stores_in(run.features_of(model.encoder)), "feature store")
+    yield from unmatched_features(run, run.features_of(model.encoder))
     present = [task for task in tasks if task.features.exists()]
     if config.dry_run:
         yield from (Planned(row={"slide": t.slide_id, "model": model.name}) for t in present)

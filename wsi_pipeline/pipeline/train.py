@@ -8,6 +8,7 @@ from wsi_pipeline.events import Event
 from wsi_pipeline.features import find_features
 from wsi_pipeline.pipeline.configs import TrainConfig
 from wsi_pipeline.pipeline.trial import Trial, run_trial
+from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder
 
 
@@ -34,5 +35,6 @@ def run(config: TrainConfig) -> Iterator[Event]:
         target=target,
         splits=target.name,
         ranks=learn.Ranks(),
+        unmatched=tuple(unmatched_features(folder, stores)),
     )
     yield from run_trial(trial)

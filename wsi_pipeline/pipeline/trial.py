@@ -57,6 +57,7 @@ class Trial(Generic[SourceT]):
         target: The model's folder.
         splits: Its name among the run folder's splits.
         ranks: The processes that work together; the first one writes and speaks.
+        unmatched: Rows of the cohort without stores, and stores without a row.
     """
 
     stage: str
@@ -67,6 +68,7 @@ class Trial(Generic[SourceT]):
     target: Path
     splits: str
     ranks: learn.Ranks
+    unmatched: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,7 @@ def _trial(trial: Trial[SourceT]) -> Iterator[Event]:
     audited = Audited.of_table(trial.material, config)
     models = len(trial.learner.models) * max(config.folds, 1)
     yield StageStarted(stage=trial.stage, total=models, unit="models")
+    yield from trial.unmatched
     yield from doubts_of(trial.material.cohort)
     if audited.study is not None:
         yield from _gate(audited.study, config.folds)
