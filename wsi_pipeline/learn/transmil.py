@@ -95,8 +95,19 @@ class PyramidEncoding(nn.Module):
     def forward(self, tiles: Tensor, side: int) -> Tensor:
         """Add to (side², H) tiles, row by row, what the convolutions make of them."""
         square = tiles.T.reshape(1, -1, side, side)
-        total: Tensor = sum((each(square) for each in self.convolve), square)
+        largest = max(PYRAMID)  # one pass: smaller kernels stand in the middle of the largest
+        kernels = [functional.pad(c.weight, [(largest - c.kernel_size[0]) // 2] * 4)
+                   for c in self.layers()]  # fmt: skip
+        bias = torch.stack([c.bias for c in self.layers() if c.bias is not None]).sum(0)
+        summed = functional.conv2d(
+            square, torch.stack(kernels).sum(0), bias, padding=largest // 2, groups=len(bias)
+        )
+        total: Tensor = square + summed
         return total[0].flatten(1).T
+
+    def layers(self) -> list[nn.Conv2d]:
+        """Return the convolutions, the largest first."""
+        return [each for each in self.convolve if isinstance(each, nn.Conv2d)]
 
 
 def inverse(matrices: Tensor, steps: int = INVERSE_STEPS) -> Tensor:
