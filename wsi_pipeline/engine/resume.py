@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from wsi_pipeline.errors import StoreMismatchError
 from wsi_pipeline.settings import differences
+
+SETTING: Final = "config."  # how resolved settings begin, once mappings are told key by key
 
 
 def is_done(
@@ -39,8 +41,25 @@ def is_done(
         return False
     raise StoreMismatchError(
         f"{path}: was made with other settings or from another input ({'; '.join(changed)}); "
-        "pass --overwrite to make it anew, or choose another run folder"
+        f"pass --overwrite to make it anew{_as_before(_flat(stored), _flat(asked))}, or choose "
+        "another run folder"
     )
+
+
+def _as_before(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Name the flags that go on as the artifact was begun; nothing if flags alone cannot."""
+    changed = [key for key in stored.keys() | asked.keys() if stored.get(key) != asked.get(key)]
+    if any(not key.startswith(SETTING) or stored.get(key) is None for key in changed):
+        return ""
+    flags = [_flag(key.removeprefix(SETTING), stored[key]) for key in sorted(changed)]
+    return f", {' '.join(flags)} to go on as it was begun"
+
+
+def _flag(setting: str, value: Any) -> str:
+    name = setting.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {','.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

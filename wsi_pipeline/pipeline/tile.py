@@ -24,7 +24,14 @@ from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import slide_digest
-from wsi_pipeline.tiles import BEFORE, FLAGS, STORE_FORMATS, cut_slide, find_store, open_tiles
+from wsi_pipeline.tiles import (
+    FLAGS,
+    STORE_FORMATS,
+    cut_slide,
+    find_store,
+    open_tiles,
+    settings_of_store,
+)
 from wsi_pipeline.timing import Stopwatch
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
@@ -112,7 +119,7 @@ def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[st
             return None
         raise
     stored = {name: attributes.get(name) for name in asked}
-    return stored | {"config": {**BEFORE, **(stored["config"] or {})}}
+    return stored | {"config": settings_of_store(stored["config"] or {}, asked["config"])}
 
 
 def _remove(store: Path) -> None:

@@ -18,7 +18,7 @@ from .flags import FLAGS, any_mark, store_marks
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide
 from .reference import stain_reference
-from .settings import BEFORE, WHOLE_SLIDE, SlideRequest, TileSettings
+from .settings import WHOLE_SLIDE, SlideRequest, TileSettings, settings_of_store
 from .store import (
     STORE_FORMATS,
     StoreFormat,
@@ -35,7 +35,6 @@ from .store import (
 )
 
 __all__ = [
-    "BEFORE",
     "DECISION_COLUMNS",
     "FLAGS",
     "STORE_FORMATS",
@@ -73,6 +72,7 @@ __all__ = [
     "propose",
     "read_blocks",
     "read_decisions",
+    "settings_of_store",
     "stain_reference",
     "store_digest",
     "store_marks",

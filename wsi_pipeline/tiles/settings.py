@@ -18,12 +18,16 @@ Denoise = Literal["none", "median", "gaussian"]
 
 BEFORE: Final[Mapping[str, Any]] = {
     "background_rule": "normalised",
-    "also_flag": ["fold"],
-    "min_relative_sharpness": None,
     "force_mpp": False,
     "stain_backend": "own",
 }
 """What a store was made with that does not know a knob, because it is older."""
+
+OLD_FLAG_KNOBS: Final = ("min_focus", "min_relative_focus")  # told blur before sharpness did
+FLAG_KNOBS: Final = (
+    "max_pen_fraction", "min_relative_sharpness", "max_fold_fraction", "fold_deviations",
+    "max_blood_fraction", "also_flag",
+)  # fmt: skip
 
 CT_DEFAULTS: Final[dict[str, Any]] = {
     "tissue_method": "none",
@@ -262,6 +266,29 @@ class TileSettings(GridSettings, TissueSettings, StainSettings, RuleSettings, St
     def takes_unknown_mpp(self) -> bool:
         """Whether a slide of unknown resolution is cut at native pixels; CT slices have none."""
         return self.unknown_mpp or self.modality == "ct"
+
+
+def settings_of_store(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a store was made with, in today's knobs, to be compared with what is asked.
+
+    A store from before flags were judged as today keeps the flags that it has: where it drops no
+    flagged tile they decide nothing, and its tiles are those that are asked for.
+
+    Args:
+        stored: Its ``config``, JSON-ready.
+        asked: The same, as asked now.
+    """
+    known = {**BEFORE, **stored}
+    if flagged_otherwise(stored):
+        known = {name: value for name, value in known.items() if name not in OLD_FLAG_KNOBS}
+        if not known.get("drop_flagged"):
+            known |= {name: asked[name] for name in FLAG_KNOBS if name in asked}
+    return known
+
+
+def flagged_otherwise(stored: Mapping[str, Any]) -> bool:
+    """Whether a store's flags were judged by rules of before."""
+    return "min_relative_sharpness" not in stored
 
 
 @dataclass(frozen=True, kw_only=True)
