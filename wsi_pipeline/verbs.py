@@ -142,6 +142,11 @@ VERBS: Final = Registry(
                 "runs/liver",
             ),
             _ours(
+                "init", STUDIES, "configs:InitConfig",
+                "Write the files of a shipped study, to be changed and run.",
+                "liver --folder study",
+            ),
+            _ours(
                 "run", STUDIES, "configs:RunConfig",
                 "Run every stage of a study file, one after the other; what is finished is not "
                 "redone.",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline import download, tile
+from wsi_pipeline import download, init, run, tile
 from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.slides import find_slides
 from wsi_pipeline.tiles import open_tiles
@@ -60,3 +60,30 @@ def test_only_slides_are_found_in_a_folder_of_downloads(
     )
     assert len(list(slides.rglob("*.*"))) > 4
     assert sorted(find_slides(slides).paths) == sorted(slides / e.relative_path for e in entries)
+
+
+def test_a_whole_study_is_planned_before_anything_is_there(
+    stand_in: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    """``wsi init`` and ``wsi run --dry-run``: the query is asked, the rest waits for it."""
+    slide = "TCGA-DD-AAAA-01A-01-TS1"
+    case = {"submitter_id": slide[:12], "project": {"project_id": "TCGA-LIHC"}}
+    stand_in.add(
+        5_000_000,
+        f"{slide}.svs",
+        cases=[case],
+        data_format="SVS",
+        experimental_strategy="Tissue Slide",
+    )
+    stand_in.tell()
+    monkeypatch.chdir(tmp_path)
+    assert init.main(["liver"]) == 0
+    study = tmp_path / "liver.toml"
+    text = study.read_text().replace("[download]", f'[download]\nserver = "{stand_in.url}"')
+    study.write_text(text)
+    assert run.main(["liver.toml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "1 files, 5.00 MB (5000000 bytes); 5.00 MB to fetch" in said
+    assert "tile: can be planned once download has made manifests/liver_gdc.csv" in said
+    assert "report: can be planned once download has made slides" in said
+    assert not (tmp_path / "slides").exists()

@@ -484,6 +484,15 @@ class ReportConfig(StageConfig):
     max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
 
 
+class InitConfig(StageConfig):
+    """Write the files of a shipped study, to be changed and run."""
+
+    name: Annotated[str, HOW, POSITIONAL] = Field(default="liver", description="Which study.")
+    folder: Annotated[Path, HOW, DIR] = Field(
+        default=Path(), description="Folder to write them to; the study is run there."
+    )
+
+
 class RunConfig(StageConfig):
     """Run every stage of a study file, one after the other; what is finished is not redone."""
 
