@@ -1,10 +1,12 @@
 """The cohort as it is cut: table, folder or slide; files checked, TMA slides become their cores."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map
+from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map, safe_id
 from wsi_pipeline.errors import CohortError, ConfigError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
 from wsi_pipeline.microarray import (
@@ -19,7 +21,7 @@ from wsi_pipeline.microarray import (
 from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.slides import NOT_A_FILE, find_slides, printable, slide_suffixes
+from wsi_pipeline.slides import NOT_A_FILE, find_slides, is_slide_file, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
         raise ConfigError(f"--masks {config.masks}: there is no such folder")
     if config.cohort.is_dir():
         rows, events = _of_folder(config)
-    elif config.cohort.suffix.lower() in slide_suffixes():
+    elif is_slide_file(config.cohort):
         rows, events = _of_files(config, config.cohort.parent, [config.cohort], {})
     else:
         rows, events = _of_table(config), []
@@ -89,20 +91,34 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
 
 def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
     """Return the slides of a folder, and a failure for what lies there and cannot be used."""
-    found = find_slides(config.cohort)
-    return _of_files(config, config.cohort, found.paths, found.problems)
+    folder = config.cohort
+    found = find_slides(folder, config.modality)
+    if found.paths == [folder]:  # it is a slide itself, and has the name that it has beside others
+        folder = folder.resolve() if folder.name == ".." else folder.absolute()
+        return _of_files(config, folder.parent, [folder], found.problems)
+    names = _numbered(found.paths, folder) if config.modality == "ct" else {}
+    return _of_files(config, folder, found.paths, found.problems, names)
 
 
 def _of_files(
-    config: TileConfig, folder: Path, paths: Sequence[Path], problems: Mapping[Path, str]
+    config: TileConfig,
+    folder: Path,
+    paths: Sequence[Path],
+    problems: Mapping[Path, str],
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[CohortSlide], list[Event]]:
-    """Return the slides of files below a folder, under the ids that the run knows them by."""
+    """Return the slides of files below a folder, under the ids that the run knows them by.
+
+    ``names`` are ids of others, by path below the folder.
+    """
     root = str(folder.absolute())
     known = {
         row.path: row.slide_id
         for row in rows_of(RunFolder(config.run))
         if row.region is None and row.root in (None, root)
     }
+    taken = set(known.values())
+    known = {path: name for path, name in names.items() if name not in taken} | known
     slides, unnamed = cohort_of(paths, folder, known)
     problems = {**problems, **unnamed}
     if not slides:
@@ -113,6 +129,21 @@ def _of_files(
         for path, said in problems.items()
     ]
     return [replace(slide, root=root) for slide in slides], events
+
+
+def _numbered(paths: Sequence[Path], folder: Path) -> dict[str, str]:
+    """Name CT slices by their folder and their place in it, so that names sort as slices lie."""
+    counts: Counter[Path] = Counter()
+    total = Counter(path.parent for path in paths)
+    names = {}
+    for path in paths:
+        counts[path.parent] += 1
+        inside = path.relative_to(folder).parent.parts or (folder.resolve().name,)
+        digits = max(3, len(str(total[path.parent])))
+        names[str(path.relative_to(folder))] = safe_id(
+            f"{'-'.join(inside)}-{counts[path.parent]:0{digits}d}"
+        )
+    return names
 
 
 def _of_table(config: TileConfig) -> list[CohortSlide]:

@@ -1,5 +1,5 @@
 from .files import compression_of, slide_digest
-from .find import NOT_A_FILE, FoundSlides, find_slides, printable
+from .find import NOT_A_FILE, FoundSlides, find_slides, is_slide_file, printable
 from .mpp import ResolvedMpp, own_mpp, resolve_mpp
 from .open import (
     READERS,
@@ -29,6 +29,7 @@ __all__ = [
     "UnsuitableError",
     "compression_of",
     "find_slides",
+    "is_slide_file",
     "open_for_metadata",
     "open_slide",
     "own_mpp",

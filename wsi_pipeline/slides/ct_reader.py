@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import apply_rescale
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
-from wsi_pipeline.slides.dicom import dicom_files, header_errors, is_dicom
+from wsi_pipeline.slides.dicom import dicom_files, header_errors, is_dicom, slice_position
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import SlideReader, raise_own_slip, reason
 from wsi_pipeline.slides.tiff_header import MAX_TILE_PX
@@ -37,7 +37,7 @@ class CtReader(SlideReader):
         try:
             header = pydicom.dcmread(file)
             self._check(path, header)
-            self._window = _window(header)
+            self._window, source = _window(header)
             units = np.asarray(apply_rescale(header.pixel_array, header), np.float64)
         except header_errors() as error:
             if isinstance(error, SlideOpenError):
@@ -47,7 +47,14 @@ class CtReader(SlideReader):
                 f"{path}: this CT slice cannot be decoded ({reason(error)}); fetch it again."
             ) from error
         self.hounsfield: NDArray[np.float64] = units
-        self.info = _describe(str(path), header, units.shape, self._window)
+        self.info = _describe(str(path), header, units.shape)
+        self.info.properties.update(
+            {
+                "ct.window-centre": f"{self._window[0]:g}",
+                "ct.window-width": f"{self._window[1]:g}",
+                "ct.window-source": source,
+            }
+        )
 
     def read_inside(self, _level: int, x: int, y: int, width: int, height: int) -> RgbImage:
         grey = window(self.hounsfield[y : y + height, x : x + width], *self._window)
@@ -89,7 +96,8 @@ def _slice_file(path: Path) -> Path:
         files = dicom_files(path)
         if len(files) != 1:
             raise SlideOpenError(
-                f"{path}: this folder holds {len(files)} DICOM files; name one CT slice."
+                f"{path}: this folder holds {len(files)} DICOM files; name one CT slice, or give"
+                " the folder in the place of the cohort table to have each of them cut."
             )
         return files[0]
     if not is_dicom(path):
@@ -97,29 +105,34 @@ def _slice_file(path: Path) -> Path:
     return path
 
 
-def _window(header: pydicom.Dataset) -> tuple[float, float]:
-    """The first window of the file, (centre, width) in HU."""
+def _window(header: pydicom.Dataset) -> tuple[tuple[float, float], str]:
+    """The first window of the file, (centre, width) in HU, and whose it is: all of it, or none."""
     values = []
-    for name, default in zip(("WindowCenter", "WindowWidth"), SOFT_TISSUE, strict=True):
+    for name in ("WindowCenter", "WindowWidth"):
         value = header.get(name)
         if isinstance(value, pydicom.multival.MultiValue):
             value = value[0] if len(value) else None
-        values.append(default if value is None else float(value))
-    return (values[0], values[1]) if values[1] >= 1 else SOFT_TISSUE
+        values.append(None if value is None else float(value))
+    centre, width = values
+    if centre is None or width is None or width < 1:
+        return SOFT_TISSUE, "soft tissue"
+    return (centre, width), "file"
 
 
-def _describe(
-    path: str, header: pydicom.Dataset, shape: tuple[int, ...], window: tuple[float, float]
-) -> SlideInfo:
+def _describe(path: str, header: pydicom.Dataset, shape: tuple[int, ...]) -> SlideInfo:
     height, width = shape
     spacing = header.get("PixelSpacing")
     properties = {
         "dicom.Modality": "CT",
         "dicom.RescaleSlope": str(header.get("RescaleSlope", 1)),
         "dicom.RescaleIntercept": str(header.get("RescaleIntercept", 0)),
-        "ct.window-centre": f"{window[0]:g}",
-        "ct.window-width": f"{window[1]:g}",
     }
+    told = {
+        "ct.slice-position-mm": slice_position(header),
+        "ct.instance-number": header.get("InstanceNumber"),
+        "ct.series": header.get("SeriesInstanceUID"),
+    }
+    properties |= {name: f"{value}" for name, value in told.items() if value is not None}
     if spacing is not None:
         properties["ct.pixel-spacing-mm"] = " ".join(str(value) for value in spacing)
     return SlideInfo(

@@ -16,7 +16,14 @@ from wsi_pipeline.slides.reader import library_errors, raise_own_slip
 if TYPE_CHECKING:
     import pydicom
 
-_TAGS = ("Modality", "SeriesInstanceUID")
+_TAGS = (
+    "Modality",
+    "SeriesInstanceUID",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+)
+_AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the orientation of a slice that names none
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"  # transfer syntax
 
 
@@ -47,6 +54,41 @@ def group_series(paths: Sequence[Path]) -> dict[str, list[Path]]:
         uid = str(header.get("SeriesInstanceUID", path.name)) if header else path.name
         series.setdefault(uid, []).append(path)
     return series
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """The slices of a series by their position along its normal, where all of them tell one.
+
+    Else by instance number, where all have one, else by name.
+
+    Source: DICOM PS3.3 C.7.6.2.1.1, the image plane's position and orientation.
+    """
+    headers = [_header(path) for path in paths]
+    numbers = [None if header is None else header.get("InstanceNumber") for header in headers]
+    places = [None if header is None else slice_position(header) for header in headers]
+    numbered = None not in numbers
+
+    def key(index: int) -> tuple[float, float, str]:
+        place, number = places[index], numbers[index]
+        return (
+            0.0 if place is None or None in places else place,
+            0.0 if number is None or not numbered else float(number),
+            paths[index].name,
+        )
+
+    return [paths[index] for index in sorted(range(len(paths)), key=key)]
+
+
+def slice_position(header: "pydicom.Dataset") -> float | None:
+    """A slice's position along its own normal, mm; None where the header tells none."""
+    position = header.get("ImagePositionPatient")
+    if position is None or len(position) != 3:
+        return None
+    orientation = header.get("ImageOrientationPatient")
+    if orientation is None or len(orientation) != 6:
+        orientation = _AXIAL
+    row, column = np.array(orientation, float).reshape(2, 3)
+    return float(np.cross(row, column) @ np.array(position, float))
 
 
 def slide_file(path: Path) -> Path:

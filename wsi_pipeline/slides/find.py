@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.errors import SlideOpenError
-from wsi_pipeline.slides.dicom import dicom_files, group_series, is_dicom
-from wsi_pipeline.slides.open import slide_suffixes
+from wsi_pipeline.slides.dicom import dicom_files, group_series, in_order, is_dicom
+from wsi_pipeline.slides.open import Modality, slide_suffixes
 
+DICOM_SUFFIXES: Final = (".dcm", ".dicom")
 NOT_A_FILE: Final = "is neither a file nor a folder; a slide is one"
 
 
@@ -21,12 +22,18 @@ class FoundSlides:
     problems: dict[Path, str] = field(default_factory=dict)
 
 
-def find_slides(folder: str | Path) -> FoundSlides:
+def is_slide_file(path: Path) -> bool:
+    """Whether a file is a slide, or would be, by its name or its DICOM signature."""
+    return path.suffix.lower() in (*slide_suffixes(), *DICOM_SUFFIXES) or is_dicom(path)
+
+
+def find_slides(folder: str | Path, modality: Modality = "slide") -> FoundSlides:
     """List the slides below a folder.
 
     A folder that holds the files of one DICOM series and nothing else is one slide; in a mixed
     folder each series is named by its first file. Hidden files and the companion folders of
-    MIRAX and VSI slides are not looked into. A folder that cannot be read, a link that leads to
+    MIRAX and VSI slides are not looked into. Of CT, each file is one slide, and a series' files
+    stand in the order of their slices. A folder that cannot be read, a link that leads to
     nothing or back to a folder that was looked into, and a name that no table can hold are
     problems.
 
@@ -37,7 +44,8 @@ def find_slides(folder: str | Path) -> FoundSlides:
     if not folder.is_dir():
         raise SlideOpenError(f"{folder}: there is no such folder; check the path to the slides.")
     problems: dict[Path, str] = {}
-    return FoundSlides(sorted(_walk(folder, {}, problems)), problems)
+    found = _walk(folder, {}, problems, modality)
+    return FoundSlides(found if modality == "ct" else sorted(found), problems)
 
 
 def printable(path: str | Path) -> str:
@@ -45,7 +53,12 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n")
 
 
-def _walk(folder: Path, seen: dict[tuple[int, int], Path], problems: dict[Path, str]) -> list[Path]:
+def _walk(
+    folder: Path,
+    seen: dict[tuple[int, int], Path],
+    problems: dict[Path, str],
+    modality: Modality,
+) -> list[Path]:
     try:
         about = folder.stat()
         first = seen.setdefault((about.st_dev, about.st_ino), folder)
@@ -61,11 +74,14 @@ def _walk(folder: Path, seen: dict[tuple[int, int], Path], problems: dict[Path, 
     except OSError as error:
         problems[folder] = f"cannot be read ({error.strerror})"
         return []
-    if len(series) == 1 and not slides and not folders:
+    if modality == "ct":
+        slides += [path for files in series.values() for path in in_order(files)]
+    elif len(series) == 1 and not slides and not folders:
         return [folder]
-    slides += [files[0] for files in series.values()]
+    else:
+        slides += [files[0] for files in series.values()]
     for child in sorted(folders, key=lambda path: (path.is_symlink(), path)):
-        slides += _walk(child, seen, problems)
+        slides += _walk(child, seen, problems, modality)
     return slides
 
 

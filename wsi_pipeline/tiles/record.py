@@ -29,6 +29,11 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
     """Return attributes that name the input and what read it."""
     info = slide.info
     width, height = info.level_dimensions[0]
+    ct = {
+        name.removeprefix("ct."): text
+        for name, text in info.properties.items()
+        if name.startswith("ct.")
+    }
     turned = slide.to_attributes() if isinstance(slide, StraightSlide | TurnedCore) else None
     return {
         "slide": info.path.rstrip("/").rsplit("/", 1)[-1],
@@ -42,6 +47,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
         "icc_profile": info.properties.get("icc.description"),
         "icc_applied": "icc.applied" in info.properties,
         "straightened": turned,
+        **({"ct": ct} if ct else {}),
     }
 
 
