@@ -31,7 +31,6 @@ MIB: Final = 1 << 20
 PART_MIB: Final = (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128, 256, 512)  # that uploaders use
 MULTIPART: Final = re.compile(r"([0-9a-f]{32})-(\d+)")
 MD5: Final = re.compile(r"[0-9a-f]{32}")
-END: Final = bytes.fromhex("feffdde000000000")  # sequence delimiter, with which pixels end
 TISSUES: Final = {"TP": "Primary Tumor", "NT": "Solid Tissue Normal", "TR": "Recurrent Tumor",
                   "TM": "Metastatic"}  # fmt: skip
 KEPT: Final = {"ffpe": "FFPE", "pe": "FFPE", "frozen": "Frozen", "fz": "Frozen"}
@@ -107,22 +106,21 @@ class IdcObject(RemoteFile):
     def address(self) -> str:
         return f"{self.bucket}/{quote(self.key)}"
 
-    def is_content(self, path: Path, md5: str) -> bool:
-        """By the md5, else by the parts' digests, else by size and the end that DICOM must have.
+    @property
+    def is_settled_by_repetition(self) -> bool:
+        """Where it was uploaded in parts of an unusual length, nothing else can be compared."""
+        return not self.md5
 
-        An object that was uploaded in parts has no md5 of its own. Which parts they were is tried;
-        where none of the usual lengths gives the digest, the object must at least be whole.
-        """
+    def is_content(self, path: Path, md5: str) -> bool:
+        """By the md5, else by the digests of the parts, of every length that uploaders use."""
         if path.stat().st_size != self.size:
             return False
         if self.md5:
             return md5 == self.md5
-        return any(self._digest(path, size) == self.etag for size in self._part_sizes()) or (
-            not self._part_sizes() and ends_as_dicom(path)
-        )
+        return any(self._digest(path, size) == self.etag for size in self._part_sizes())
 
     def _part_sizes(self) -> list[int]:
-        """Return the usual part lengths that come to the number of parts; none is unusual."""
+        """Return the usual part lengths that come to the number of parts."""
         match = MULTIPART.fullmatch(self.etag)
         count = int(match[2]) if match else 0
         return [mib * MIB for mib in PART_MIB if -(-self.size // (mib * MIB)) == count]
@@ -317,11 +315,3 @@ def _xml(data: bytes) -> ElementTree.Element:
         return ElementTree.fromstring(text)  # noqa: S314 (expat expands no foreign entities)
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise DownloadError(f"the bucket's answer is no list of objects ({error})") from None
-
-
-def ends_as_dicom(path: Path) -> bool:
-    """Tell whether a file begins and ends as a DICOM file with compressed pixels must."""
-    with path.open("rb") as file:
-        head = file.read(132)
-        file.seek(-len(END), 2)
-        return head[128:] == b"DICM" and file.read() == END

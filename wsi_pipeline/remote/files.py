@@ -50,6 +50,11 @@ class RemoteFile:
         """Where the file is below the server's address."""
         return f"data/{self.id}"
 
+    @property
+    def is_settled_by_repetition(self) -> bool:
+        """Whether the same digest from two downloads will do, for want of one to compare with."""
+        return False
+
     def is_content(self, path: Path, md5: str) -> bool:
         """Tell whether the bytes at ``path``, whose digest is ``md5``, are this file's.
 
