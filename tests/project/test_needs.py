@@ -4,9 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.cohort import CohortSlide, read_cohort, write_cohort
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.pipeline.compare import read_plan
+from wsi_pipeline.pipeline.needs import check_external, check_needs
+from wsi_pipeline.pipeline.run import read_study
 from wsi_pipeline.run import main
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path.name for path in (ROOT / "stages").glob("liver*.toml"))
 STUDY = """
 [study]
 run = "{folder}/run"
@@ -86,3 +92,54 @@ def test_a_table_that_download_makes_need_not_be_there(
 def test_a_stage_alone_needs_what_is_there(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(study), "--only=extract"]) == 2
     assert "[extract] needs" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped files, a run folder of none, and a file for each slide and core map."""
+    for name in ("stages", "manifests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for table in (ROOT / "manifests").glob("*.csv"):
+        for row in read_cohort(table):
+            for name in filter(None, (row.path, row.tma_map)):
+                (tmp_path / "slides" / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "slides" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_study_has_what_it_needs(clone: Path, name: str) -> None:
+    """Four stage files named an external cohort that was in no table."""
+    path = Path("stages", name)
+    check_needs(read_study(path), path)
+
+
+def test_the_shipped_stages_ask_for_no_other_cohort_than_their_table_has(clone: Path) -> None:
+    cohorts = {row.cohort for row in read_cohort(Path("manifests/liver.csv"))}
+    assert cohorts == {"tcga"}
+    for name in ("train", "finetune"):
+        assert "\nexternal" not in Path("stages", f"{name}.toml").read_text()
+    assert "external" not in read_plan(Path("stages/compare.toml")).stages["finetune"]
+
+
+def test_an_array_that_is_not_there_is_missed_before_the_first_slide(clone: Path) -> None:
+    path = Path("stages/liver_tma.toml")
+    for gone in ("slides/tma/TMA1.csv", "slides/tma/TMA1.svs"):
+        (clone / gone).unlink()
+        with pytest.raises(ConfigError, match=f"none of its slides can be used: no .*{gone}"):
+            check_needs(read_study(path), path)
+
+
+def test_an_external_cohort_that_no_row_is_of_is_missed_before_the_first_slide(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.write_text(study.read_text().replace("[train]", '[train]\nexternal = "tma"'))
+    assert main([str(study)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "no row of the cohort table is of it (its column cohort has c); nothing was begun" in said
+    )
+    assert not (study.parent / "run" / "tiles").exists()
+    with pytest.raises(ConfigError, match="external = 'tma'"):
+        check_external(read_study(study), study)

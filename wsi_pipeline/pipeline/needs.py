@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, named
+from wsi_pipeline.pipeline.configs import TileConfig
+from wsi_pipeline.pipeline.resolve_cohort import no_core_map, rows_of_table, unusable
+from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
+from wsi_pipeline.slides import is_slide_file
 from wsi_pipeline.verbs import Verb
 
 Plan = Sequence[tuple[Verb, StageConfig]]
@@ -68,7 +72,52 @@ def check_needs(plan: Plan, source: Path) -> dict[str, Missing]:
                 f"{source}: [{each.stage}] needs {each.path}, which is not there, and no stage of "
                 "this study before it makes it; nothing was begun"
             )
+    check_external(plan, source)
     return {each.stage: each for each in reversed(found)}
+
+
+def check_external(plan: Plan, source: Path) -> None:
+    """Look for the external cohort while it costs nothing: in the tables, and its slides' files.
+
+    A table that a stage before makes is not there to be asked.
+
+    Raises:
+        CohortError: A table is wrong.
+        ConfigError: No row is of the external cohort that a stage names, or none of its slides can
+            be used.
+    """
+    tiled = [config for _, config in plan if isinstance(config, TileConfig)]
+    fetched = any(verb.name == "download" for verb, _ in plan)
+    if any(not config.cohort.exists() for config in tiled):
+        return
+    for verb, config in plan:
+        name, root = getattr(config, "external", None), getattr(config, "run", None)
+        if name is None or not isinstance(root, Path):
+            continue
+        here = rows_of(RunFolder(root))
+        new = [(each, row) for each in tiled if each.run == root and _is_table(each.cohort)
+               for row in rows_of_table(each)]  # fmt: skip
+        rows = [*here, *(row for _, row in new)]
+        if not rows and not tiled:
+            continue  # the stage itself says what its run folder lacks
+        if not any(row.cohort == name for row in rows):
+            known = named(sorted({row.cohort for row in rows if row.cohort}) or ["nothing"])
+            raise ConfigError(
+                f"{source}: [{verb.name}] external = {name!r}, and no row of the cohort table is "
+                f"of it (its column cohort has {known}); nothing was begun"
+            )
+        lost = [
+            unusable(each, row) or no_core_map(each, row) for each, row in new if row.cohort == name
+        ]
+        if lost and all(lost) and not fetched and not any(row.cohort == name for row in here):
+            raise ConfigError(
+                f"{source}: [{verb.name}] external = {name!r}, and none of its slides can be used: "
+                f"{lost[0]}; nothing was begun"
+            )
+
+
+def _is_table(cohort: Path) -> bool:
+    return cohort.is_file() and not is_slide_file(cohort)
 
 
 def _needed(stage: str, config: StageConfig) -> Iterator[Path]:

@@ -60,8 +60,8 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
     elif is_slide_file(config.cohort):
         rows, events = _of_files(config, config.cohort.parent, [config.cohort], {})
     else:
-        rows, events = _of_table(config), []
-    wrong = {row.slide_id: said for row in rows if (said := _unusable(config, row))}
+        rows, events = rows_of_table(config), []
+    wrong = {row.slide_id: said for row in rows if (said := unusable(config, row))}
     if rows and len(wrong) == len(rows):
         raise CohortError(
             "\n".join(f"{config.cohort}: {name}: {said}" for name, said in wrong.items())
@@ -146,7 +146,7 @@ def _numbered(paths: Sequence[Path], folder: Path) -> dict[str, str]:
     return names
 
 
-def _of_table(config: TileConfig) -> list[CohortSlide]:
+def rows_of_table(config: TileConfig) -> list[CohortSlide]:
     """Return the rows of a table, each with the folder its path starts from."""
     beside_table = config.cohort.absolute().parent
     return [
@@ -155,7 +155,7 @@ def _of_table(config: TileConfig) -> list[CohortSlide]:
     ]
 
 
-def _unusable(config: TileConfig, row: CohortSlide) -> str | None:
+def unusable(config: TileConfig, row: CohortSlide) -> str | None:
     """Say why a row's files cannot be used; None where they can."""
     path = row.locate(config.slides)
     if isinstance(path, Path):
@@ -167,6 +167,18 @@ def _unusable(config: TileConfig, row: CohortSlide) -> str | None:
     if drawn is not None and not drawn.is_file():
         return f"no file {drawn}; fetch the annotations, or empty their field"
     return None
+
+
+def no_core_map(config: TileConfig, row: CohortSlide) -> str | None:
+    """Say that a microarray's core map is not there; None where it is, or its cores are known."""
+    mapped = beside(config, row, row.tma_map) if row.tma_map else None
+    if (
+        mapped is None
+        or mapped.is_file()
+        or RunFolder(config.run).cores_table(row.slide_id).exists()
+    ):
+        return None
+    return f"no core map {mapped}; put it there"
 
 
 def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
