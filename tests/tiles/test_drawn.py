@@ -102,6 +102,19 @@ def test_regions_restrict_and_name_tiles(folder: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_thumbnail_shows_regions_in_their_class_colours(folder: Path) -> None:
+    list(run(config(folder)))
+    found = cv2.imread(str(folder / "run" / "thumbnails" / "a.jpg"))
+    assert found is not None
+    height, width = found.shape[:2]
+    red = np.array([0, 0, 200])  # BGR, as QuPath wrote it for all three
+    left = (round(2 / 12 * width), round(5.5 / 10 * height))
+    edge = found[left[1], left[0] - 3 : left[0] + 4].astype(int)
+    assert np.abs(edge - red).sum(axis=1).min() < 90
+    away = found[round(9.5 / 10 * height), : width // 2].astype(int)
+    assert np.abs(away - red).sum(axis=1).min() > 150
+
+
 def test_regions_may_name_only(folder: Path) -> None:
     list(run(config(folder, annotated_only=False)))
     found = classes(folder)

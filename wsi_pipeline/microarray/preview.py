@@ -9,19 +9,20 @@ import cv2
 import numpy as np
 
 from wsi_pipeline.microarray.dearray import Dearray
-from wsi_pipeline.tissue.overlay import FLAGGED, KEPT
+from wsi_pipeline.tissue.overlay import KEPT
 from wsi_pipeline.types import RgbImage
 
 MIN_PX = 1600  # a smaller overview is enlarged, so that the names can be read
 MAX_NOTE = 12  # letters of a label
 DARK: Final = (12, 40, 110)
+MISSING: Final = (226, 88, 20)
 
 MarkKind = Literal["core", "control", "missing", "unmapped"]
 RINGS: Final = MappingProxyType(
-    {"core": KEPT, "control": (132, 44, 150), "missing": FLAGGED, "unmapped": (110, 110, 110)}
+    {"core": KEPT, "control": (132, 44, 150), "missing": MISSING, "unmapped": (110, 110, 110)}
 )
 NAMES: Final = MappingProxyType(
-    {"core": DARK, "control": (96, 20, 110), "missing": FLAGGED, "unmapped": (80, 80, 80)}
+    {"core": DARK, "control": (96, 20, 110), "missing": MISSING, "unmapped": (80, 80, 80)}
 )
 
 

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally, finish_tiles, fit_slide
 from wsi_pipeline.tiles.plan import SlidePlan, require_tissue, survey_slide
-from wsi_pipeline.tiles.record import describe_slide, describe_tiles, slide_flags, write_thumbnail
+from wsi_pipeline.tiles.record import (
+    PlacedTiles,
+    describe_slide,
+    describe_tiles,
+    slide_flags,
+    write_thumbnail,
+)
 from wsi_pipeline.tiles.settings import WHOLE_SLIDE, SlideRequest, TileSettings
 from wsi_pipeline.tiles.store import create_tiles
 from wsi_pipeline.tiles.straighten import straighten
@@ -35,7 +40,7 @@ class SlideCut:
         settings: What is asked of every slide.
         threads: That read and finish tiles beside the caller.
         tally: Tiles by fate, and where the time went.
-        parts: Tiles finished so far, by their places and marks.
+        parts: Tiles finished so far.
         fit: What was learnt from a sample of its tiles; None before the first is finished.
     """
 
@@ -44,13 +49,13 @@ class SlideCut:
     settings: TileSettings
     threads: int
     tally: Tally
-    parts: list[tuple[Coords, NDArray[np.bool_]]] = field(default_factory=list)
+    parts: list[PlacedTiles] = field(default_factory=list)
     fit: SlideFit | None = None
 
     @property
     def coords(self) -> Coords:
         """(N, 2) int64, level-0 (x, y) of the tiles finished so far."""
-        return np.concatenate([np.empty((0, 2), np.int64), *(coords for coords, _ in self.parts)])
+        return np.concatenate([np.empty((0, 2), np.int64), *(part.coords for part in self.parts)])
 
     def finished_tiles(self) -> Generator[Finished]:
         """Yield normalised tiles that pass the rules, in canonical order.
@@ -65,7 +70,7 @@ class SlideCut:
         finished = finish_tiles(slide, plan, self.fit, settings, self.tally, self.threads)
         with closing(finished):
             for part in finished:
-                self.parts.append((part.coords, part.flagged))
+                self.parts.append(PlacedTiles.of(part))
                 yield part
         self._require_kept()
 
@@ -82,9 +87,8 @@ class SlideCut:
 
     def draw(self, path: Path) -> None:
         """Write the thumbnail, with the tiles finished so far."""
-        flagged = [np.empty(0, np.bool_), *(marks for _, marks in self.parts)]
         with self.tally.watch.phase("thumbnail"):
-            write_thumbnail(path, self.plan, self.coords, np.concatenate(flagged))
+            write_thumbnail(path, self.plan, self.parts)
 
     def _require_kept(self) -> None:
         counts = self.tally.counts

@@ -23,7 +23,7 @@ from wsi_pipeline.tiles.blocks import (
     read_blocks,
 )
 from wsi_pipeline.tiles.drawn import COLUMN
-from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, learn_rules
+from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, first_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import Denoise, TileSettings
@@ -79,13 +79,14 @@ class Finished:
         columns: Measures, (n,) float32 each; ``focus``, ``pen_fraction``, ``fold_fraction`` and
             ``blood_fraction`` of the tile as scanned; ``annotation_class``, an index, where regions
             were drawn.
-        flagged: (n,) bool; kept, but with at least one flag.
+        flagged: (n,) int8; kept, but with a flag: the position in ``FLAGS`` of the tile's first
+            one, ``NO_FLAG`` where there is none.
     """
 
     tiles: RgbTiles
     coords: Coords
     columns: Mapping[str, NDArray[np.float32]]
-    flagged: NDArray[np.bool_]
+    flagged: NDArray[np.int8]
 
 
 def fit_slide(
@@ -241,7 +242,7 @@ def _finish(
             **_class_column(plan, indices),
             **{name: values[kept] for name, values in columns.items()},
         },
-        flagged=any_mark(marks)[kept],
+        flagged=first_mark(marks)[kept],
     )
     return finished, fates
 

@@ -25,6 +25,8 @@ from wsi_pipeline.tissue import (
 
 SHARPNESS_BOUNDS: Final = (0.14, 0.2)  # of the limit, whatever the slide's median
 
+NO_FLAG: Final = -1
+
 Values = NDArray[np.float32]
 Marks = Mapping[str, NDArray[np.bool_]]
 
@@ -166,6 +168,14 @@ def any_mark(found: Marks, names: Iterable[str] | None = None) -> NDArray[np.boo
     for name in found if names is None else names:
         mask |= found[name]
     return mask
+
+
+def first_mark(found: Marks) -> NDArray[np.int8]:
+    """Return (N,) int8: position in ``FLAGS`` of each tile's first flag, ``NO_FLAG`` if none."""
+    first = np.full(len(next(iter(found.values()))), NO_FLAG, np.int8)
+    for position, name in reversed(list(enumerate(FLAGS))):
+        first[found[name]] = position
+    return first
 
 
 def _pen(_settings: RuleSettings, _sample: Look) -> Learnt:

@@ -1,8 +1,9 @@
 """What a tile store says about itself, and the picture in which a person checks it."""
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import cv2
 import numpy as np
@@ -10,13 +11,23 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
-from wsi_pipeline.tiles.finish import SlideFit, Tally
-from wsi_pipeline.tiles.flags import FLAGS
+from wsi_pipeline.tiles.drawn import COLUMN, NO_CLASS
+from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally
+from wsi_pipeline.tiles.flags import FLAGS, NO_FLAG
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import TileSettings
 from wsi_pipeline.tiles.straighten import StraightSlide, TurnedCore
-from wsi_pipeline.tissue import LeftOut, draw_overlay, tissue_tilt
+from wsi_pipeline.tissue import (
+    KEPT,
+    NAMELESS,
+    LeftOut,
+    Outline,
+    TileLayer,
+    class_colours,
+    draw_overlay,
+    tissue_tilt,
+)
 from wsi_pipeline.types import Coords
 
 SAME_MPP: Final = 1e-3  # relative
@@ -81,6 +92,7 @@ def describe_tiles(
             "tilt": asdict(tissue_tilt(tissue.mask)),
         },
         "annotation_classes": None if plan.classes is None else list(plan.classes.names),
+        "annotation_colours": {name: list(rgb) for name, rgb in class_colours(plan.drawn).items()},
         "stain": fit.stain.to_attributes(),
         "stain_reference": stain_reference(settings).to_attributes(),
         "background_level": fit.background_level,
@@ -134,20 +146,69 @@ def _cropped(plan: SlidePlan, settings: TileSettings) -> dict[str, float] | None
     return {name: value * plan.grid.downsample for name, value in area.items()}
 
 
-def write_thumbnail(
-    path: Path, plan: SlidePlan, coords: Coords, flagged: NDArray[np.bool_]
-) -> None:
-    """Write a JPEG of the area with tissue outline, kept and flagged tiles."""
+@dataclass(frozen=True, kw_only=True)
+class PlacedTiles:
+    """Where n kept tiles lie and how they are drawn.
+
+    Attributes:
+        coords: (n, 2) int64 level-0 (x, y).
+        flagged: (n,) int8, as in :class:`Finished`.
+        classes: (n,) float32, position in the slide's annotation classes or ``NO_CLASS``.
+    """
+
+    coords: Coords
+    flagged: NDArray[np.int8]
+    classes: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, tiles: Finished) -> Self:
+        """Take over what is drawn of finished tiles; their pixels are soon others'."""
+        none = np.full(len(tiles.coords), NO_CLASS, np.float32)
+        return cls(
+            coords=tiles.coords, flagged=tiles.flagged, classes=tiles.columns.get(COLUMN, none)
+        )
+
+
+def write_thumbnail(path: Path, plan: SlidePlan, tiles: Sequence[PlacedTiles]) -> None:
+    """Write a JPEG of the area: tissue outline, drawn regions, kept and flagged tiles."""
     picture = plan.picture.rgb
     scale = min(1.0, THUMBNAIL_PX / max(picture.shape[:2]))
     if scale < 1:
         size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     per_px = plan.picture.downsample / scale
-    start = (coords - np.array(plan.picture.origin)) / per_px
-    boxes = np.concatenate([start, start + plan.grid.tile_px_level0 / per_px], axis=1)
-    left_out = plan.tissue.left_out_mask()
-    drawn = draw_overlay(picture, plan.tissue.mask, boxes, flagged, left_out)
+    drawn = draw_overlay(
+        picture,
+        plan.tissue.mask,
+        list(_layers(plan, tiles, per_px)) if tiles else [],
+        plan.tissue.left_out_mask(),
+        list(_outlines(plan, per_px)),
+    )
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     with atomic_file(path) as partial:
         cv2.imwrite(str(partial), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)
+
+
+def _layers(plan: SlidePlan, tiles: Sequence[PlacedTiles], per_px: float) -> Iterator[TileLayer]:
+    """Kept tiles in their annotation class's colour, flagged ones filled with their flag's."""
+    start = (np.concatenate([one.coords for one in tiles]) - np.array(plan.picture.origin)) / per_px
+    boxes = np.concatenate([start, start + plan.grid.tile_px_level0 / per_px], axis=1)
+    flagged = np.concatenate([one.flagged for one in tiles])
+    classes = np.concatenate([one.classes for one in tiles])
+    colours, names = class_colours(plan.drawn), plan.classes.names if plan.classes else ()
+    plain = flagged == NO_FLAG
+    yield TileLayer(boxes=boxes[plain & (classes == NO_CLASS)], colour=KEPT)
+    for position, name in enumerate(names):
+        yield TileLayer(boxes=boxes[plain & (classes == position)], colour=colours[name])
+    for position, flag in enumerate(FLAGS.values()):
+        yield TileLayer(boxes=boxes[flagged == position], colour=flag.colour, filled=True)
+
+
+def _outlines(plan: SlidePlan, per_px: float) -> Iterator[Outline]:
+    colours, origin = class_colours(plan.drawn), np.array(plan.picture.origin)
+    for region in plan.drawn:
+        rings = [ring for part in region.area.geoms for ring in (part.exterior, *part.interiors)]
+        yield Outline(
+            rings=[(np.asarray(ring.coords)[:, :2] - origin) / per_px for ring in rings],
+            colour=NAMELESS if region.label is None else colours[region.label],
+        )

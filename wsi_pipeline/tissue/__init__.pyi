@@ -1,6 +1,8 @@
 from .annotations import (
+    NAMELESS,
     Annotation,
     annotated_mask,
+    class_colours,
     draw_annotation,
     read_annotations,
     tile_labels,
@@ -14,7 +16,7 @@ from .fractions import tissue_fractions
 from .ink import ink_masks
 from .mask import LeftOut, Tissue, find_tissue
 from .methods import TISSUE_METHODS
-from .overlay import draw_overlay
+from .overlay import KEPT, Outline, TileLayer, draw_overlay
 from .qc import (
     BACKGROUND_LEVEL,
     background_fractions,
@@ -29,16 +31,21 @@ from .tilt import Tilt, tissue_tilt
 
 __all__ = [
     "BACKGROUND_LEVEL",
+    "KEPT",
+    "NAMELESS",
     "TISSUE_METHODS",
     "Annotation",
     "CoarseTiles",
     "LeftOut",
+    "Outline",
+    "TileLayer",
     "Tilt",
     "Tissue",
     "annotated_mask",
     "background_fractions",
     "blood_fractions",
     "blood_threshold",
+    "class_colours",
     "coarse_pen_fractions",
     "coarse_tiles",
     "detail",

@@ -1,27 +1,54 @@
 """Pictures in which a person checks the mask and the tiles."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.tissue.annotations import Colour
 from wsi_pipeline.types import Mask, RgbImage
 
-OUTLINE = (16, 122, 87)
-KEPT = (36, 96, 214)
-FLAGGED = (226, 88, 20)
-LEFT_OUT = (232, 0, 160)
-WHITE = (255, 255, 255)
+OUTLINE: Final = (16, 122, 87)
+KEPT: Final = (36, 96, 214)
+LEFT_OUT: Final = (232, 0, 160)
+WHITE: Final = (255, 255, 255)
+FILL: Final = 0.34
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileLayer:
+    """Tiles that are drawn alike.
+
+    Attributes:
+        boxes: (N, 4) x0, y0, x1, y1 in pixels of the overview, fractions allowed.
+        colour: RGB.
+        filled: Lightly, as flagged tiles are; else only their edge is drawn.
+    """
+
+    boxes: ArrayLike
+    colour: Colour
+    filled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A drawn region: its ``rings``, (N, 2) x, y each in pixels of the overview, and its RGB."""
+
+    rings: Sequence[NDArray[np.float64]]
+    colour: Colour
 
 
 def draw_overlay(
     rgb: RgbImage,
     mask: Mask,
-    tile_boxes: ArrayLike,
-    flagged: NDArray[np.bool_] | None = None,
+    tiles: Sequence[TileLayer] = (),
     left_out: Mask | None = None,
+    regions: Sequence[Outline] = (),
 ) -> RgbImage:
-    """Draw the tissue outline (green), kept tiles (thin blue) and flagged tiles (orange).
+    """Draw tiles, the tissue's outline (green), and the outlines of regions that people drew.
 
     Pieces that were not taken for tissue are hatched in magenta, and their outline is thick.
 
@@ -30,31 +57,39 @@ def draw_overlay(
     Args:
         rgb: (H, W, 3) uint8 overview.
         mask: (h, w) bool; resized to ``rgb`` when its size differs.
-        tile_boxes: (N, 4) x0, y0, x1, y1 in pixels of ``rgb``, fractions allowed.
-        flagged: (N,) bool, tiles kept but flagged; None for none.
+        tiles: Later ones over earlier ones.
         left_out: (h, w) bool, likewise resized; None for nothing.
+        regions: Drawn over everything, cased in white.
 
     Returns:
         A new (H, W, 3) uint8.
-
-    Raises:
-        ConfigError: ``tile_boxes`` and ``flagged`` disagree, or are not (N, 4) and (N,).
     """
-    boxes = np.asarray(tile_boxes, dtype=np.float64).reshape(-1, 4)
-    marks = np.zeros(len(boxes), bool) if flagged is None else np.asarray(flagged, dtype=bool)
-    if marks.shape != (len(boxes),):
-        raise ConfigError(f"{len(boxes)} tile boxes but flags of shape {marks.shape}.")
     height, width = rgb.shape[:2]
     shown = _fitted(mask, height, width)
     canvas = _faded(rgb, shown.astype(bool))
     thick = max(1, round(max(height, width) / 700))
-    canvas = _tiles(canvas, boxes[~marks], KEPT, 0.0)
-    canvas = _tiles(canvas, boxes[marks], FLAGGED, 0.28)
+    for layer in tiles:
+        boxes = np.asarray(layer.boxes, dtype=np.float64).reshape(-1, 4)
+        canvas = _tiles(canvas, boxes, layer.colour, FILL if layer.filled else 0.0)
     contours, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, OUTLINE, thick, cv2.LINE_AA)
     if left_out is not None and left_out.any():
         _hatch(canvas, _fitted(left_out, height, width), thick)
+    _regions(canvas, regions, thick)
     return canvas
+
+
+def _regions(canvas: RgbImage, regions: Sequence[Outline], thick: int) -> None:
+    """Every casing before any line, so that none hides a neighbour's line."""
+    reach = 2**15 - 1  # beyond it OpenCV's coordinates overflow when a line is drawn
+    drawn = [
+        ([np.rint(np.clip(ring, -reach, reach)).astype(np.int32) for ring in one.rings], one.colour)
+        for one in regions
+    ]
+    for rings, _ in drawn:
+        cv2.polylines(canvas, rings, True, WHITE, 2 * thick + 2, cv2.LINE_AA)
+    for rings, colour in drawn:
+        cv2.polylines(canvas, rings, True, colour, 2 * thick, cv2.LINE_AA)
 
 
 def _fitted(mask: Mask, height: int, width: int) -> NDArray[np.uint8]:
