@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
+from sklearn.metrics import cohen_kappa_score
 
 from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.errors import LearnError, StoreError, StoreMismatchError
 from wsi_pipeline.events import EpochDone, Note, Planned, StageStarted, Written
 from wsi_pipeline.learn import (
+    METRICS,
     FrozenModels,
+    Metric,
     ModelSpec,
     create_aggregator,
     load_bundle,
@@ -23,6 +26,7 @@ from wsi_pipeline.learn import (
 )
 from wsi_pipeline.learn.splits import SplitSlide, read_splits
 from wsi_pipeline.pipeline.train import TrainConfig, run
+from wsi_pipeline.report import main
 
 ENCODER = "made.for_test"
 WIDTH = 16
@@ -292,3 +296,29 @@ def test_other_features_are_refused(trained):
         LearnError, match=r"encoder 'made.for_test', found 'vgg16'.*mpp 0.5, found 1.0"
     ):
         require_same_features(expected, "vgg16", {"encoder": "vgg16", "tile_px": 256, "mpp": 1.0})
+
+
+def test_a_new_metric_is_one_entry(folder, monkeypatch):
+    """Cohen's kappa, from the table to the model's figures, what is compared, and the page."""
+
+    def kappa(sums):
+        cases = sums.cases
+        chance = (sums.confusion.sum(1) * sums.confusion.sum(2)).sum(1) / cases**2
+        return (sums.right.sum(1) / cases - chance) / (1 - chance)
+
+    toy = Metric(title="Cohen's kappa", of=kappa, compared=True, levels=("slide", "patient"))
+    monkeypatch.setattr(METRICS, "_entries", {**METRICS, "kappa": toy})
+    list(run(config(folder, name="measured")))
+    written = json.loads((folder / "models" / "measured" / "metrics.json").read_text())
+    for found in written["evaluations"]:
+        assert ("kappa" in found["measures"]) == (found["level"] != "tile")
+        if found["level"] != "tile":
+            value, matrix = found["measures"]["kappa"], np.array(found["confusion"])
+            truth, predicted = (
+                np.repeat(at, matrix.ravel()) for at in np.indices((3, 3)).reshape(2, -1)
+            )
+            assert value["value"] == pytest.approx(cohen_kappa_score(truth, predicted))
+            assert value["low"] < value["value"] <= value["high"]
+    assert all("kappa" in row["measures"] for row in written["differences"])
+    assert main([str(folder)]) == 0
+    assert "Cohen&#39;s kappa" in (folder / "report" / "index.html").read_text()

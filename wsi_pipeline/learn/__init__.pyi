@@ -62,6 +62,7 @@ from .finetune import (
 from .fit import Epoch, balanced_weights, fit_aggregator, fit_tile_classifier
 from .intervals import lower_bound_if_perfect, patients_needed
 from .learner import FeatureLearner, FeatureModels, Learner, Models, Provenance
+from .metrics import METRICS, Metric, metric_of
 from .models import (
     ModelSpec,
     TileHead,
@@ -118,6 +119,7 @@ __all__ = [
     "AGGREGATORS",
     "FOLD",
     "HEADS",
+    "METRICS",
     "TILE_MEAN",
     "TILE_VOTE",
     "WIDTH",
@@ -144,6 +146,7 @@ __all__ = [
     "JudgeSettings",
     "Learner",
     "Material",
+    "Metric",
     "ModelSpec",
     "Models",
     "Novelty",
@@ -207,6 +210,7 @@ __all__ = [
     "lower_bound_if_perfect",
     "majority_vote",
     "mean_scores",
+    "metric_of",
     "patient_cases",
     "patients_needed",
     "predictions_csv",

@@ -4,9 +4,9 @@ Patients are the sample; slides and tiles of one patient are not independent cas
 
 - accuracy, balanced accuracy, sensitivity, specificity and AUROC by :mod:`learn.intervals`: exact
   or nearly so, never a point, and no bound rises with one more mistake;
-- macro F1 and average precision under random weights of patients (the Bayesian bootstrap), one
-  imagined patient of each class among them, wrong for the lower bound and right for the upper:
-  what is perfect on a handful is not certain;
+- macro F1, average precision and whatever else has no interval of its own under random weights of
+  patients (the Bayesian bootstrap), one imagined patient of each class among them, wrong for the
+  lower bound and right for the upper: what is perfect on a handful is not certain;
 - losses and calibration error by the bootstrap, percentile or bias-corrected and accelerated (BCa),
   either way widened for the number of patients.
 
@@ -14,7 +14,7 @@ Sources: Rubin, Annals of Statistics 9, 1981; Efron and Tibshirani, "An Introduc
 Bootstrap", 1993, chapters 13 and 14.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,7 +30,7 @@ from wsi_pipeline.learn.intervals import (
     mean_interval,
     same_patients,
 )
-from wsi_pipeline.learn.metrics import Array, Counts, measure, measure_losses
+from wsi_pipeline.learn.metrics import METRICS, Array, Counts, measure, metric_of
 
 Method = Literal["percentile", "bca"]
 ENDS: Final = np.array([TAIL, 1 - TAIL])  # of the 95 % interval
@@ -70,24 +70,28 @@ class Estimate:
 
 
 def estimate(
-    counts: Counts, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT
+    counts: Counts,
+    classes: Sequence[str],
+    bootstrap: Bootstrap = DEFAULT,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Estimate]:
-    """Return every measure of :func:`measure` with its interval over patients.
+    """Return the measures of :func:`measure` with their intervals over patients.
 
     Args:
         counts: Cases added up by patient.
         classes: Names of the classes.
         bootstrap: How intervals of losses are made.
+        names: Which metrics; all of them if None.
     """
     everyone = np.ones((1, counts.patients))
-    values = {name: float(v[0]) for name, v in measure(counts, everyone, classes).items()}
+    values = {name: float(v[0]) for name, v in measure(counts, everyone, classes, names).items()}
     ends: dict[str, Ends] = {}
     if counts.patients > 1:
         ends = (
             _share_ends(counts, classes)
             | _auroc_ends(counts, classes, values)
             | _imagined_ends(counts, classes, values, bootstrap)
-            | _loss_ends(counts, values, bootstrap)
+            | _loss_ends(counts, classes, values, bootstrap)
         )
     return {
         name: Estimate(
@@ -149,7 +153,7 @@ def _auroc_ends(
     """Bound each class's AUROC; the mean is bounded by the mean, for all share the same cases."""
     cases, found = counts.cases, {}
     for index, name in enumerate(classes):
-        value = values[f"auroc/{name}"]
+        value = values.get(f"auroc/{name}", np.nan)
         if np.isfinite(value):
             own, rest = cases[:, index], cases.sum(1) - cases[:, index]
             found[f"auroc/{name}"] = auroc_interval(value, effective(own), effective(rest))
@@ -163,8 +167,8 @@ def _auroc_ends(
 def _imagined_ends(
     counts: Counts, classes: Sequence[str], values: dict[str, float], bootstrap: Bootstrap
 ) -> dict[str, Ends]:
-    """Bound macro F1 and average precision, with a wrong and a right patient of each class."""
-    names = [name for name in values if name == "macro_f1" or name.split("/")[0] == "ap"]
+    """Bound what has no interval of its own, with a wrong and a right patient of each class."""
+    names = [name for name in values if _is_imagined(name)]
     low, high = (
         _weighted(counts.imagine(right=right), classes, names, bootstrap) for right in (False, True)
     )
@@ -178,23 +182,34 @@ def _imagined_ends(
     }
 
 
+def _is_imagined(name: str) -> bool:
+    metric = metric_of(name)
+    return metric.higher_is_better and not metric.exact
+
+
 def _weighted(
     counts: Counts, classes: Sequence[str], names: Sequence[str], bootstrap: Bootstrap
 ) -> dict[str, Array]:
-    parts = [measure(counts, taken, classes) for taken in weights(counts.patients, bootstrap)]
+    metrics = dict.fromkeys(name.partition("/")[0] for name in names)
+    parts = [
+        measure(counts, taken, classes, metrics) for taken in weights(counts.patients, bootstrap)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def _loss_ends(counts: Counts, values: dict[str, float], bootstrap: Bootstrap) -> dict[str, Ends]:
+def _loss_ends(
+    counts: Counts, classes: Sequence[str], values: dict[str, float], bootstrap: Bootstrap
+) -> dict[str, Ends]:
+    names = [name for name in METRICS if name in values and not METRICS[name].higher_is_better]
     rng = np.random.default_rng(bootstrap.seed)
     uniform = np.full(counts.patients, 1 / counts.patients)
     parts = []
     for start in range(0, bootstrap.resamples, CHUNK):
         size = min(CHUNK, bootstrap.resamples - start)
         taken = rng.multinomial(counts.patients, uniform, size=size)
-        parts.append(measure_losses(counts, taken.astype(np.float64)))
+        parts.append(measure(counts, taken.astype(np.float64), classes, names))
     ends: dict[str, Ends] = {}
-    left_out = measure_losses(counts, _left_out(counts.patients))
+    left_out = measure(counts, _left_out(counts.patients), classes, names)
     for name in left_out:
         drawn = np.concatenate([part[name] for part in parts])
         defined = drawn[~np.isnan(drawn)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap, estimate
 from wsi_pipeline.learn.curves import describe_curves
-from wsi_pipeline.learn.metrics import count_cases
+from wsi_pipeline.learn.metrics import METRICS, count_cases
 from wsi_pipeline.learn.splits import SplitSlide
 
 
@@ -75,18 +75,19 @@ def tile_cases(
 
 
 def evaluate(
-    cases: Cases, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT
+    cases: Cases, classes: Sequence[str], bootstrap: Bootstrap = DEFAULT, level: str = "slide"
 ) -> dict[str, Any]:
-    """Return JSON-ready measures of ``cases`` with 95 % intervals over patients.
+    """Return JSON-ready measures of ``cases``, all of one level, with 95 % intervals over patients.
 
     Returns:
         ``cases``, ``patients`` (counts), ``cases_by_class``, ``classes``, ``confusion`` (C, C) true
         × predicted, ``interval`` (how they were made; ``method`` is that of losses), ``curves``
         (see :func:`curves.describe_curves`) and ``measures``: name → ``{value, low, high}``, None
-        where undefined (see :func:`metrics.measure` for the names).
+        where undefined (names as of :func:`metrics.measure`, of the metrics told at that level).
     """
     counts = count_cases(cases.targets, cases.probabilities, cases.patients)
-    estimates = estimate(counts, classes, bootstrap)
+    told = [name for name, metric in METRICS.items() if level in metric.levels]
+    estimates = estimate(counts, classes, bootstrap, told)
     found = Counter(cases.targets.tolist())
     return {
         "cases": len(cases.targets),

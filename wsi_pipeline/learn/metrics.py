@@ -1,4 +1,4 @@
-"""Measures of a classifier, each a function of sums over patients.
+"""Measures of a classifier: METRICS is the table of them, each a function of sums over patients.
 
 Everything reported here (confusion, ROC, precision–recall, calibration) follows from counts that
 add up over patients. So a value for all patients, for a bootstrap resample or for all but one of
@@ -7,8 +7,9 @@ matrix product. What patients have is kept sparse: cost and memory grow with the
 patients times scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, vstack
 
 from wsi_pipeline.errors import LearnError
+from wsi_pipeline.registry import Registry
 
 SCORE_BINS: Final = 2048  # up to so many distinct scores a class, ROC and AP are exact
 COARSE_BINS: Final = 256  # of imagined cohorts
@@ -127,45 +129,121 @@ def count_cases(
     )
 
 
-def measure(counts: Counts, taken: Array, classes: Sequence[str]) -> dict[str, Array]:
-    """Return every measure for each row of ``taken``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sums:
+    """What the cases add up to when patients are ``taken`` (R, P) so often, one sum a row.
+
+    Each sum is made when a metric first asks for it.
+    """
+
+    counts: Counts
+    taken: Array
+
+    @cached_property
+    def confusion(self) -> Array:
+        """(R, C, C) cases, true x predicted."""
+        return self._add(self.counts.confusion)
+
+    @cached_property
+    def scores(self) -> tuple[tuple[Array, Array], ...]:
+        """For each class, (R, K) counts by rising score of its own cases and of the others."""
+        by_class = zip(self.counts.own, self.counts.others, strict=True)
+        return tuple((self._rank(own), self._rank(others)) for own, others in by_class)
+
+    @cached_property
+    def calibration(self) -> Array:
+        """(R, B, 3) cases, confidence and correct per bin."""
+        return self._add(self.counts.calibration)
+
+    @cached_property
+    def losses(self) -> Array:
+        """(R, 2) mean Brier score and log loss."""
+        cases = self.calibration[..., 0].sum(1)
+        loss: Array = (self.taken @ self.counts.losses) / cases[:, None]
+        return loss
+
+    @property
+    def cases(self) -> Array:
+        """(R,) cases in all."""
+        return np.asarray(self.confusion.sum(2).sum(1))
+
+    @property
+    def right(self) -> Array:
+        """(R, C) cases of each class that are recognised."""
+        return np.diagonal(self.confusion, axis1=1, axis2=2)
+
+    def _add(self, of_patients: Array) -> Array:
+        flat = of_patients.reshape(len(of_patients), -1)
+        return np.asarray(self.taken @ flat).reshape(len(self.taken), *of_patients.shape[1:])
+
+    def _rank(self, of_patients: csr_array) -> Array:
+        return np.asarray((of_patients.T @ self.taken.T).T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One measure: how it is computed, what it is called, where it is told.
+
+    Attributes:
+        title: Its name inside a sentence.
+        of: From sums to (R,), or to (R, C) for each class against the rest; NaN where undefined.
+        mean: Of a measure by class, whether its mean over the classes where it is defined is told.
+        higher_is_better: Otherwise it is a loss: its interval is a bootstrap's, without the
+            imagined patients that bound what is perfect on a handful. They have no losses, so
+            whatever needs ``Sums.losses`` or ``Sums.calibration`` is one.
+        exact: :mod:`bootstrap` knows an interval of its own for it.
+        levels: Cases that it is told of.
+        compared: Whether two models are compared by it.
+        column: Whether it is a column of the report's table.
+    """
+
+    title: str
+    of: Callable[[Sums], Array]
+    mean: bool = True
+    higher_is_better: bool = True
+    exact: bool = False
+    levels: tuple[str, ...] = ("tile", "slide", "patient")
+    compared: bool = False
+    column: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Its name where a line begins."""
+        return self.title[:1].upper() + self.title[1:]
+
+
+def measure(
+    counts: Counts, taken: Array, classes: Sequence[str], names: Iterable[str] | None = None
+) -> dict[str, Array]:
+    """Return measures for each row of ``taken``.
 
     Args:
         counts: Of P patients.
         taken: (R, P) how often each patient is taken; each row takes at least one.
         classes: Names of the C classes.
+        names: Which of METRICS; all of them if None.
 
     Returns:
-        Arrays of shape (R,): ``accuracy``; ``balanced_accuracy`` (over the classes that occur);
-        ``macro_f1`` (over the classes that occur or are predicted); ``auroc`` and ``ap`` (one
-        class against the rest, mean over the classes for which it is defined); ``ece`` (10 bins);
-        ``brier`` (summed over classes, 0 to 2); ``log_loss``; and, for each class c,
-        ``sensitivity/c``, ``specificity/c``, ``auroc/c``, ``ap/c``. Undefined values are NaN.
+        Arrays of shape (R,) by the metric's name; for each class c of a metric by class, by
+        ``name/c``. Undefined values are NaN.
     """
-    rows, patients = taken.shape
-    flat = counts.confusion.reshape(patients, -1)
-    confusion = (taken @ flat).reshape(rows, *counts.confusion.shape[1:])
-    values = _from_confusion(confusion, classes) | measure_losses(counts, taken)
-    aurocs, precisions = [], []
-    for index, name in enumerate(classes):
-        own, others = (np.asarray((m[index].T @ taken.T).T) for m in (counts.own, counts.others))
-        values[f"auroc/{name}"] = _auroc(own, others)
-        values[f"ap/{name}"] = _average_precision(own, others)
-        aurocs.append(values[f"auroc/{name}"])
-        precisions.append(values[f"ap/{name}"])
-    values["auroc"] = _mean_defined(np.stack(aurocs))
-    values["ap"] = _mean_defined(np.stack(precisions))
+    sums = Sums(counts=counts, taken=taken)
+    values: dict[str, Array] = {}
+    for name in METRICS if names is None else names:
+        metric = METRICS[name]
+        found = metric.of(sums)
+        if found.ndim == 1:
+            values[name] = found
+            continue
+        values |= {f"{name}/{c}": found[:, index] for index, c in enumerate(classes)}
+        if metric.mean:
+            values[name] = _mean_defined(found.T)
     return values
 
 
-def measure_losses(counts: Counts, taken: Array) -> dict[str, Array]:
-    """Return ``brier``, ``log_loss`` and ``ece`` alone, as :func:`measure` does."""
-    rows, patients = taken.shape
-    bins = (taken @ counts.calibration.reshape(patients, -1)).reshape(rows, -1, 3)
-    cases = bins[..., 0].sum(1)
-    losses = (taken @ counts.losses) / cases[:, None]
-    ece = np.abs(bins[..., 1] - bins[..., 2]).sum(1) / cases
-    return {"brier": losses[:, 0], "log_loss": losses[:, 1], "ece": ece}
+def metric_of(name: str) -> Metric:
+    """Return the metric of a measure's name, which may be one class's (``auroc/hcc``)."""
+    return METRICS[name.partition("/")[0]]
 
 
 def confusion_matrix(
@@ -182,22 +260,33 @@ def balanced_accuracy(targets: NDArray[np.int64], predicted: NDArray[np.int64]) 
     return float(np.mean([(predicted[targets == c] == c).mean() for c in np.unique(targets)]))
 
 
-def _from_confusion(confusion: Array, classes: Sequence[str]) -> dict[str, Array]:
-    """Measures that follow from confusion matrices, (R, C, C) true × predicted."""
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    true, predicted = confusion.sum(2), confusion.sum(1)
-    cases = true.sum(1, keepdims=True)
-    sensitivity = _ratio(right, true)
-    specificity = _ratio(cases - true - predicted + right, cases - true)
-    values = {
-        "accuracy": right.sum(1) / cases[:, 0],
-        "balanced_accuracy": _mean_defined(sensitivity.T),
-        "macro_f1": _mean_defined(_ratio(2 * right, true + predicted).T),
-    }
-    for index, name in enumerate(classes):
-        values[f"sensitivity/{name}"] = sensitivity[:, index]
-        values[f"specificity/{name}"] = specificity[:, index]
-    return values
+def _accuracy(sums: Sums) -> Array:
+    return np.asarray(sums.right.sum(1) / sums.cases)
+
+
+def _sensitivity(sums: Sums) -> Array:
+    return _ratio(sums.right, sums.confusion.sum(2))
+
+
+def _specificity(sums: Sums) -> Array:
+    true, predicted, cases = sums.confusion.sum(2), sums.confusion.sum(1), sums.cases[:, None]
+    return _ratio(cases - true - predicted + sums.right, cases - true)
+
+
+def _macro_f1(sums: Sums) -> Array:
+    """Mean over the classes that occur or are predicted."""
+    either = sums.confusion.sum(2) + sums.confusion.sum(1)
+    return _mean_defined(_ratio(2 * sums.right, either).T)
+
+
+def _calibration_error(sums: Sums) -> Array:
+    bins = sums.calibration
+    return np.asarray(np.abs(bins[..., 1] - bins[..., 2]).sum(1) / bins[..., 0].sum(1))
+
+
+def _by_class(one: Callable[[Array, Array], Array]) -> Callable[[Sums], Array]:
+    """Measure each class's own cases against the others, by score."""
+    return lambda sums: np.stack([one(own, others) for own, others in sums.scores], axis=1)
 
 
 def _auroc(own: Array, others: Array) -> Array:
@@ -275,3 +364,35 @@ def _check(targets: NDArray[np.int64], probabilities: Array, patients: Sequence[
         raise LearnError("class probabilities do not sum to one")
     if targets.min() < 0 or targets.max() >= probabilities.shape[1]:
         raise LearnError("a target is outside the classes")
+
+
+METRICS: Final = Registry(
+    "metric",
+    {
+        "accuracy": Metric(title="accuracy", of=_accuracy, exact=True, compared=True),
+        "balanced_accuracy": Metric(  # over the classes that occur
+            title="balanced accuracy",
+            of=lambda sums: _mean_defined(_sensitivity(sums).T),
+            exact=True,
+            compared=True,
+        ),
+        "macro_f1": Metric(title="macro F1", of=_macro_f1, compared=True),
+        "auroc": Metric(title="AUROC", of=_by_class(_auroc), exact=True, compared=True),
+        "ap": Metric(title="average precision", of=_by_class(_average_precision)),
+        "sensitivity": Metric(title="sensitivity", of=_sensitivity, mean=False, exact=True),
+        "specificity": Metric(title="specificity", of=_specificity, mean=False, exact=True),
+        "ece": Metric(title="ECE", of=_calibration_error, higher_is_better=False),
+        "brier": Metric(  # summed over classes, 0 to 2
+            title="Brier score",
+            of=lambda sums: sums.losses[:, 0],
+            higher_is_better=False,
+            compared=True,
+        ),
+        "log_loss": Metric(
+            title="log loss",
+            of=lambda sums: sums.losses[:, 1],
+            higher_is_better=False,
+            column=False,
+        ),
+    },
+)

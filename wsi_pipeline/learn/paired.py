@@ -18,10 +18,8 @@ import numpy as np
 from wsi_pipeline.learn.bootstrap import CHUNK, DEFAULT, LEAST_DEFINED, Bootstrap, weights
 from wsi_pipeline.learn.evaluate import Cases
 from wsi_pipeline.learn.intervals import TAIL
-from wsi_pipeline.learn.metrics import Array, Counts, count_cases, measure
+from wsi_pipeline.learn.metrics import METRICS, Array, Counts, count_cases, measure
 
-COMPARED: Final = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "brier")
-LOSSES: Final = ("brier",)  # without imagined patients
 TIE: Final = 1e-12
 
 
@@ -54,23 +52,27 @@ def compare_models(
         np.concatenate([first.probabilities, second.probabilities]),
         [f"{number} {who}" for number in (0, 1) for who in first.patients],
     )
+    names = [name for name, metric in METRICS.items() if metric.compared]
     patients = both.patients // 2
     one, two = both.part(slice(patients)), both.part(slice(patients, None))
-    found = _between(one, two, np.ones((1, patients)), classes)
+    found = _between(one, two, np.ones((1, patients)), classes, names)
     if patients < 2:
-        return {name: Difference(value=_or_none(found[name][0])) for name in COMPARED}
-    swapped = _swapped(both, classes, bootstrap)
-    low = _drawn(one.imagine(right=False), two.imagine(right=True), classes, bootstrap)
-    high = _drawn(one.imagine(right=True), two.imagine(right=False), classes, bootstrap)
-    plain = _drawn(one, two, classes, bootstrap)
+        return {name: Difference(value=_or_none(found[name][0])) for name in names}
+    swapped = _swapped(both, classes, names, bootstrap)
+    better = [name for name in names if METRICS[name].higher_is_better]
+    losses = [name for name in names if name not in better]  # without imagined patients
+    worst, best = (
+        _resampled(
+            one.imagine(right=right), two.imagine(right=not right), classes, better, bootstrap
+        )
+        for right in (False, True)
+    )
+    plain = _resampled(one, two, classes, losses, bootstrap)
     return {
         name: _difference(
-            float(found[name][0]),
-            (plain if name in LOSSES else low)[name],
-            (plain if name in LOSSES else high)[name],
-            swapped[name],
+            float(found[name][0]), (worst | plain)[name], (best | plain)[name], swapped[name]
         )
-        for name in COMPARED
+        for name in names
     }
 
 
@@ -79,29 +81,35 @@ def describe_differences(differences: dict[str, Difference]) -> dict[str, Any]:
     return {name: asdict(found) for name, found in differences.items()}
 
 
-def _between(one: Counts, two: Counts, taken: Array, classes: Sequence[str]) -> dict[str, Array]:
-    a, b = (measure(each, taken, classes) for each in (one, two))
-    return {name: a[name] - b[name] for name in COMPARED}
-
-
-def _drawn(
-    one: Counts, two: Counts, classes: Sequence[str], bootstrap: Bootstrap
+def _between(
+    one: Counts, two: Counts, taken: Array, classes: Sequence[str], names: Sequence[str]
 ) -> dict[str, Array]:
-    parts = [_between(one, two, taken, classes) for taken in weights(one.patients, bootstrap)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in COMPARED}
+    a, b = (measure(each, taken, classes, names) for each in (one, two))
+    return {name: a[name] - b[name] for name in names}
 
 
-def _swapped(both: Counts, classes: Sequence[str], bootstrap: Bootstrap) -> dict[str, Array]:
+def _resampled(
+    one: Counts, two: Counts, classes: Sequence[str], names: Sequence[str], bootstrap: Bootstrap
+) -> dict[str, Array]:
+    parts = [
+        _between(one, two, taken, classes, names) for taken in weights(one.patients, bootstrap)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _swapped(
+    both: Counts, classes: Sequence[str], names: Sequence[str], bootstrap: Bootstrap
+) -> dict[str, Array]:
     """Differences when the models change places for a random half of the patients."""
     rng = np.random.default_rng(bootstrap.seed)
     parts = []
     for start in range(0, bootstrap.resamples, CHUNK):
         rows = min(CHUNK, bootstrap.resamples - start)
         kept = rng.integers(0, 2, (rows, both.patients // 2)).astype(np.float64)
-        a = measure(both, np.concatenate([kept, 1 - kept], axis=1), classes)
-        b = measure(both, np.concatenate([1 - kept, kept], axis=1), classes)
-        parts.append({name: a[name] - b[name] for name in COMPARED})
-    return {name: np.concatenate([part[name] for part in parts]) for name in COMPARED}
+        a = measure(both, np.concatenate([kept, 1 - kept], axis=1), classes, names)
+        b = measure(both, np.concatenate([1 - kept, kept], axis=1), classes, names)
+        parts.append({name: a[name] - b[name] for name in names})
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _difference(value: float, low: Array, high: Array, swapped: Array) -> Difference:

@@ -132,7 +132,7 @@ def evaluate_scores(
     """
 
     def judged(model: str, split: str, level: str, cases: Cases) -> dict[str, Any]:
-        measures = evaluate(cases, classes, bootstrap)
+        measures = evaluate(cases, classes, bootstrap, level)
         return {"model": model, "split": split, "level": level, **measures}
 
     for split in SPLITS:

@@ -329,7 +329,7 @@ def _headlines(job: _Job[Any], judged: _Judged) -> Iterator[Note]:
         if value["low"] is not None:
             interval = f" (95 % interval {value['low']:.3f} to {value['high']:.3f})"
         yield Note(
-            text=f"{model} on {found['split']}: {measure.replace('_', ' ')} {value['value']:.3f}"
+            text=f"{model} on {found['split']}: {learn.METRICS[measure].title} {value['value']:.3f}"
             f"{interval}, {found['cases']} {unit} of {found['patients']} patients"
         )
 

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from wsi_pipeline.learn import METRICS
 from wsi_pipeline.reporting.data import Evaluation, Measure, Picture, Scores, TrainingCurve
 from wsi_pipeline.reporting.style import (
     ACCENT,
@@ -23,19 +24,6 @@ from wsi_pipeline.reporting.style import (
     render,
 )
 
-# Names of measures as people say them.
-MEASURE_NAMES: Mapping[str, str] = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "auroc": "AUROC",
-    "ap": "Average precision",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ece": "ECE",
-    "brier": "Brier score",
-    "log_loss": "Log loss",
-}
 _BINS = 10
 
 
@@ -250,7 +238,7 @@ def class_bars_figure(
 ) -> Picture:
     """One bar a class with its 95 % interval; ``measure`` is the part before the class's name."""
     found = [evaluation.measures.get(f"{measure}/{name}") for name in evaluation.classes]
-    named = MEASURE_NAMES.get(measure, measure)
+    named = METRICS[measure].heading
     parts = [f"{c} {with_interval(m)}" for c, m in zip(evaluation.classes, found, strict=True)]
     draw = partial(_draw_bars, classes=evaluation.classes, found=found, xlabel=named, title=title)
     height = 0.85 + 0.34 * len(found)
@@ -284,7 +272,7 @@ def comparison_figure(
     Meant for internal test against external cohort; the gap is what is to be seen.
     """
     parts = [
-        f"{e.split} {MEASURE_NAMES.get(m, m)} {with_interval(e.measures.get(m))}"
+        f"{e.split} {METRICS[m].heading} {with_interval(e.measures.get(m))}"
         for m in measures
         for e in evaluations
     ]
@@ -313,6 +301,6 @@ def _draw_comparison(
     ]
     names = [f"{e.split} ({e.patients} patients)" for e in evaluations]
     axes.legend(handles, names, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    axes.set_yticks(range(len(measures)), [MEASURE_NAMES.get(m, m) for m in measures])
+    axes.set_yticks(range(len(measures)), [METRICS[m].heading for m in measures])
     axes.set(xlim=(0, 1.02), ylim=(len(measures) - 0.5, -0.5), xlabel=title)
     dress(axes, grid="x")

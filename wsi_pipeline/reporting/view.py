@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wsi_pipeline.learn import METRICS
 from wsi_pipeline.reporting.data import (
     Evaluation,
     FunnelStep,
@@ -13,7 +14,6 @@ from wsi_pipeline.reporting.data import (
     ReportData,
 )
 from wsi_pipeline.reporting.figures import (
-    MEASURE_NAMES,
     class_bars_figure,
     comparison_figure,
     confusion_figure,
@@ -24,7 +24,6 @@ from wsi_pipeline.reporting.figures import (
 )
 from wsi_pipeline.reporting.judgement import abstention_figure, decision_figure, drift_figure
 
-COLUMNS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ap", "ece", "brier")
 SPLITS = ("train", "val", "test", "external")
 LEVELS: tuple[Level, ...] = ("tile", "slide", "patient")
 SHOWN_SPLITS = ("test", "external")
@@ -146,7 +145,7 @@ def _differences(report: ModelReport) -> tuple[tuple[str, ...], ...]:
         (
             each.split,
             each.other,
-            MEASURE_NAMES.get(each.measure, each.measure),
+            METRICS[each.measure].heading,
             with_interval(each.difference, 3),
             "–" if each.p is None else f"{each.p:.3f}",
         )
@@ -236,11 +235,15 @@ def _cell(measure: Measure | None) -> tuple[str, str]:
 
 def _table(report: ModelReport, judged: Iterable[Evaluation], level: Level) -> MetricTable:
     found = _at(judged, level)
-    columns = tuple(name for name in COLUMNS if any(name in e.measures for e in found))
+    columns = tuple(
+        name
+        for name, metric in METRICS.items()
+        if metric.column and any(name in e.measures for e in found)
+    )
     first = [e for e in found if e.split in SHOWN_SPLITS or e.model in (report.primary, TILE)]
     return MetricTable(
         level=level,
-        columns=tuple(MEASURE_NAMES[name] for name in columns),
+        columns=tuple(METRICS[name].heading for name in columns),
         rows=tuple(_row(e, columns) for e in first),
         more=tuple(_row(e, columns) for e in found if e not in first),
     )

@@ -96,7 +96,7 @@ def telling(scores: Array, slides: Labelled) -> tuple[str, Estimate, float]:
     """
     classes = slides.classes
     counts = count_cases(slides.targets, scores, slides.patients)
-    values = measure(counts, np.ones((1, counts.patients)), classes)
+    values = measure(counts, np.ones((1, counts.patients)), classes, ["auroc"])
     label = max(classes, key=lambda name: np.nan_to_num(values[f"auroc/{name}"][0]))
     value = float(values[f"auroc/{label}"][0])
     if not np.isfinite(value):
