@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pytest
+import zarr
 
 from wsi_pipeline.errors import CohortError, ConfigError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped
@@ -87,7 +89,8 @@ def classes(folder: Path) -> dict[tuple[int, int], str | None]:
     store = open_tiles(folder / "run" / "tiles" / "a.zarr")
     assert not list(verify_tiles(folder / "run" / "tiles" / "a.zarr"))
     names = [*store.attributes["annotation_classes"], None]
-    index = store.columns["annotation_class"].astype(int)
+    index = store.columns["annotation_class"]
+    assert index.dtype == np.int32
     places = [(int(x), int(y)) for x, y in store.coords // SIDE]
     return {place: names[k] for place, k in zip(places, index, strict=True)}
 
@@ -113,6 +116,33 @@ def test_the_thumbnail_shows_regions_in_their_class_colours(folder: Path) -> Non
     assert np.abs(edge - red).sum(axis=1).min() < 90
     away = found[round(9.5 / 10 * height), : width // 2].astype(int)
     assert np.abs(away - red).sum(axis=1).min() > 150
+
+
+@pytest.mark.parametrize("kind", ["zarr", "hdf5"])
+def test_classes_are_whole_numbers_on_disk_and_stores_from_before_are_read(
+    folder: Path, kind: str
+) -> None:
+    list(run(config(folder, store=kind)))
+    path = folder / "run" / "tiles" / {"zarr": "a.zarr", "hdf5": "a.h5"}[kind]
+    name = "annotation_class"
+    new = open_tiles(path).columns[name]
+    assert set(new.tolist()) == {0, 1}
+    if kind == "zarr":
+        group = zarr.open_group(path, mode="a")
+        assert group[name].dtype == np.int32
+        del group[name], group.attrs["files"]  # as it was written before
+        group.create_array(name, data=new.astype(np.float32), chunks=new.shape, compressors=None)
+    else:
+        with h5py.File(path, "a") as file:
+            assert file[name].dtype == np.int32
+            del file[name]
+            file.create_dataset(name, data=new.astype(np.float32))
+    old = open_tiles(path).columns[name]
+    assert old.dtype == np.int32
+    assert np.array_equal(old, new)
+    assert not list(verify_tiles(path))
+    (again,) = fates(run(config(folder, store=kind)))
+    assert isinstance(again, SlideSkipped)
 
 
 def test_regions_may_name_only(folder: Path) -> None:

@@ -28,11 +28,11 @@ class TileClasses:
 
     Attributes:
         names: Sorted.
-        index: (len(grid),) float32, position in ``names``; ``NO_CLASS`` where none covers enough.
+        index: (len(grid),) int32, position in ``names``; ``NO_CLASS`` where none covers enough.
     """
 
     names: tuple[str, ...]
-    index: NDArray[np.float32]
+    index: NDArray[np.int32]
 
 
 def drawn_digest(path: Path | None) -> str | None:
@@ -102,7 +102,7 @@ def classify(regions: Sequence[Annotation], grid: Grid, min_overlap: float) -> T
     names = sorted({region.label for region in regions if region.include and region.label})
     position = {name: k for k, name in enumerate(names)}
     index = [NO_CLASS if label is None else position[label] for label in labels]
-    return TileClasses(names=tuple(names), index=np.array(index, np.float32))
+    return TileClasses(names=tuple(names), index=np.array(index, np.int32))
 
 
 def _read(info: SlideInfo, path: Path, settings: TissueSettings) -> list[Annotation]:

@@ -27,6 +27,7 @@ from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, first
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.settings import Denoise, TileSettings
+from wsi_pipeline.tiles.store import Columns
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.tissue import coarse_tiles, detail, ink_masks
 from wsi_pipeline.types import Coords, RgbTiles
@@ -77,7 +78,7 @@ class Finished:
         tiles: (n, tile_px, tile_px, 3) uint8, normalised; overwritten once the next are asked for.
         coords: (n, 2) int64 level-0 (x, y).
         columns: Measures, (n,) float32 each; ``focus``, ``pen_fraction``, ``fold_fraction`` and
-            ``blood_fraction`` of the tile as scanned; ``annotation_class``, an index, where regions
+            ``blood_fraction`` of the tile as scanned; ``annotation_class``, int32, where regions
             were drawn.
         flagged: (n,) int8; kept, but with a flag: the position in ``FLAGS`` of the tile's first
             one, ``NO_FLAG`` where there is none.
@@ -85,7 +86,7 @@ class Finished:
 
     tiles: RgbTiles
     coords: Coords
-    columns: Mapping[str, NDArray[np.float32]]
+    columns: Columns
     flagged: NDArray[np.int8]
 
 
@@ -255,7 +256,7 @@ def _look_again(tiles: RgbTiles, judged: Judged, places: Indices) -> Look:
     )
 
 
-def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.float32]]:
+def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.int32]]:
     return {} if plan.classes is None else {COLUMN: plan.classes.index[indices]}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.tiles.settings import RuleSettings
-from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store import Columns, TileStore
 from wsi_pipeline.tissue import (
     CoarseTiles,
     blood_fractions,
@@ -128,9 +128,7 @@ def learn_rules(settings: RuleSettings, sample: Look) -> SlideRules:
     )
 
 
-def marks(
-    columns: Mapping[str, Values], limits: Mapping[str, float]
-) -> dict[str, NDArray[np.bool_]]:
+def marks(columns: Columns, limits: Mapping[str, float]) -> dict[str, NDArray[np.bool_]]:
     """Return which tiles carry which flag.
 
     Args:

@@ -3,15 +3,16 @@
 ``tiles`` (N, tile_px, tile_px, 3) uint8, ``coords`` (N, 2) int64 level-0 (x, y) in canonical order,
 one (N,) float32 array per measure (``tissue_fraction``, ``background_fraction``, ``focus``,
 ``pen_fraction``, ``fold_fraction``, ``blood_fraction``), and what is known about them as root
-attributes, ``complete`` last. A store is whole or absent: it is written beside its place and
-renamed.
+attributes, ``complete`` last. Where regions were drawn, ``annotation_class`` is (N,) int32: the
+position of the tile's class in the attribute ``annotation_classes``, or -1. A store is whole or
+absent: it is written beside its place and renamed.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,9 @@ SCHEMA_VERSION: Final = 1
 AUTO: Final = "auto"  # the codec that a format prefers
 AGAIN: Final = "cut the slide again with --overwrite"
 
-Columns = Mapping[str, NDArray[np.float32]]
+CODES: Final = ("annotation_class",)  # columns of codes, whose names an attribute holds
+
+Columns = Mapping[str, NDArray[np.float32 | np.int32]]
 
 
 class TileArray(ABC):
@@ -115,7 +118,7 @@ class TileStore:
         path: The ``.zarr`` folder or ``.h5`` file.
         tiles: (N, tile_px, tile_px, 3) uint8, read on demand.
         coords: (N, 2) int64, level-0 (x, y).
-        columns: Measure name to (N,) float32.
+        columns: Measure name to (N,) float32; codes are int32, in older stores too.
         attributes: Everything else that was recorded.
     """
 
@@ -285,7 +288,7 @@ class TileWriter:
         Args:
             tiles: (n, tile_px, tile_px, 3) uint8; may be reused afterwards.
             coords: (n, 2) int64, following those before in canonical order.
-            columns: Measure name to (n,) float32; the same names each time.
+            columns: Measure name to (n,) float32, codes int32; the same names each time.
 
         Raises:
             StoreError: The shapes or names disagree, or the capacity is exceeded.
@@ -308,7 +311,7 @@ class TileWriter:
         self._file.write(tiles)
         self._coords.append(np.array(coords, np.int64))
         self._columns.append(
-            {name: np.array(column, np.float32) for name, column in columns.items()}
+            {name: np.array(column, column_dtype(name)) for name, column in columns.items()}
         )
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
@@ -368,7 +371,20 @@ def open_tiles(path: Path) -> TileStore:
     """
     if not path.exists():
         raise StoreError(f"{path}: there is no such tile store; cut the slide first")
-    return _format_of(path).load().open_store(path)
+    store = _format_of(path).load().open_store(path)
+    old = {name: store.columns[name] for name in CODES if name in store.columns}
+    codes = {name: held.astype(np.int32) for name, held in old.items() if _are_whole(held)}
+    return replace(store, columns={**store.columns, **codes}) if codes else store
+
+
+def column_dtype(name: str) -> type[np.float32 | np.int32]:
+    """Return what a column is kept as."""
+    return np.int32 if name in CODES else np.float32
+
+
+def _are_whole(codes: NDArray[Any]) -> bool:
+    """Whether codes that a store from before kept as float32 are whole numbers, undamaged."""
+    return bool((np.isfinite(codes) & (codes == np.rint(codes))).all())
 
 
 def check_marks(path: Path, attributes: Mapping[str, Any]) -> None:
@@ -441,7 +457,7 @@ def _wrong_shapes(store: TileStore) -> Iterator[str]:
     if store.coords.shape != (len(store), 2) or store.coords.dtype != np.int64:
         yield f"{store.path}: coords are {store.coords.shape} {store.coords.dtype}"
     for name, column in store.columns.items():
-        if column.shape != (len(store),) or column.dtype != np.float32:
+        if column.shape != (len(store),) or column.dtype != column_dtype(name):
             yield f"{store.path}: {name} is {column.shape} {column.dtype}"
         elif not np.isfinite(column).all():
             yield f"{store.path}: {name} has values that are not finite"
