@@ -153,20 +153,19 @@ class PlacedTiles:
     Attributes:
         coords: (n, 2) int64 level-0 (x, y).
         flagged: (n,) int8, as in :class:`Finished`.
-        classes: (n,) float32, position in the slide's annotation classes or ``NO_CLASS``.
+        classes: (n,) int32, position in the slide's annotation classes or ``NO_CLASS``.
     """
 
     coords: Coords
     flagged: NDArray[np.int8]
-    classes: NDArray[np.float32]
+    classes: NDArray[np.int32]
 
     @classmethod
     def of(cls, tiles: Finished) -> Self:
         """Take over what is drawn of finished tiles; their pixels are soon others'."""
-        none = np.full(len(tiles.coords), NO_CLASS, np.float32)
-        return cls(
-            coords=tiles.coords, flagged=tiles.flagged, classes=tiles.columns.get(COLUMN, none)
-        )
+        none = np.full(len(tiles.coords), NO_CLASS, np.int32)
+        classes = np.asarray(tiles.columns.get(COLUMN, none), np.int32)
+        return cls(coords=tiles.coords, flagged=tiles.flagged, classes=classes)
 
 
 def write_thumbnail(path: Path, plan: SlidePlan, tiles: Sequence[PlacedTiles]) -> None:
