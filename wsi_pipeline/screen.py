@@ -239,6 +239,8 @@ def _tables(summary: Summary) -> Iterator[Table]:
     table.add_row(f"{summary.unit} failed", str(len(summary.failed)), style=style)
     for name, number in summary.counts.items():
         table.add_row(escape(name), f"{number:,}")
+    if rate := summary.throughput:
+        table.add_row(f"{rate[0]} a second, by the clock", f"{rate[1]:,.1f}")
     for flag, number in summary.flags.most_common():
         table.add_row(f"flag: {escape(flag)}", str(number), style="yellow")
     yield table
@@ -247,14 +249,22 @@ def _tables(summary: Summary) -> Iterator[Table]:
 
 
 def _time_table(summary: Summary) -> Table:
-    """Set out where the time went, over all workers and threads, the longest first."""
+    """Set out where the time went, the longest first.
+
+    Phases are summed over all workers and threads, which work at the same time, and wait for each
+    other: their sum is not the time that passed, which stands below it.
+    """
     table = Table(
-        "where the time went", "seconds", title_justify="left", caption_justify="left",
+        "where the time went", "seconds, summed over threads",
+        title_justify="left", caption_justify="left",
         caption=f"{bottleneck(summary.phases)} limits",
     )  # fmt: skip
     table.columns[1].justify = "right"
     for phase, seconds in summary.phases.most_common():
         table.add_row(escape(phase), f"{seconds:.1f}")
+    table.add_section()
+    table.add_row("all phases, summed over threads", f"{sum(summary.phases.values()):.1f}")
+    table.add_row("by the clock", f"{summary.seconds:.1f}")
     return table
 
 

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
 from wsi_pipeline.errors import named
 from wsi_pipeline.events import (
@@ -20,6 +21,8 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.timing import Span, bottleneck
+
+RATED: Final = {"tiles kept": "tiles kept", "tiles encoded": "tiles"}  # count: what of it a second
 
 
 @dataclass(kw_only=True)
@@ -42,6 +45,17 @@ class Summary:
     spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
     at_work: dict[str, float] = field(default_factory=dict)
     epoch: str = ""
+
+    @property
+    def throughput(self) -> tuple[str, float] | None:
+        """What the stage makes of slides, and how many of it a second by the clock; None if none.
+
+        The clock runs from the stage's start to its last event, the start of workers included.
+        """
+        for name, what in RATED.items():
+            if self.counts[name] and self.seconds > 0:
+                return what, self.counts[name] / self.seconds
+        return None
 
     @property
     def finished(self) -> int:
@@ -138,4 +152,9 @@ def time_line(summary: Summary) -> str:
     if not any(summary.phases.values()):
         return ""
     spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.phases.most_common())
-    return f"{summary.stage}: {spent}; {bottleneck(summary.phases)} limits"
+    summed = sum(summary.phases.values())
+    rate = f", {told[1]:.1f} {told[0]} a second" if (told := summary.throughput) else ""
+    return (
+        f"{summary.stage}: {spent}; {bottleneck(summary.phases)} limits; {summed:.1f} s summed "
+        f"over threads, {summary.seconds:.1f} s by the clock{rate}"
+    )

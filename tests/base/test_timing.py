@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_pipeline.events import SlideDone
+from wsi_pipeline.journal import read_journal
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import AHEAD, Span, Stopwatch, bottleneck, trace_events
 
 
@@ -90,7 +93,7 @@ def test_stages_say_where_the_time_went_and_write_a_trace(
     run = tmp_path / "run"
     command = [str(tmp_path / "slides"), "--run", str(run), "--profile"]
     assert tile([*command, "--codec=jpeg", "--workers=1"]) == 0
-    assert "where the time went" in capsys.readouterr().out
+    assert_rates_and_clock(capsys.readouterr().out, run)
     assert {"read", "decode", "resample", "normalise", "encode", "write"} <= phases(run, "tile")
     assert "limits" in (run / "logs/tile.log").read_text()
     network = ["--encoder=test_resnet", "--weights=random", "--device=cpu", "--profile"]
@@ -100,6 +103,28 @@ def test_stages_say_where_the_time_went_and_write_a_trace(
     fused = ["--source=slide", f"--cohort={tmp_path / 'slides'}", "--overwrite"]
     assert extract([str(run), *network, *fused]) == 0
     assert {"decode", "normalise", "forward"} <= phases(run, "extract")
+
+
+def assert_rates_and_clock(shown: str, run: Path) -> None:
+    """The closing table tells tiles a second, and both ways to count seconds, as they are."""
+    (done,) = [
+        entry.event for entry in read_journal(RunFolder(run).journal)
+        if isinstance(entry.event, SlideDone)
+    ]  # fmt: skip
+
+    cells = [line.split("│")[1:3] for line in shown.splitlines() if line.count("│") == 3]
+    told = {name.strip(): value.strip().replace(",", "") for name, value in cells}
+
+    def cell(name: str) -> float:
+        return float(told[name])
+
+    clock, summed = cell("by the clock"), cell("all phases, summed over threads")
+    assert clock >= done.seconds - 0.1
+    assert summed == pytest.approx(sum(done.phases.values()), abs=0.1)
+    assert cell("tiles kept") == done.counts["tiles kept"] > 0
+    rate = cell("tiles kept a second, by the clock")
+    assert rate == pytest.approx(cell("tiles kept") / clock, rel=0.05 / clock + 0.01, abs=0.1)
+    assert f"{clock:.1f} s by the clock" in (run / "logs/tile.log").read_text()
 
 
 def phases(run: Path, verb: str) -> set[str]:
