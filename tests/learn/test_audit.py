@@ -17,7 +17,7 @@ from wsi_pipeline.learn import FeatureFolder, SplitSettings, labelled, split_pat
 from wsi_pipeline.learn.audit import Audit, SlideEvidence, audit_table, find_nuisances
 from wsi_pipeline.learn.audit.copies import find_copies, read_pictures
 from wsi_pipeline.learn.audit.finding import connected
-from wsi_pipeline.learn.audit.people import too_few_to_split, too_few_to_test
+from wsi_pipeline.learn.audit.patients import too_few_to_split, too_few_to_test
 from wsi_pipeline.learn.audit.slides import find_same_slides, find_similar_slides
 from wsi_pipeline.learn.audit.tiles import find_similar_tiles
 from wsi_pipeline.learn.splits import SplitSlide

@@ -58,7 +58,7 @@ def map_slides(
                         died.add(fate.slide_id)
                         again.append(by_id[fate.slide_id])
                     elif isinstance(fate, Died):
-                        yield _buried(fate)
+                        yield _failure_of(fate)
                     else:
                         yield fate
             if again and len(again) == len(waiting):
@@ -66,7 +66,7 @@ def map_slides(
             waiting = again
 
 
-def _buried(fate: Died) -> SlideFailed:
+def _failure_of(fate: Died) -> SlideFailed:
     return SlideFailed(
         slide_id=fate.slide_id,
         error="its worker process was killed twice (a crashing codec, or out of memory); "

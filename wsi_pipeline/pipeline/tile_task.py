@@ -32,7 +32,7 @@ class CutTask:
 
 def cut_task(config: TileConfig, slide: CohortSlide) -> CutTask:
     """Return the work order for one slide of the cohort."""
-    annotations, mask = _drawn(config, slide)
+    annotations, mask = _annotations_of(config, slide)
     request = SlideRequest(
         mpp=slide.mpp,
         region=slide.region,
@@ -59,7 +59,7 @@ def cut_task(config: TileConfig, slide: CohortSlide) -> CutTask:
     )
 
 
-def _drawn(config: TileConfig, slide: CohortSlide) -> tuple[Path | None, Path | None]:
+def _annotations_of(config: TileConfig, slide: CohortSlide) -> tuple[Path | None, Path | None]:
     """Return the annotations and the corrected mask that people drew; None where they did not."""
     annotations = beside(config, slide, slide.annotations) if slide.annotations else None
     corrected = config.masks and config.masks / f"{slide.slide_id}.geojson"

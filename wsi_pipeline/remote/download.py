@@ -170,7 +170,7 @@ class Downloader:
                     yield self.outcome(said)
             elif said is not None:
                 yield said
-            yield from meters.looks(
+            yield from meters.progress(
                 [
                     Moving(
                         slide_id=self._names[transfer.entry.relative_path],

@@ -9,7 +9,7 @@ from typing import Final
 from wsi_pipeline.events import Event, FileProgress, TotalProgress
 
 WINDOW_S: Final = 10.0
-LOOK_S: Final = 0.5
+READ_S: Final = 0.5
 TOTAL_EVERY_S: Final = 15.0
 
 
@@ -27,18 +27,18 @@ class Meter:
     """Bytes per second over the last seconds."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque()
+        self._readings: deque[tuple[float, int]] = deque()
 
-    def look(self, now: float, received: int) -> float:
-        self._looks.append((now, received))
-        while len(self._looks) > 2 and now - self._looks[0][0] > WINDOW_S:
-            self._looks.popleft()
-        then, before = self._looks[0]
+    def read(self, now: float, received: int) -> float:
+        self._readings.append((now, received))
+        while len(self._readings) > 2 and now - self._readings[0][0] > WINDOW_S:
+            self._readings.popleft()
+        then, before = self._readings[0]
         return (received - before) / (now - then) if now > then else 0.0
 
 
 class Meters:
-    """The meters of all files and of the whole, looked at twice a second at most."""
+    """The meters of all files and of the whole, read twice a second at most."""
 
     def __init__(
         self, total_bytes: int, files: int, clock: Callable[[], float] = time.monotonic
@@ -49,8 +49,8 @@ class Meters:
         self._each: dict[str, Meter] = {}
         self._whole = Meter()
         self._ended_bytes = self._ended_received = self._ended_files = 0
-        self._looked = self._said = clock()
-        self._whole.look(self._said, 0)
+        self._read_at = self._said = clock()
+        self._whole.read(self._said, 0)
 
     def ended(self, size: int, received: int) -> None:
         """Count a file that is done or failed."""
@@ -58,15 +58,15 @@ class Meters:
         self._ended_bytes += size
         self._ended_received += received
 
-    def looks(self, moving: Sequence[Moving]) -> Iterator[Event]:
+    def progress(self, moving: Sequence[Moving]) -> Iterator[Event]:
         """Yield the progress that is due."""
         now = self._clock()
-        if now - self._looked < LOOK_S:
+        if now - self._read_at < READ_S:
             return
-        self._looked = now
+        self._read_at = now
         self._each = {file.slide_id: self._each.get(file.slide_id, Meter()) for file in moving}
         for file in moving:
-            speed = self._each[file.slide_id].look(now, file.received_bytes)
+            speed = self._each[file.slide_id].read(now, file.received_bytes)
             yield FileProgress(
                 slide_id=file.slide_id,
                 done_bytes=file.done_bytes,
@@ -74,7 +74,7 @@ class Meters:
                 bytes_per_s=speed,
                 eta_s=_left(file.total_bytes - file.done_bytes, speed),
             )
-        speed = self._whole.look(now, self._ended_received + sum(f.received_bytes for f in moving))
+        speed = self._whole.read(now, self._ended_received + sum(f.received_bytes for f in moving))
         if now - self._said >= TOTAL_EVERY_S:
             self._said = now
             yield self._total(self._ended_bytes + sum(f.done_bytes for f in moving), speed)

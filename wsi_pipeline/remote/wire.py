@@ -218,13 +218,13 @@ class _OpenSockets:
 
     def told_of(self, pools: Mapping[str, Any]) -> dict[str, Any]:
         """Return urllib3's pools with connections that tell of their sockets here."""
-        return {scheme: self._telling_pool(pool) for scheme, pool in pools.items()}
+        return {scheme: self._announcing_pool(pool) for scheme, pool in pools.items()}
 
-    def _telling_pool(self, pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
-        connection = self._telling(pool.ConnectionCls)  # type: ignore[arg-type]
+    def _announcing_pool(self, pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+        connection = self._announcing(pool.ConnectionCls)  # type: ignore[arg-type]
         return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
-    def _telling(self, base: type[HTTPConnection]) -> type[HTTPConnection]:
+    def _announcing(self, base: type[HTTPConnection]) -> type[HTTPConnection]:
         sockets = self
 
         class Telling(base):  # type: ignore[misc, valid-type]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StainFitError
+from wsi_pipeline.stain.percentiles import Vector, at_ranks, span
 from wsi_pipeline.stain.plausible import judge_he
-from wsi_pipeline.stain.ranks import Vector, at_ranks, span
 from wsi_pipeline.stain.stains import (
     MIN_STAIN_ANGLE_DEG,
     OPTICAL_DENSITY,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wsi_pipeline.stain.ranks import upper_percentiles
+from wsi_pipeline.stain.percentiles import upper_percentiles
 from wsi_pipeline.stain.stains import REFERENCE, Matrix, angle_deg
 
 NOT_HE = "not_he"

@@ -1,3 +1,4 @@
+from .annotated import drawn_digest
 from .blocks import Block, map_blocks, read_blocks
 from .cut import CutResult, SlideCut, cut_slide, open_cut
 from .decisions import (
@@ -13,7 +14,6 @@ from .decisions import (
     tile_reasons,
     write_decisions,
 )
-from .drawn import drawn_digest
 from .flags import FLAGS, any_mark, store_marks
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide

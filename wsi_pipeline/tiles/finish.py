@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.stain import StainTransform, backed, fit_stain
+from wsi_pipeline.tiles.annotated import COLUMN
 from wsi_pipeline.tiles.background import BACKGROUND_RULES, GLASS_MARGIN, Judged
 from wsi_pipeline.tiles.blocks import (
     NOTHING,
@@ -22,7 +23,6 @@ from wsi_pipeline.tiles.blocks import (
     map_blocks,
     read_blocks,
 )
-from wsi_pipeline.tiles.drawn import COLUMN
 from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, first_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference

@@ -17,7 +17,7 @@ from wsi_pipeline.slides import (
     reduce_area,
     resolve_mpp,
 )
-from wsi_pipeline.tiles.drawn import (
+from wsi_pipeline.tiles.annotated import (
     TileClasses,
     allowed,
     classify,
@@ -60,7 +60,7 @@ class SlidePlan:
         wanted: (len(grid),) bool; places with enough tissue.
         region: The part of the slide that was asked for, level-0 px; None for the whole.
         classes: What regions drawn on the slide call its tile places; None without regions.
-        drawn: Those regions, level-0 px.
+        annotations: Those regions, level-0 px.
     """
 
     mpp: float | None
@@ -75,7 +75,7 @@ class SlidePlan:
     wanted: NDArray[np.bool_]
     region: Region | None = None
     classes: TileClasses | None = None
-    drawn: Sequence[Annotation] = ()
+    annotations: Sequence[Annotation] = ()
 
     def tissue_in(self, indices: NDArray[np.integer[Any]]) -> Mask:
         """Return (n, tile_px, tile_px) bool: the tissue mask at the tiles' resolution."""
@@ -138,7 +138,7 @@ def survey_slide(
         wanted=(fraction >= settings.min_tissue_fraction) & (fraction > 0),
         region=request.region,
         classes=classify(regions, grid, settings.min_annotation_overlap) if regions else None,
-        drawn=regions,
+        annotations=regions,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
-from wsi_pipeline.tiles.drawn import COLUMN, NO_CLASS
+from wsi_pipeline.tiles.annotated import COLUMN, NO_CLASS
 from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally
 from wsi_pipeline.tiles.flags import FLAGS, NO_FLAG
 from wsi_pipeline.tiles.plan import SlidePlan
@@ -92,7 +92,9 @@ def describe_tiles(
             "tilt": asdict(tissue_tilt(tissue.mask)),
         },
         "annotation_classes": None if plan.classes is None else list(plan.classes.names),
-        "annotation_colours": {name: list(rgb) for name, rgb in class_colours(plan.drawn).items()},
+        "annotation_colours": {
+            name: list(rgb) for name, rgb in class_colours(plan.annotations).items()
+        },
         "stain": fit.stain.to_attributes(),
         "stain_reference": stain_reference(settings).to_attributes(),
         "background_level": fit.background_level,
@@ -194,7 +196,7 @@ def _layers(plan: SlidePlan, tiles: Sequence[PlacedTiles], per_px: float) -> Ite
     boxes = np.concatenate([start, start + plan.grid.tile_px_level0 / per_px], axis=1)
     flagged = np.concatenate([one.flagged for one in tiles])
     classes = np.concatenate([one.classes for one in tiles])
-    colours, names = class_colours(plan.drawn), plan.classes.names if plan.classes else ()
+    colours, names = class_colours(plan.annotations), plan.classes.names if plan.classes else ()
     plain = flagged == NO_FLAG
     yield TileLayer(boxes=boxes[plain & (classes == NO_CLASS)], colour=KEPT)
     for position, name in enumerate(names):
@@ -204,8 +206,8 @@ def _layers(plan: SlidePlan, tiles: Sequence[PlacedTiles], per_px: float) -> Ite
 
 
 def _outlines(plan: SlidePlan, per_px: float) -> Iterator[Outline]:
-    colours, origin = class_colours(plan.drawn), np.array(plan.picture.origin)
-    for region in plan.drawn:
+    colours, origin = class_colours(plan.annotations), np.array(plan.picture.origin)
+    for region in plan.annotations:
         rings = [ring for part in region.area.geoms for ring in (part.exterior, *part.interiors)]
         yield Outline(
             rings=[(np.asarray(ring.coords)[:, :2] - origin) / per_px for ring in rings],

@@ -42,7 +42,7 @@ class _Reader:
         self.features: list[dict[str, Any]] = []
         self.is_asap = False
         self.depth = 0
-        self.drawn: dict[str, str] = {}
+        self.annotation: dict[str, str] = {}
         self.corners: list[tuple[int, list[float]]] = []
 
     def doctype(self, *_: object) -> None:
@@ -55,7 +55,7 @@ class _Reader:
         if self.depth == 1:
             self.is_asap = name == "ASAP_Annotations"
         elif name == "Annotation":
-            self.drawn, self.corners = attributes, []
+            self.annotation, self.corners = attributes, []
         elif name == "Coordinate":
             self.corners.append(self._corner(attributes))
 
@@ -70,21 +70,22 @@ class _Reader:
             return order, [_number(attributes["X"]), _number(attributes["Y"])]
         except (KeyError, ValueError, OverflowError):
             raise SlideError(
-                f"{self.path}: a Coordinate of {self.drawn.get('Name', '?')!r} is no X, Y pair."
+                f"{self.path}: a Coordinate of {self.annotation.get('Name', '?')!r} "
+                "is no X, Y pair."
             ) from None
 
     def _feature(self) -> dict[str, Any]:
         points = [xy for _, xy in sorted(self.corners, key=lambda corner: corner[0])]
-        kind = self.drawn.get("Type", "").casefold()
+        kind = self.annotation.get("Type", "").casefold()
         if kind in AREAS and len(points) >= 3:
             closed = points if points[0] == points[-1] else [*points, points[0]]
             geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [closed]}
         else:
             geometry = {"type": "MultiPoint", "coordinates": points}
         properties: dict[str, Any] = {"objectType": "annotation"}
-        if name := self.drawn.get("Name"):
+        if name := self.annotation.get("Name"):
             properties["name"] = name
-        group = self.drawn.get("PartOfGroup", "None")
+        group = self.annotation.get("PartOfGroup", "None")
         if group not in ("", "None"):
             properties["classification"] = {"name": group}
         return {"type": "Feature", "geometry": geometry, "properties": properties}

@@ -7,7 +7,7 @@ from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.learn.audit.evidence import SlideEvidence
 from wsi_pipeline.learn.audit.finding import Audit
 from wsi_pipeline.learn.audit.nuisances import find_nuisances
-from wsi_pipeline.learn.audit.people import (
+from wsi_pipeline.learn.audit.patients import (
     patients_on_both_sides,
     too_few_to_split,
     too_few_to_test,

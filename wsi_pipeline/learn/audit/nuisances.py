@@ -18,7 +18,13 @@ import numpy as np
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.learn.audit.evidence import Numbers, SlideEvidence
 from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
-from wsi_pipeline.learn.audit.telling import Array, Labelled, by_numbers, by_value, telling
+from wsi_pipeline.learn.audit.predictability import (
+    Array,
+    Labelled,
+    by_numbers,
+    by_value,
+    predictability,
+)
 from wsi_pipeline.learn.bootstrap import Estimate
 from wsi_pipeline.learn.splits import SplitSlide
 
@@ -168,7 +174,7 @@ def _labelled(slides: Sequence[SplitSlide]) -> Labelled:
 
 
 def _told(name: str, scores: Array, slides: Labelled, threshold: float) -> _Told:
-    label, auroc, sure = telling(scores, slides)
+    label, auroc, sure = predictability(scores, slides)
     return _Told(
         name=name,
         label=label,

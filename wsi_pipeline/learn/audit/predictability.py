@@ -88,10 +88,10 @@ def by_numbers(numbers: NDArray[np.generic], slides: Labelled) -> Array | None:
     return scores
 
 
-def telling(scores: Array, slides: Labelled) -> tuple[str, Estimate, float]:
+def predictability(scores: Array, slides: Labelled) -> tuple[str, Estimate, float]:
     """Return the class that the scores (n, C) tell best from the rest, its AUROC, what is sure.
 
-    The last is the AUROC that is exceeded with 95 % confidence, one-sided. Perfect telling is sure
+    The last is the AUROC that is exceeded with 95 % confidence, one-sided. A perfect one is sure
     as it is: how few patients may be chance is the caller's to say.
     """
     classes = slides.classes

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wsi_pipeline.stain import fit_macenko
-from wsi_pipeline.stain.ranks import at_ranks, upper_percentiles
+from wsi_pipeline.stain.percentiles import at_ranks, upper_percentiles
 from wsi_pipeline.stain.stains import OPTICAL_DENSITY
 
 
