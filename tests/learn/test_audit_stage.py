@@ -11,6 +11,7 @@ import pytest
 
 from wsi_pipeline.audit import main as audit
 from wsi_pipeline.learn import read_openings
+from wsi_pipeline.predict import main as predict
 from wsi_pipeline.train import main as train
 
 QUICK = ("--epochs=1", "--resamples=100", "--hidden=16", "--device=cpu")
@@ -216,3 +217,63 @@ def test_cross_validation_is_nested_resumed_and_opens_the_external_cohort_once(r
     assert train(command) == 0
     assert weights.stat().st_mtime_ns == before, "a finished fold is kept"
     assert json.loads((folder / "metrics.json").read_text()) == metrics, "and the figures are same"
+
+
+def test_two_tasks_are_trained_from_one_run_folder(run, capsys):
+    two = [*of(run), *QUICK, "--name=two", "--label-map=a=tumour,b=tumour,c=normal"]
+    assert train(two) == 0
+    pair = [*of(run), *QUICK, "--name=pair", "--only-labels=a,b"]
+    assert train(pair) == 0
+    assert "12 slides of 'c' are left out: not asked for" in capsys.readouterr().out
+    for name, classes in {"two": ["normal", "tumour"], "pair": ["a", "b"]}.items():
+        metrics = json.loads((run / "models" / name / "metrics.json").read_text())
+        assert metrics["classes"] == classes
+        rows = pd.read_csv(run / "models" / name / "predictions.csv", comment="#")
+        assert sorted(set(rows.label)) == classes
+        assert {"test", "external"} <= set(rows.split)
+    assert predict([str(run), "--model=two", "--no-heatmaps", "--no-geojson"]) == 0
+    said = pd.read_csv(run / "predictions" / "two" / "slides.csv", comment="#")
+    assert set(said.label) == {"normal", "tumour"}
+    weights = run / "models" / "two" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert train(two) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert train([*of(run), *QUICK, "--name=two"]) != 0, "another task is another model"
+    assert "label_map" in capsys.readouterr().err
+
+
+def test_a_model_of_before_there_were_tasks_goes_on(run):
+    assert train([*of(run), *QUICK]) == 0
+    path = run / "models" / "made.for_test" / "config.json"
+    text = json.loads(path.read_text())
+    for name in ("label_column", "label_map", "only_labels"):
+        del text["digests"]["identity"]["settings"][name]
+    path.write_text(json.dumps(text))
+    weights = path.with_name("model.safetensors")
+    before = weights.stat().st_mtime_ns
+    assert train([*of(run), *QUICK]) == 0
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("--label-map=aa=x,b=x,c=y", "there is no label 'aa'; did you mean 'a'?"),
+        ("--label-map=a=x,b=y", "does not say what c is; add c=c"),
+        ("--label-map=a=x,b", "'b' is no pair"),
+        ("--label-map=a=x,a=y", "label 'a' stands twice"),
+        ("--only-labels=a,bb", "there is no class 'bb'; did you mean 'b'?"),
+        ("--label-column=lable", "there is no column of labels 'lable'; did you mean 'label'?"),
+        ("--label-column=stage", "the cohort table has nothing in it"),
+    ],
+)
+@pytest.mark.parametrize("verb", [audit, train])
+def test_a_task_that_the_table_does_not_bear_is_refused(run, verb, asked, sentence, capsys):
+    assert verb([*of(run), asked]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_labels_come_from_another_column(run):
+    change(run, sex=lambda table: ["female" if n % 2 else "male" for n in range(len(table))])
+    assert audit([*of(run), "--label-column=sex"]) in (0, 1)
+    assert json.loads((run / "audit.json").read_text())["settings"]["label_column"] == "sex"

@@ -113,7 +113,7 @@ from .splits import (
     splits_digest,
     write_splits,
 )
-from .study import Material, Source, Study, audit_cohort, from_features, prepare_study
+from .study import Material, Source, Study, audit_cohort, from_features, pose, prepare_study
 
 __all__ = [
     "AGGREGATORS",
@@ -213,6 +213,7 @@ __all__ = [
     "metric_of",
     "patient_cases",
     "patients_needed",
+    "pose",
     "predictions_csv",
     "prepare_study",
     "read_bundle_config",

@@ -10,10 +10,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.registry import Registry
+from wsi_pipeline.cohort import CLINICAL
+from wsi_pipeline.errors import ConfigError, named
+from wsi_pipeline.registry import Registry, unknown
 from wsi_pipeline.settings import Chosen, Device, Settings
 
+LABEL_COLUMNS: Final = ("label", "site", "preservation", "scanner", "sample_type", *CLINICAL)
 Interval = Literal["percentile", "bca"]
 
 
@@ -51,6 +53,77 @@ class SeedSettings(Settings):
     seed: int = Field(
         default=0, ge=0, description="Of split, sampling, order, augmentation and initial weights."
     )
+
+
+class TaskSettings(Settings):
+    """What is told apart: the classes are the labels of the table, or made of them."""
+
+    topic: ClassVar = "what is told apart"
+
+    label_column: str = Field(
+        default="label",
+        description="Column of the cohort table whose values are the labels, such as stage or sex.",
+    )
+    label_map: dict[str, str] | None = Field(
+        default=None,
+        description="Classes made of labels, such as hcc=tumour,cca=tumour,normal=normal; every "
+        "label must be in it, unless --only-labels says which classes are used.",
+    )
+    only_labels: list[str] = Field(
+        default=[], description="These classes alone; slides of others are left out."
+    )
+
+    @field_validator("label_column")
+    @classmethod
+    def _is_column(cls, column: str) -> str:
+        if column not in LABEL_COLUMNS:
+            raise ValueError(unknown("column of labels", column, LABEL_COLUMNS))
+        return column
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _pairs(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        pairs: dict[str, str] = {}
+        for word in given.split(","):
+            label, equals, name = (part.strip() for part in word.partition("="))
+            if not (label and equals and name):
+                raise ValueError(f"{word.strip()!r} is no pair; write label=class,label=class")
+            if label in pairs:
+                raise ValueError(f"label {label!r} stands twice")
+            pairs[label] = name
+        return pairs
+
+    def classes_of(self, labels: Iterable[str]) -> dict[str, str]:
+        """Return the class of each label that is used.
+
+        Args:
+            labels: Those that there are.
+
+        Raises:
+            ConfigError: There is no such label or class, or nothing says what a label is.
+        """
+        found = sorted(set(labels))
+        made = self.label_map or {}
+        for label in made:
+            if label not in found:
+                raise ConfigError(f"--label-map: {unknown('label', label, found)}")
+        classes = {label: made.get(label, label) for label in found}
+        for name in self.only_labels:
+            if name not in classes.values():
+                raise ConfigError(f"--only-labels: {unknown('class', name, {*classes.values()})}")
+        unsaid = [label for label in found if self.label_map and label not in made]
+        if unsaid and not self.only_labels:
+            raise ConfigError(
+                f"--label-map does not say what {named(unsaid)} is; add {unsaid[0]}={unsaid[0]}, "
+                "or say with --only-labels which classes are used"
+            )
+        return {
+            label: name
+            for label, name in classes.items()
+            if not self.only_labels or name in self.only_labels
+        }
 
 
 class _Placed(Protocol):

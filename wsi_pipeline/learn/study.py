@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.errors import LearnError, named
+from wsi_pipeline.errors import ConfigError, LearnError, named
 from wsi_pipeline.learn.audit import (
     Audit,
     SlideEvidence,
@@ -30,7 +30,7 @@ from wsi_pipeline.learn.external import (
     external_ids,
     seal_external,
 )
-from wsi_pipeline.learn.settings import SplitSettings
+from wsi_pipeline.learn.settings import SplitSettings, TaskSettings
 from wsi_pipeline.learn.splits import (
     INTERNAL,
     Splits,
@@ -260,6 +260,27 @@ def from_features(
         near=NEAR,
         evidence=lambda inside, outside: gather(run, stores, inside) | identify(run, outside),
     )
+
+
+def pose(material: Material[SourceT], task: TaskSettings) -> Material[SourceT]:
+    """Return the material with the classes of a task in the place of the table's labels.
+
+    Slides of classes that are not used are left out, and a note says so.
+
+    Raises:
+        ConfigError: There is no such label or class, or the column is empty.
+    """
+    column = task.label_column
+    rows = [replace(row, label=getattr(row, column)) for row in material.cohort]
+    if column != "label" and not any(row.label for row in rows):
+        raise ConfigError(f"--label-column {column}: the cohort table has nothing in it")
+    classes = task.classes_of(row.label for row in rows if row.label)
+    lost = Counter(row.label for row in rows if row.label and row.label not in classes)
+    notes = [f"{count} slides of {label!r} are left out: not asked for" for label, count in
+             lost.items()]  # fmt: skip
+    kept = [replace(row, label=classes[row.label] if row.label else None)
+            for row in rows if row.label not in lost]  # fmt: skip
+    return replace(material, cohort=tuple(kept), notes=(*material.notes, *notes))
 
 
 def _with_data(

@@ -10,7 +10,7 @@ from wsi_pipeline.cohort import CohortSlide, doubtful_labels, read_cohort
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.features import find_features
-from wsi_pipeline.learn.settings import SplitSettings
+from wsi_pipeline.learn.settings import SplitSettings, TaskSettings
 from wsi_pipeline.pipeline.configs import AuditConfig
 from wsi_pipeline.reporting.copies import write_groups_page
 from wsi_pipeline.run_cohort import unmatched_features
@@ -106,7 +106,12 @@ class Audited(Generic[SourceT]):
             settings: What was asked; those of the split and of what was looked at are kept.
             accepted: Why what was found is accepted.
         """
-        kept = {*SplitSettings.model_fields, "encoder", "patient_pattern"}
+        kept = {
+            *SplitSettings.model_fields,
+            *TaskSettings.model_fields,
+            "encoder",
+            "patient_pattern",
+        }
         digests = {} if self.study is None else self.study.digests
         return self.audit.to_json(
             accepted,
@@ -126,7 +131,9 @@ def run(config: AuditConfig) -> Iterator[Event]:
     folder = RunFolder(config.run)
     stores = find_features(folder.features, config.encoder)
     yield StageStarted(stage="audit", total=1, unit="audits")
-    material = learn.from_features(read_cohort(folder.cohort), config.run, stores, config.external)
+    cohort = read_cohort(folder.cohort)
+    material = learn.from_features(cohort, config.run, stores, config.external)
+    material = learn.pose(material, config)
     yield from unmatched_features(folder, stores)
     yield from doubts_of(material.cohort)
     audited = Audited.of_table(material, config)

@@ -11,6 +11,7 @@ from wsi_pipeline.learn.settings import (
     FitSettings,
     JudgeSettings,
     SplitSettings,
+    TaskSettings,
 )
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
@@ -350,14 +351,14 @@ class ImportConfig(StageConfig):
     )
 
 
-class AuditConfig(StageConfig, SplitSettings):
+class AuditConfig(StageConfig, TaskSettings, SplitSettings):
     """Look for leaks, nuisances that predict the label, and classes too small for what is asked."""
 
     run: Run = Field(description="Run folder.")
     encoder: str = Field(default="densenet121", description="Whose features are looked at.")
 
 
-class TrialConfig(StageConfig, SplitSettings, JudgeSettings):
+class TrialConfig(StageConfig, TaskSettings, SplitSettings, JudgeSettings):
     """What `train` and `finetune` are both told."""
 
     run: Run = Field(description="Run folder.")

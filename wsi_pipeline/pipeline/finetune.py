@@ -33,7 +33,7 @@ def run(config: FinetuneConfig) -> Iterator[Event]:
             config=config,
             settings=config.identity(),
             learner=learn.PixelLearner(config, config.encoder, config.weights, config.run, ranks),
-            material=_material(config),
+            material=learn.pose(_material(config), config),
             target=target,
             splits=f"finetuned-{target.name}",
             ranks=ranks,

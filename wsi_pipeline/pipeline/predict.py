@@ -225,7 +225,11 @@ def _summarise(
 ) -> Iterator[Event]:
     """Write the tables of slides and patients."""
     found = {task.slide_id: read_prediction(task.target) for task in tasks}
-    cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
+    column, classes = model.settings.get("label_column", "label"), model.settings.get("label_map")
+    cohort = {}  # labels as the model's task has them, beside which its predictions can be read
+    for row in rows_of(RunFolder(config.run)):
+        label = getattr(row, column)
+        cohort[row.slide_id] = replace(row, label=(classes or {}).get(label, label))
     splits = {slide.slide_id: slide.split for slide in read_splits(folder / BundleFile.SPLITS)}
     if not isinstance(model.digests["weights"], str):  # all folds but one were trained on each
         splits = {k: split if split == "external" else "train" for k, split in splits.items()}

@@ -29,8 +29,9 @@ def run(config: TrainConfig) -> Iterator[Event]:
         config=config,
         settings=config.identity() | {"encoder": stores.name},
         learner=learn.FeatureLearner(config, config.run, stores.name),
-        material=learn.from_features(
-            read_cohort(folder.cohort), config.run, stores, config.external
+        material=learn.pose(
+            learn.from_features(read_cohort(folder.cohort), config.run, stores, config.external),
+            config,
         ),
         target=target,
         splits=target.name,
