@@ -1,22 +1,27 @@
 """From flags over a person's table to features, by the command line, on a real slide."""
 
+import base64
 import csv
+import io
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsi_pipeline import extract, qc, tile
 from wsi_pipeline.errors import CohortError, ConfigError, StoreMismatchError
 from wsi_pipeline.features import read_features
 from wsi_pipeline.pipeline.configs import QcConfig
 from wsi_pipeline.pipeline.qc import run as run_qc
+from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles import TileStore, open_tiles
 from wsi_pipeline.tiles.decisions import (
     PATH,
@@ -257,6 +262,52 @@ def test_the_page_loads_nothing_from_outside(run: Path) -> None:
     assert "http" not in re.sub(r'"data:[^"]*"|http-equiv', "", text)
 
 
+def pictures(run: Path) -> dict[str, np.ndarray]:
+    """Pictures of the page by their words."""
+    text = (run / "qc" / "index.html").read_text("utf-8")
+    found = {}
+    for tag, attributes in Tags(text).found:
+        if tag == "img":
+            data = base64.b64decode((attributes["src"] or "").partition(",")[2])
+            found[attributes["alt"] or ""] = np.asarray(Image.open(io.BytesIO(data)), np.int16)
+    return found
+
+
+def test_flagged_tiles_are_shown_as_scanned_beside_as_normalised(run: Path, data_dir: Path) -> None:
+    assert qc.main([str(run)]) == 0
+    store, found = stored(run), pictures(run)
+    side = int(store.attributes["tile_px_level0"])
+    rows = np.flatnonzero(store_marks(store)["pen"])
+    with open_slide(data_dir / "slides" / f"{ID}.svs") as slide:
+        for row in rows:
+            x, y = store.coords[row].tolist()
+            before = found[f"Tile of {ID} at {x}, {y}, as scanned"]
+            after = found[f"Tile of {ID} at {x}, {y}, normalised"]
+            for shown, own in (
+                (before, slide.read(0, x, y, side, side)),
+                (after, store.tiles[row]),
+            ):
+                small = cv2.resize(own, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+                assert np.abs(shown - small.astype(np.int16)).mean() < 8
+            assert np.abs(before - after).mean() > 4
+
+
+def test_a_slide_that_is_not_at_hand_is_said(run: Path, data_dir: Path, tmp_path: Path) -> None:
+    cohort = run / "cohort.csv"
+    text = cohort.read_text().replace(f"{ID}.svs", f"gone/{ID}.svs")
+    cohort.write_text(text)
+    assert qc.main([str(run)]) == 0
+    page = (run / "qc" / "index.html").read_text("utf-8")
+    assert "The slide is not at hand" in page
+    assert "only the normalised tiles are shown" in page
+    assert not any("as scanned" in words for words in pictures(run))
+    (tmp_path / "gone").mkdir()
+    shutil.copy(data_dir / "slides" / "liver_glycogen_HE.tif", tmp_path / "gone" / f"{ID}.svs")
+    assert qc.main([str(run), "--slides", str(tmp_path)]) == 0
+    assert "is another slide" in (run / "qc" / "index.html").read_text("utf-8")
+    assert not any("as scanned" in words for words in pictures(run))
+
+
 def test_clicks_change_the_table_that_is_downloaded(run: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
@@ -284,5 +335,5 @@ def test_clicks_change_the_table_that_is_downloaded(run: Path, tmp_path: Path) -
     ]  # fmt: skip
     assert f"{len(before) - 2} tiles and 1 slides dropped" in " ".join(dom.split())
     (widths,) = re.findall(r'data-images="([^"]*)"', dom)
-    assert len(widths.split()) == len(before)  # the overview, and every flagged tile
+    assert len(widths.split()) == 1 + 2 * (len(before) - 1)  # the overview; tiles, before and after
     assert "0" not in widths.split()

@@ -250,6 +250,11 @@ class QcConfig(StageConfig):
     max_dropped_fraction: float = Field(
         default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
     )
+    slides: Slides = Field(
+        default=None,
+        description="Folder the table's paths start from, for tiles as scanned; else the table's "
+        "own.",
+    )
     max_tiles: int = Field(
         default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
     )

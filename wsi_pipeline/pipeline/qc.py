@@ -42,8 +42,8 @@ def run(config: QcConfig) -> Iterator[Event]:
     table, page = RunFolder(config.run).decisions, RunFolder(config.run).decisions_page
     yield StageStarted(stage="qc", total=len(paths))
     run_folder = RunFolder(config.run)
-    rows_there = [row.slide_id for row in rows_of(run_folder)]
-    yield from unmatched(run_folder, rows_there, paths, "tile store")
+    cohort = {row.slide_id: row for row in rows_of(run_folder)}
+    yield from unmatched(run_folder, list(cohort), paths, "tile store")
     fresh = config.overwrite or not table.exists()
     present = read_decisions(table) if not fresh else None
     rows: list[Decision] = [] if present is None else list(present.rows)
@@ -58,7 +58,9 @@ def run(config: QcConfig) -> Iterator[Event]:
             rows += propose(slide_id, store, config.drop, config.max_dropped_fraction)
         yield _tell(config, slide_id, store, rows)
         if not config.dry_run:
-            shown.append(gallery_slide(config.run, slide_id, store, rows, config.max_tiles))
+            scan = cohort[slide_id].locate(config.slides) if slide_id in cohort else None
+            most = config.max_tiles
+            shown.append(gallery_slide(config.run, slide_id, store, rows, most, scan))
     if config.dry_run:
         return
     if fresh:

@@ -47,7 +47,7 @@ def collect(
     Args:
         run: The run folder; any of its parts may be missing.
         title: Of the page; the cohorts' names, else the folder's name, where None.
-        slides: Folder the cohort's paths start from, for tiles as scanned; None leaves them out.
+        slides: Folder the cohort's paths start from, for tiles as scanned; None: the table's own.
         created: Date to print.
         limits: How many slides and tiles are shown.
 

@@ -82,11 +82,19 @@ class Heatmap:
 
 @dataclass(frozen=True, kw_only=True)
 class TilePair:
-    """A tile as scanned and as normalised; ``before`` is None where the slide is not at hand."""
+    """A tile as scanned and as normalised.
+
+    Attributes:
+        slide_id: Its slide.
+        after: As stored.
+        before: As scanned; None where the slide is not at hand.
+        reason: Its flags' measures and limits; empty if it has none.
+    """
 
     slide_id: str
     after: Picture
     before: Picture | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

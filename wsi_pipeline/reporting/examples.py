@@ -3,16 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.errors import SlideError
 from wsi_pipeline.reporting.data import TilePair
 from wsi_pipeline.reporting.pictures import jpeg
-from wsi_pipeline.slides import Slide, open_slide
-from wsi_pipeline.tiles import TileStore
-from wsi_pipeline.types import RgbTiles
+from wsi_pipeline.reporting.scanned import read_scanned
+from wsi_pipeline.tiles import TileStore, store_marks, tile_reasons, worst_first
 
 
 def spread_slides(
@@ -38,54 +35,46 @@ def tile_pairs(
 ) -> tuple[TilePair, ...]:
     """Return ``per_slide`` tiles of each store, those with the most tissue in evenly spaced parts.
 
+    A flagged one comes on top, where there is one.
+
     Args:
         stores: By slide.
         cohort: Where the slides are, for tiles as scanned.
-        slides: Folder its paths start from; None leaves the tiles as scanned out.
+        slides: Folder its paths start from; None for the table's own.
         per_slide: How many tiles of each slide.
     """
     rows = {slide.slide_id: slide for slide in cohort}
     pairs: list[TilePair] = []
     for slide_id, store in stores.items():
         indices = _chosen(store, per_slide)
-        path = rows[slide_id].locate(slides) if slides and slide_id in rows else None
+        path = rows[slide_id].locate(slides) if slide_id in rows else None
         pairs += _pairs(slide_id, store, indices, path)
     return tuple(pairs)
 
 
 def _chosen(store: TileStore, count: int) -> np.ndarray:
+    """Return rows: ``count`` typical tiles and, where one is flagged, the worst of its flag."""
     tissue = store.columns.get("tissue_fraction", np.ones(len(store), np.float32))
     parts = np.array_split(np.arange(len(store)), min(count, len(store)))
-    return np.array([part[tissue[part].argmax()] for part in parts], np.int64)
+    typical = [int(part[tissue[part].argmax()]) for part in parts]
+    for flag, mask in store_marks(store).items():
+        found = np.flatnonzero(mask)
+        if count and len(found):
+            worst = int(found[worst_first(store, flag, found)[0]])
+            return np.array(list(dict.fromkeys([*typical, worst])), np.int64)
+    return np.array(typical, np.int64)
 
 
 def _pairs(
     slide_id: str, store: TileStore, indices: np.ndarray, path: str | Path | None
 ) -> Iterator[TilePair]:
-    turned = store.attributes.get("straightened") is not None  # no rectangle of the file
-    scanned = None if path is None or turned else _as_scanned(path, store, indices)
-    for number, after in enumerate(store.tiles[indices]):
-        before = (
-            None if scanned is None else jpeg(scanned[number], f"Tile of {slide_id} as scanned")
-        )
+    scanned, marks = read_scanned(path, store, indices), store_marks(store)
+    limits = store.attributes.get("flag_limits")
+    for row, after in zip(indices.tolist(), store.tiles[indices], strict=True):
+        before = scanned.tiles.get(row)
         yield TilePair(
-            slide_id=slide_id, before=before, after=jpeg(after, f"Tile of {slide_id} as stored")
+            slide_id=slide_id,
+            before=None if before is None else jpeg(before, f"Tile of {slide_id} as scanned"),
+            after=jpeg(after, f"Tile of {slide_id} as stored"),
+            reason="; ".join(tile_reasons(store, marks, row).values()) if limits else "",
         )
-
-
-def _as_scanned(path: str | Path, store: TileStore, indices: np.ndarray) -> RgbTiles | None:
-    """(n, tile_px, tile_px, 3) uint8 read afresh; None where the slide cannot be read here."""
-    try:
-        with open_slide(path) as slide:
-            return np.stack([_read_tile(slide, store, int(index)) for index in indices])
-    except SlideError:
-        return None
-
-
-def _read_tile(slide: Slide, store: TileStore, index: int) -> RgbTiles:
-    about = store.attributes
-    side = int(about["tile_px_level"])
-    x, y = np.rint(store.coords[index] / float(about["level_downsample"])).astype(int)
-    rgb = slide.read(int(about["level"]), int(x), int(y), side, side)
-    size = (store.tiles.shape[1], store.tiles.shape[1])
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -4,7 +4,7 @@ One file without network access. A page cannot write to the disk, so a small scr
 clicked and offers the table for download; without the script the page still shows everything.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.reporting.data import Picture
 from wsi_pipeline.reporting.page import data_uri
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.reporting.scanned import Scanned, read_scanned
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import (
     DECISION_COLUMNS,
@@ -27,7 +28,11 @@ from wsi_pipeline.tiles import (
     TileStore,
     store_marks,
     tile_reasons,
+    worst_first,
 )
+
+Rows = NDArray[np.int64]
+Marks = Mapping[str, NDArray[np.bool_]]
 
 THUMBNAIL_PX: Final = 900
 TILE_PX: Final = 144
@@ -41,11 +46,13 @@ class GalleryTile:
         row: Its row in the table of decisions; None if it has none.
         reason: Why it is flagged.
         picture: The tile as stored.
+        before: As scanned; None where the slide is not at hand.
     """
 
     row: int | None
     reason: str
     picture: Picture
+    before: Picture | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,7 @@ class GalleryGroup:
     Attributes:
         flag: Its name.
         words: Its name for people.
+        colour: Of its tiles on the overview, as CSS says it.
         count: How many tiles there are.
         rows: All their rows in the table of decisions, shown or not.
         tiles: Those shown, worst first.
@@ -62,6 +70,7 @@ class GalleryGroup:
 
     flag: str
     words: str
+    colour: str
     count: int
     rows: tuple[int, ...]
     tiles: tuple[GalleryTile, ...]
@@ -69,7 +78,13 @@ class GalleryGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class GallerySlide:
-    """One slide on the page; ``row`` is that of the slide as a whole."""
+    """One slide on the page.
+
+    Attributes:
+        row: Of the slide as a whole in the table of decisions.
+        classes: Colour on the overview, as CSS says it, by the class of regions drawn on it.
+        not_scanned: Why no tile is shown as scanned; None if they are, or none is flagged.
+    """
 
     slide_id: str
     row: int | None
@@ -77,11 +92,18 @@ class GallerySlide:
     flags: tuple[str, ...]
     counts: tuple[tuple[str, int], ...]
     overlay: Picture | None
+    classes: Mapping[str, str]
+    not_scanned: str | None
     groups: tuple[GalleryGroup, ...]
 
 
 def gallery_slide(
-    run: Path, slide_id: str, store: TileStore, rows: Sequence[Decision], most: int
+    run: Path,
+    slide_id: str,
+    store: TileStore,
+    rows: Sequence[Decision],
+    most: int,
+    slide: str | Path | None,
 ) -> GallerySlide:
     """Collect what the page shows of a slide.
 
@@ -91,11 +113,16 @@ def gallery_slide(
         store: Its tiles.
         rows: The whole table of decisions.
         most: Tiles shown for one flag, at most.
+        slide: Its file, for tiles as scanned; None if unknown.
     """
     own = {row.place: number for number, row in enumerate(rows) if row.slide_id == slide_id}
     overlay = read_rgb(RunFolder(run).thumbnail(slide_id))
     alt = f"Slide {slide_id}: tissue outline, tiles kept, and flagged ones filled"
     counts = store.attributes.get("counts", {})
+    chosen = _shown_tiles(store, store_marks(store), most)
+    wanted = [np.empty(0, np.int64), *(worst for _, worst in chosen.values())]
+    scanned = read_scanned(slide, store, np.concatenate(wanted))
+    colours = store.attributes.get("annotation_colours") or {}
     return GallerySlide(
         slide_id=slide_id,
         row=own.get(None),
@@ -103,8 +130,18 @@ def gallery_slide(
         flags=tuple(store.attributes.get("flags", ())),
         counts=tuple((name.replace("_", " "), n) for name, n in counts.items() if n),
         overlay=None if overlay is None else jpeg(overlay, alt, THUMBNAIL_PX),
-        groups=tuple(_groups(slide_id, store, own, most)),
+        classes={name: css_colour(rgb) for name, rgb in colours.items()},
+        not_scanned=scanned.missing if chosen else None,
+        groups=tuple(
+            _group(flag, found, _tiles(slide_id, store, worst, scanned, own), store, own)
+            for flag, (found, worst) in chosen.items()
+        ),
     )
+
+
+def css_colour(rgb: Sequence[int]) -> str:
+    """Return ``rgb(1 2 3)``."""
+    return f"rgb({' '.join(str(int(level)) for level in rgb)})"
 
 
 def render_gallery(title: str, slides: Iterable[GallerySlide], rows: Sequence[Decision]) -> str:
@@ -137,44 +174,46 @@ def write_gallery(
     write_text(path, render_gallery(title, slides, rows))
 
 
-def _groups(
-    slide_id: str, store: TileStore, own: Mapping[Any, int], most: int
-) -> Iterable[GalleryGroup]:
-    marks = store_marks(store)
+def _shown_tiles(store: TileStore, marks: Marks, most: int) -> dict[str, tuple[Rows, Rows]]:
+    """Return each flag's rows of the store, and those shown: ``most`` of them, worst first."""
     told = np.zeros(len(store), np.bool_)
+    chosen = {}
     for flag in FLAGS:
         found = np.flatnonzero(marks[flag] & ~told)
         told[found] = True
-        if not len(found):
-            continue
-        places = [tuple(place) for place in store.coords[found].tolist()]
-        worst = found[_worst_first(store, flag, found)][:most]
-        pictures = store.tiles[worst]
-        yield GalleryGroup(
-            flag=flag,
-            words=FLAGS[flag].label,
-            count=len(found),
-            rows=tuple(own[place] for place in places if place in own),
-            tiles=tuple(
-                GalleryTile(
-                    row=own.get(tuple(store.coords[index].tolist())),
-                    reason="; ".join(tile_reasons(store, marks, index).values()),
-                    picture=jpeg(
-                        pixels,
-                        f"Tile of {slide_id} at {', '.join(map(str, store.coords[index]))}",
-                        TILE_PX,
-                    ),
-                )
-                for index, pixels in zip(worst.tolist(), pictures, strict=True)
-            ),
+        if len(found):
+            chosen[flag] = (found, found[worst_first(store, flag, found)][:most])
+    return chosen
+
+
+def _group(
+    flag: str, found: Rows, tiles: Iterable[GalleryTile], store: TileStore, own: Mapping[Any, int]
+) -> GalleryGroup:
+    places = [tuple(place) for place in store.coords[found].tolist()]
+    return GalleryGroup(
+        flag=flag,
+        words=FLAGS[flag].label,
+        colour=css_colour(FLAGS[flag].colour),
+        count=len(found),
+        rows=tuple(own[place] for place in places if place in own),
+        tiles=tuple(tiles),
+    )
+
+
+def _tiles(
+    slide_id: str, store: TileStore, worst: Rows, scanned: Scanned, own: Mapping[Any, int]
+) -> Iterator[GalleryTile]:
+    marks = store_marks(store)
+    for row, pixels in zip(worst.tolist(), store.tiles[worst], strict=True):
+        place = store.coords[row].tolist()
+        name = f"Tile of {slide_id} at {place[0]}, {place[1]}"
+        before = scanned.tiles.get(row)
+        yield GalleryTile(
+            row=own.get(tuple(place)),
+            reason="; ".join(tile_reasons(store, marks, row).values()),
+            picture=jpeg(pixels, f"{name}, normalised", TILE_PX),
+            before=None if before is None else jpeg(before, f"{name}, as scanned", TILE_PX),
         )
-
-
-def _worst_first(store: TileStore, name: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the order of ``indices`` by how far they are beyond the limit."""
-    flag = FLAGS[name]
-    values = store.columns[flag.column_of(store.columns) or flag.column][indices]
-    return np.argsort(values if flag.below else -values, kind="stable")
 
 
 def _cells(row: Decision) -> list[str]:

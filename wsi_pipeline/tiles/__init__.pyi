@@ -14,7 +14,7 @@ from .decisions import (
     tile_reasons,
     write_decisions,
 )
-from .flags import FLAGS, any_mark, store_marks
+from .flags import FLAGS, any_mark, store_marks, worst_first
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide
 from .reference import stain_reference
@@ -80,5 +80,6 @@ __all__ = [
     "survey_slide",
     "tile_reasons",
     "verify_tiles",
+    "worst_first",
     "write_decisions",
 ]

@@ -168,6 +168,13 @@ def any_mark(found: Marks, names: Iterable[str] | None = None) -> NDArray[np.boo
     return mask
 
 
+def worst_first(store: TileStore, name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order of (n,) ``rows`` of a store by how far they are beyond the flag's limit."""
+    flag = FLAGS[name]
+    values = store.columns[flag.column_of(store.columns) or flag.column][rows]
+    return np.argsort(values if flag.below else -values, kind="stable")
+
+
 def first_mark(found: Marks) -> NDArray[np.int8]:
     """Return (N,) int8: position in ``FLAGS`` of each tile's first flag, ``NO_FLAG`` if none."""
     first = np.full(len(next(iter(found.values()))), NO_FLAG, np.int8)
