@@ -1,14 +1,18 @@
-"""One slide scored by a trained bundle, and drawn."""
+"""One slide scored by a trained bundle: its prediction, pictures of it, detections for QuPath."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.atomic import write_text
 from wsi_pipeline.engine import is_done
-from wsi_pipeline.errors import LearnError, StoreCorruptError
+from wsi_pipeline.errors import LearnError, StoreCorruptError, StoreError
 from wsi_pipeline.events import SlideDone, SlideSkipped
 from wsi_pipeline.features import FeatureBag, choose_device, read_features
 from wsi_pipeline.learn import (
@@ -23,10 +27,22 @@ from wsi_pipeline.learn import (
     require_same_features,
     write_prediction,
 )
-from wsi_pipeline.pipeline.predict_draw import FORMATS, draw, export, place
+from wsi_pipeline.reporting import (
+    SlideFrame,
+    draw_heatmap,
+    store_heatmap,
+    tiles_geojson,
+    write_heatmap,
+    write_ome_heatmap,
+)
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tiles import TileStore, find_store, open_tiles
+from wsi_pipeline.types import Region
 
 DONE: Final = "predicted earlier"
+FORMATS: Final = ("png", "ome.tif")  # of a heatmap
+HOTTEST: Final = 0.99  # quantile of the attention at which its colours end
+CANVAS_PX: Final = 900
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +143,125 @@ def _model(folder: Path, weights: str, device: str, own: tuple[str, ...]) -> Ens
     if found.config.weights != weights:
         raise LearnError(f"{folder}: the model was trained anew in the meantime; predict again")
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedPrediction:
+    """What a model says of a slide, and where on the slide that is.
+
+    Attributes:
+        slide_id: The slide.
+        found: The prediction.
+        side: Of a tile, in level-0 pixels.
+        frame: The slide's.
+        store: The same tiles, where they are at hand.
+    """
+
+    slide_id: str
+    found: SlidePrediction
+    side: float
+    frame: SlideFrame
+    store: TileStore | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One map: ``values`` (N,), their ``limits``, the folder's ``suffix`` and what it shows."""
+
+    suffix: str
+    what: str
+    values: NDArray[np.float32]
+    limits: tuple[float, float]
+
+
+def place(run: Path, slide_id: str, bag: FeatureBag, found: SlidePrediction) -> PlacedPrediction:
+    """Find out where the tiles lie; a slide of unknown size is as large as its tiles say.
+
+    Raises:
+        StoreError: The tile store that is at hand cannot be opened, or no store tells the tiles'
+            size.
+    """
+    path = find_store(RunFolder(run).tiles, slide_id)
+    store = None if path is None else open_tiles(path)
+    if store is not None and not np.array_equal(store.coords, found.coords):
+        store = None
+    side = bag.attributes.get("tile_px_level0") or bag.attributes.get("patch_size_level0")
+    if side is None:
+        raise StoreError(f"{slide_id}: its features do not tell the tiles' size on level 0")
+    known = {**bag.attributes, **(store.attributes if store else {})}
+    if known.get("bounds_level0") is None and not known.get("level0_width"):
+        width, height = (found.coords.max(axis=0) + np.ceil(side).astype(int)).tolist()
+        known["bounds_level0"] = vars(Region(x=0, y=0, width=width, height=height))
+    return PlacedPrediction(
+        slide_id=slide_id,
+        found=found,
+        side=float(side),
+        frame=SlideFrame.from_attributes(known),
+        store=store,
+    )
+
+
+def draw(folder: Path, model: str, placed: PlacedPrediction, primary: str) -> None:
+    """Write two heatmaps, each as PNG and OME-TIFF, to ``<folder>/<model>-<map>/``.
+
+    One shows where the primary model looked, unless it looks everywhere alike; the other what the
+    tile classifier makes of each tile.
+    """
+    slide_id = placed.slide_id
+    for layer in _layers(placed.found, primary):
+        target = folder / f"{model}-{layer.suffix}"
+        rgb = _picture(placed, layer)
+        write_heatmap(target, slide_id, rgb, layer.what, layer.limits)
+        write_ome_heatmap(
+            target / f"{slide_id}.ome.tif",
+            placed.frame,
+            placed.found.coords,
+            layer.values,
+            placed.side,
+            layer.limits,
+            name=f"{slide_id}: {layer.what}",
+        )
+
+
+def export(path: Path, placed: PlacedPrediction) -> None:
+    """Write the tiles for QuPath: class, probabilities and attention of each."""
+    found = placed.found
+    attention = {
+        f"attention {name}": values * len(values) for name, values in found.attention.items()
+    }
+    rings = placed.frame.rings(found.coords, placed.side)
+    write_text(path, tiles_geojson(rings, found.classes, found.tiles, attention))
+
+
+def _layers(found: SlidePrediction, primary: str) -> Iterator[_Layer]:
+    attention = found.attention[primary] * len(found.coords)
+    if np.ptp(attention) > 0:
+        yield _Layer(
+            suffix="attention",
+            what=f"attention of {primary}, relative to an even spread",
+            values=attention,
+            limits=(0.0, max(float(np.quantile(attention, HOTTEST)), 1.0)),
+        )
+    best = int(found.slide[primary].argmax())
+    yield _Layer(
+        suffix="tiles",
+        what=f"tile probability of {found.classes[best]}",
+        values=found.tiles[:, best],
+        limits=(0.0, 1.0),
+    )
+
+
+def _picture(placed: PlacedPrediction, layer: _Layer) -> NDArray[np.uint8]:
+    """Draw over the slide's tiles where they are at hand, else over white."""
+    if placed.store is not None:
+        return store_heatmap(placed.store, layer.values, layer.limits)[0]
+    coords, side = placed.found.coords, placed.side
+    start = coords.min(axis=0) - side
+    extent = coords.max(axis=0) + 2 * side - start
+    downsample = float(extent.max()) / CANVAS_PX
+    width, height = np.ceil(extent / downsample).astype(int)
+    white = np.full((height, width, 3), 255, np.uint8)
+    return draw_heatmap(
+        white, coords, layer.values, side, downsample,
+        origin=(float(start[0]), float(start[1])), limits=layer.limits,
+    )  # fmt: skip
