@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.events import SlideDone
 from wsi_pipeline.journal import read_journal
+from wsi_pipeline.pipeline.forecast import recorded_rate
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import AHEAD, Span, Stopwatch, bottleneck, trace_events
 
@@ -103,6 +104,11 @@ def test_stages_say_where_the_time_went_and_write_a_trace(
     fused = ["--source=slide", f"--cohort={tmp_path / 'slides'}", "--overwrite"]
     assert extract([str(run), *network, *fused]) == 0
     assert {"decode", "normalise", "forward"} <= phases(run, "extract")
+    capsys.readouterr()
+    assert tile([str(tmp_path / "slides"), "--run", str(run), "--dry-run"]) == 0
+    rate = recorded_rate(RunFolder(run), "tile")
+    assert rate is not None
+    assert f"{rate:,.1f} tiles a second by this run's journal" in capsys.readouterr().out
 
 
 def assert_rates_and_clock(shown: str, run: Path) -> None:

@@ -1,5 +1,6 @@
 """A study is looked at as a whole before its first stage begins, and planned as a whole."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,12 @@ def test_a_dry_run_plans_the_whole_study(study: Path, capsys: pytest.CaptureFixt
         "report": "tile",
     }.items():
         assert f"{stage}: can be planned once {maker} has made" in said
+    told = re.findall(r"(tile|extract): about ([\d,]+) tiles, ([\d,]+) MB, (.+) GB of memory", said)
+    assert [stage for stage, *_ in told] == ["tile", "extract"]
+    assert told[0][1] == told[1][1] != "0"
+    assert "150 tiles a second" in said, "the constants are named"
+    assert "10 tiles a second and core" in said
+    assert "not for audit, train, predict, report" in said
     assert not (study.parent / "run").exists()
 
 

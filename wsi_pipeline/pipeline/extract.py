@@ -50,6 +50,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     unknown_decisions,
     without_tiles,
 )
+from wsi_pipeline.pipeline.forecast import forecast_extract
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
 
@@ -90,6 +91,12 @@ def run(config: ExtractConfig) -> Iterator[Event]:
             yield outcome
     if config.dry_run:
         yield from map(_planned, jobs)
+        tiles, value_bytes = (
+            sum(job.tiles or 0 for job in jobs),
+            2 if config.dtype == "float16" else 4,
+        )
+        if tiles:
+            yield forecast_extract(RunFolder(config.run), tiles, value_bytes).note()
         return
     if jobs and (config.workers or config.scheduler):
         yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)

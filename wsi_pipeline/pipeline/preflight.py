@@ -18,7 +18,9 @@ import tifffile
 
 from wsi_pipeline.errors import SlideReadError, WsiError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed
+from wsi_pipeline.pipeline.forecast import TILES_PER_SECOND, forecast_tile
 from wsi_pipeline.pipeline.tile_task import CutTask
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import (
     Slide,
     compression_of,
@@ -32,7 +34,6 @@ from wsi_pipeline.tissue import tissue_fractions
 Row = dict[str, str | int | float | None]
 
 MEGABYTES_PER_MEGAPIXEL: Final = 3.0  # scanned tissue hardly compresses without loss
-TILES_PER_SECOND: Final = 150  # of one worker, about
 TIFF_SUFFIXES: Final = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".btf")
 EMPTY_UM: Final = 8.0  # about at this resolution the emptiness of tiles is estimated
 EMPTY_DENSITY: Final = 0.05  # below this optical density against glass
@@ -66,6 +67,8 @@ def preflight(tasks: Sequence[CutTask]) -> Iterator[Event]:
         f"{seconds / 60:,.0f} minutes of one core; tiles are estimated on the overview of each "
         "slide, within 15 % on needle biopsies and sections"
     )
+    if tasks:
+        yield forecast_tile(RunFolder(tasks[0].settings.run), tiles, megabytes, seconds).note()
 
 
 def check(task: CutTask) -> Checked:

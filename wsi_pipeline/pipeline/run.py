@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
-from wsi_pipeline.pipeline.configs import RunConfig
+from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
+from wsi_pipeline.pipeline.configs import ExtractConfig, RunConfig
+from wsi_pipeline.pipeline.forecast import forecast_extract
 from wsi_pipeline.pipeline.needs import check_needs
 from wsi_pipeline.registry import unknown
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig, load_toml
 from wsi_pipeline.verbs import Verb, stages
 
 SHARED = "study"
+ESTIMATED = ("tile", "extract", "download")  # their dry runs tell what they come to
 
 
 def read_study(path: Path) -> list[tuple[Verb, StageConfig]]:
@@ -72,11 +75,27 @@ def run(config: RunConfig) -> Iterator[Event]:
     how = _how(config)
     chosen = [pair for pair in plan if not config.only or pair[0].name in config.only]
     waiting = check_needs(chosen, config.study)
+    tiles = 0
     for found, stage_config in chosen:
         if config.dry_run and (lost := waiting.get(found.name)):
             yield Note(text=f"{found.name}: can be planned once {lost.maker} has made {lost.path}")
+            if isinstance(stage_config, ExtractConfig) and tiles:
+                yield _forecast(stage_config, tiles)
             continue
-        yield from run_stage(found, stage_config.model_copy(update=how).for_scheduler())
+        for event in run_stage(found, stage_config.model_copy(update=how).for_scheduler()):
+            if isinstance(event, Planned):
+                tiles += int(event.row.get("tiles ≈") or 0)
+            yield event
+    if config.dry_run:
+        named = ", ".join(f.name for f, _ in chosen if f.name not in ESTIMATED)
+        if named:
+            yield Note(text=f"hours and bytes are told for tile and extract, not for {named}")
+
+
+def _forecast(config: ExtractConfig, tiles: int) -> Note:
+    """Say what encoding comes to of tiles that are not cut yet."""
+    value_bytes = 2 if config.dtype == "float16" else 4
+    return forecast_extract(RunFolder(config.run), tiles, value_bytes).note()
 
 
 def run_stage(found: Verb, config: StageConfig) -> Iterator[Event]:
