@@ -20,7 +20,7 @@ from wsi_pipeline.events import (
     Unmatched,
     Written,
 )
-from wsi_pipeline.timing import Span, bottleneck
+from wsi_pipeline.timing import Span, bottleneck, duration
 
 RATED: Final = {"tiles kept": "tiles kept", "tiles encoded": "tiles"}  # count: what of it a second
 
@@ -137,14 +137,6 @@ def progress_line(summary: Summary) -> str:
         longest = duration(time.monotonic() - min(at_work.values()))
         now = f"; at work on {named(list(at_work))} for up to {longest}"
     return f"{summary.stage}: {', '.join(parts)}{now}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: ``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def time_line(summary: Summary) -> str:

@@ -71,6 +71,14 @@ class Stopwatch:
         self.spend(source, -seconds)
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def bottleneck(phases: Mapping[str, float]) -> str | None:
     """Return the phase that limits a run: the longest of the threads that are waited for.
 

@@ -31,7 +31,7 @@ from wsi_pipeline.journal import KINDS, UNTOLD, Entry, Journal, from_line, read_
 from wsi_pipeline.journal import read_outcomes as outcomes_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
-from wsi_pipeline.summary import duration
+from wsi_pipeline.timing import duration
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 TEXT = st.text(max_size=6)  # with lone surrogates, as names of files have them

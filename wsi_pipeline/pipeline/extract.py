@@ -50,7 +50,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     unknown_decisions,
     without_tiles,
 )
-from wsi_pipeline.pipeline.forecast import forecast_extract
+from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
 
@@ -91,10 +91,7 @@ def run(config: ExtractConfig) -> Iterator[Event]:
             yield outcome
     if config.dry_run:
         yield from map(_planned, jobs)
-        tiles, value_bytes = (
-            sum(job.tiles or 0 for job in jobs),
-            2 if config.dtype == "float16" else 4,
-        )
+        tiles, value_bytes = sum(job.tiles or 0 for job in jobs), VALUE_BYTES[config.dtype]
         if tiles:
             yield forecast_extract(RunFolder(config.run), tiles, value_bytes).note()
         return

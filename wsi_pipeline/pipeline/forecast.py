@@ -12,11 +12,12 @@ from wsi_pipeline.events import Note, SlideDone, StageStarted
 from wsi_pipeline.journal import read_journal
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import usable_cores
-from wsi_pipeline.summary import duration
+from wsi_pipeline.timing import duration
 
 TILES_PER_SECOND: Final = 150  # cut by one core, about
 ENCODED_PER_SECOND: Final = 10  # by one core: ResNet50 and DenseNet121 at 256 px, fp32
 VALUES: Final = 1024  # of a tile's features: DenseNet121's, about everybody's
+VALUE_BYTES: Final = {"float32": 4, "float16": 2}
 MEMORY_GB: Final = 0.6  # of a process that cuts or that encodes with such a network
 COUNTED: Final = {"tile": "tiles kept", "extract": "tiles encoded"}
 

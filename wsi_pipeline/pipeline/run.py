@@ -12,7 +12,7 @@ from typing import Any
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
 from wsi_pipeline.pipeline.configs import ExtractConfig, RunConfig
-from wsi_pipeline.pipeline.forecast import forecast_extract
+from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
 from wsi_pipeline.pipeline.needs import check_needs
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.run_folder import RunFolder
@@ -94,8 +94,7 @@ def run(config: RunConfig) -> Iterator[Event]:
 
 def _forecast(config: ExtractConfig, tiles: int) -> Note:
     """Say what encoding comes to of tiles that are not cut yet."""
-    value_bytes = 2 if config.dtype == "float16" else 4
-    return forecast_extract(RunFolder(config.run), tiles, value_bytes).note()
+    return forecast_extract(RunFolder(config.run), tiles, VALUE_BYTES[config.dtype]).note()
 
 
 def run_stage(found: Verb, config: StageConfig) -> Iterator[Event]:
