@@ -206,6 +206,11 @@ class Comparison:
     def figure(self) -> Path:
         return self.root / "figure.svg"
 
+    @property
+    def pairs(self) -> Path:
+        """Encoders held against each other, two by two (JSON)."""
+        return self.root / "pairs.json"
+
 
 def store_in(folder: Path, slide_id: str) -> Path:
     """Return a slide's feature store (or prediction) in an encoder's (or model's) folder."""

@@ -73,7 +73,7 @@ from .models import (
     tile_probabilities,
 )
 from .novelty import Novelty, fit_novelty
-from .paired import compare_models, describe_differences
+from .paired import compare_models, describe_differences, holm
 from .predictions import SlidePrediction, predictions_csv, read_prediction, write_prediction
 from .scores import (
     TILE_MEAN,
@@ -199,6 +199,7 @@ __all__ = [
     "from_stores",
     "gather",
     "groups_csv",
+    "holm",
     "honour_splits",
     "identify",
     "join_folds",

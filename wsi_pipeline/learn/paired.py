@@ -76,6 +76,20 @@ def compare_models(
     }
 
 
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Return p values corrected for how many there are (Holm, Scand J Stat 6:65, 1979).
+
+    Undefined ones stay so and do not count.
+    """
+    order = sorted((p, index) for index, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    least = 0.0
+    for rank, (p, index) in enumerate(order):
+        least = max(least, min(1.0, p * (len(order) - rank)))
+        corrected[index] = least
+    return corrected
+
+
 def describe_differences(differences: dict[str, Difference]) -> dict[str, Any]:
     """Return them JSON-ready."""
     return {name: asdict(found) for name, found in differences.items()}

@@ -9,22 +9,27 @@ was interrupted goes on with the encoder it was at.
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsi_pipeline.atomic import write_text
-from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline import learn
+from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.errors import ConfigError, LearnError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
 from wsi_pipeline.features import encoder_tag, load_encoder
 from wsi_pipeline.pipeline.configs import CompareConfig
 from wsi_pipeline.reporting import Measure
 from wsi_pipeline.reporting.comparison import (
+    HELD_OUT,
     Comparison,
     EncoderResult,
+    Pair,
     comparison_chart,
     comparison_csv,
     comparison_page,
@@ -32,9 +37,11 @@ from wsi_pipeline.reporting.comparison import (
 )
 from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.settings import describe, load_toml
+from wsi_pipeline.tables import read_table
 from wsi_pipeline.verbs import VERBS
 
 STUDY: Final = ("densenet121", "resnet50", "resnet101", "resnet152", "vgg16")
+PAIRED_MEASURES: Final = ("accuracy", "balanced_accuracy", "auroc")
 TABLES: Final = ("compare", "finetune", "extract", "train")
 
 
@@ -154,16 +161,79 @@ def _write(plan: Plan, errors: dict[str, str]) -> Iterator[Event]:
     notes = sorted({note for encoder in plan.encoders for note in _notes(plan, encoder)})
     comparison = Comparison(
         title=plan.title, results=results, required=plan.required, notes=tuple(notes),
-        synthetic=plan.synthetic,
+        synthetic=plan.synthetic, pairs=tuple(_pairs(plan)),
     )  # fmt: skip
     folder = RunFolder(plan.run).comparison
     write_text(folder.table, comparison_csv(comparison))
     write_text(folder.markdown, to_markdown(comparison))
     write_text(folder.figure, comparison_chart(comparison).data.decode())
     write_text(folder.page, comparison_page(comparison))
+    write_json(folder.pairs, [asdict(pair) for pair in comparison.pairs])
     for row in comparison.rows():
         yield Note(text="  ".join(f"{name} {value}" for name, value in row.items() if value))
     yield Written(path=str(folder.page), what="comparison")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What speaks for a slide under one encoder, and its probabilities for each slide."""
+
+    classes: tuple[str, ...]
+    slides: tuple[learn.SplitSlide, ...]
+    scores: dict[str, NDArray[np.float64]]
+
+    def part(self, split: str) -> tuple[learn.SplitSlide, ...]:
+        return tuple(slide for slide in self.slides if slide.split == split)
+
+
+def _pairs(plan: Plan) -> Iterator[Pair]:
+    """Hold encoders against each other, two by two, on held-out slides that both judged."""
+    settings = _steps(plan, plan.encoders[0])[-1].settings
+    bootstrap = learn.Bootstrap(
+        resamples=settings.get("resamples", learn.Bootstrap().resamples),
+        seed=settings.get("seed", 0),
+    )
+    read = {name: _judged(_folder(plan, name)) for name in plan.encoders}
+    judged = {name: each for name, each in read.items() if each is not None}
+    for split in HELD_OUT:
+        compared = []
+        for one, two in combinations(judged, 2):
+            first, second = judged[one], judged[two]
+            part = first.part(split)
+            if not part or first.classes != second.classes or part != second.part(split):
+                continue
+            a, b = (learn.slide_cases(part, each.scores, first.classes) for each in (first, second))
+            found = learn.compare_models(a, b, first.classes, bootstrap)
+            compared.append((one, two, part, found))
+        for measure in PAIRED_MEASURES:
+            ps = learn.holm([found[measure].p for *_, found in compared])
+            for (one, two, part, found), p_holm in zip(compared, ps, strict=True):
+                yield Pair(
+                    first=one, second=two, split=split, measure=measure, slides=len(part),
+                    patients=len({slide.patient_id for slide in part}), p_holm=p_holm,
+                    **asdict(found[measure]),
+                )  # fmt: skip
+
+
+def _judged(folder: Path) -> _Judged | None:
+    """Read back a trained encoder's predictions of slides; None where it is not trained."""
+    metrics = _read(folder / BundleFile.METRICS)
+    if not metrics:
+        return None
+    classes = tuple(metrics["classes"])
+    table = read_table(folder / BundleFile.PREDICTIONS, error=LearnError)
+    rows = [row.cells for row in table if row.cells["model"] == metrics["primary"]]
+    slides = [
+        learn.SplitSlide(**{name: row[name] for name in learn.SplitSlide.__annotations__})
+        for row in rows
+    ]
+    return _Judged(
+        classes=classes,
+        slides=tuple(sorted(slides, key=lambda slide: slide.slide_id)),
+        scores={
+            row["slide_id"]: np.array([float(row[f"p_{name}"]) for name in classes]) for row in rows
+        },
+    )
 
 
 def _result(plan: Plan, encoder: str, error: str) -> EncoderResult:

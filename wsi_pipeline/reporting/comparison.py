@@ -20,6 +20,11 @@ from wsi_pipeline.tables import to_csv
 
 PARTS: Final = ("train", "val", "test", "external")
 HELD_OUT: Final = ("test", "external")
+PAIRED: Final = (
+    "The same slides, judged by what speaks for a slide under each encoder. 95 % intervals over "
+    "patients; p by exchanging the two encoders patient by patient, and corrected by Holm for all "
+    "pairs of a part and a measure."
+)
 NAMES: Final = {"train": "train", "val": "validation", "test": "test", "external": "external"}
 
 
@@ -92,14 +97,53 @@ class EncoderResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One measure of the first encoder less that of the second, on the same slides.
+
+    ``low`` and ``high`` are the ends of its 95 % interval over patients, ``p`` that of the
+    permutation test and ``p_holm`` the same, corrected for all pairs of its split and measure.
+    """
+
+    first: str
+    second: str
+    split: str
+    measure: str
+    slides: int
+    patients: int
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+
+    def row(self) -> dict[str, str]:
+        """Return the table's row, as text."""
+        between = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
+        return {
+            "encoder": self.first,
+            "less": self.second,
+            "on": NAMES[self.split],
+            "measure": self.measure.replace("_", " "),
+            "difference": "–" if self.value is None else f"{self.value:+.3f}{between}",
+            "p": "–" if self.p is None else f"{self.p:.3f}",
+            "p, Holm": "–" if self.p_holm is None else f"{self.p_holm:.3f}",
+            "slides": f"{self.slides} of {self.patients} patients",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All of it: ``results`` in the order asked, ``required`` accuracy, ``notes`` on the data."""
+    """All of it: ``results`` in the order asked, ``required`` accuracy, ``notes`` on the data.
+
+    ``pairs`` hold the encoders against each other, two by two.
+    """
 
     title: str
     results: tuple[EncoderResult, ...]
     required: float
     notes: tuple[str, ...] = ()
     synthetic: bool = False
+    pairs: tuple[Pair, ...] = ()
 
     def rows(self) -> list[dict[str, str]]:
         """Return the table's rows, as text."""
@@ -139,7 +183,11 @@ def to_markdown(comparison: Comparison) -> str:
     """Return the table for people, with the original study's beside it."""
     lines = [f"# {comparison.title}", "", *(f"- {note}" for note in comparison.notes), ""]
     lines += _markdown_table(comparison.rows())
-    lines += ["", *_explanation(comparison), "", "## The original study", ""]
+    lines += ["", *_explanation(comparison), ""]
+    if comparison.pairs:
+        lines += ["## Two by two", "", PAIRED, ""]
+        lines += [*_markdown_table([pair.row() for pair in comparison.pairs]), ""]
+    lines += ["## The original study", ""]
     lines += _markdown_table(original_rows())
     return "\n".join(lines) + "\n"
 
@@ -169,6 +217,8 @@ def comparison_page(comparison: Comparison) -> str:
         rows=comparison.rows(),
         original=original_rows(),
         explanation=_explanation(comparison),
+        pairs=[pair.row() for pair in comparison.pairs],
+        paired=PAIRED,
         chart=comparison_chart(comparison),
         css=Markup(style.read_text("utf-8")),  # noqa: S704  our own file
     )

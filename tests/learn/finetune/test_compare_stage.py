@@ -8,6 +8,7 @@ import pytest
 from finetune_images import PATTERN, write_images, write_run
 
 from wsi_pipeline.compare import main
+from wsi_pipeline.learn import holm
 from wsi_pipeline.reporting import Measure
 from wsi_pipeline.reporting.comparison import (
     ORIGINAL,
@@ -43,6 +44,7 @@ epochs = 1
 warmup_epochs = 0
 batch = 16
 resamples = 100
+accept_risk = "stripes are alike"
 """
     )
     return path
@@ -86,9 +88,41 @@ def test_one_table_one_figure_and_a_failure_costs_itself(
     assert splits[0]["splits"] == splits[1]["splits"], "the same patients for all"
     page = (run / "comparison/index.html").read_text()
     assert "98.21 %" in page
+    pairs = json.loads((run / "comparison/pairs.json").read_text())
+    assert [(pair["split"], pair["measure"]) for pair in pairs] == [
+        (split, measure)
+        for split in ("test", "external")
+        for measure in ("accuracy", "balanced_accuracy", "auroc")
+    ]
+    accuracy = {
+        name: json.loads((run / "finetuned" / name / "metrics.json").read_text())["evaluations"]
+        for name in ("test_resnet", "test_efficientnet")
+    }
+    for pair in pairs:
+        one, two = (
+            next(
+                each["measures"][pair["measure"]]["value"]
+                for each in accuracy[pair[which]]
+                if (each["split"], each["level"]) == (pair["split"], "slide")
+            )
+            for which in ("first", "second")
+        )
+        assert pair["value"] == pytest.approx(one - two, abs=1e-5)
+        assert pair["low"] <= pair["value"] <= pair["high"]
+        assert 0 < pair["p"] <= pair["p_holm"] <= 1
+    assert "Two by two" in page
+    assert "## Two by two" in (run / "comparison/table.md").read_text()
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib", "")
     assert "<svg" in (run / "comparison/figure.svg").read_text()
     assert "| DenseNet121 | 98.21 % | 98 % | 96 % |" in (run / "comparison/table.md").read_text()
+
+
+def test_holm_as_published() -> None:
+    """Holm's procedure by hand: 0.01·4, 0.015·3, 0.03·2, then never below the one before."""
+    ps = [0.03, 0.01, None, 0.04, 0.015]
+    assert holm(ps) == pytest.approx([0.06, 0.04, None, 0.06, 0.045])
+    assert holm([]) == []
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
 
 
 def test_an_unknown_encoder_ends_it_before_any_is_trained(
