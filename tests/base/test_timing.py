@@ -94,7 +94,7 @@ def test_stages_say_where_the_time_went_and_write_a_trace(
     run = tmp_path / "run"
     command = [str(tmp_path / "slides"), "--run", str(run), "--profile"]
     assert tile([*command, "--codec=jpeg", "--workers=1"]) == 0
-    shown = rate_shown(capsys.readouterr().out, run)
+    slowest, fastest = rate_bounds(capsys.readouterr().out, run)
     assert {"read", "decode", "resample", "normalise", "encode", "write"} <= phases(run, "tile")
     assert "limits" in (run / "logs/tile.log").read_text()
     network = ["--encoder=test_resnet", "--weights=random", "--device=cpu", "--profile"]
@@ -107,11 +107,12 @@ def test_stages_say_where_the_time_went_and_write_a_trace(
     capsys.readouterr()
     assert tile([str(tmp_path / "slides"), "--run", str(run), "--dry-run"]) == 0
     rate = recorded_rate(RunFolder(run), "tile")
-    assert rate == pytest.approx(shown, rel=0.2)
+    assert rate is not None
+    assert slowest <= rate <= fastest
     assert f"{rate:,.1f} tiles a second by this run's journal" in capsys.readouterr().out
 
 
-def rate_shown(shown: str, run: Path) -> float:
+def rate_bounds(shown: str, run: Path) -> tuple[float, float]:
     """The closing table tells tiles a second, and both ways to count seconds, as they are."""
     (done,) = [
         entry.event for entry in read_journal(RunFolder(run).journal)
@@ -131,7 +132,8 @@ def rate_shown(shown: str, run: Path) -> float:
     rate = cell("tiles kept a second, by the clock")
     assert rate == pytest.approx(cell("tiles kept") / clock, rel=0.05 / clock + 0.01, abs=0.1)
     assert f"{clock:.1f} s by the clock" in (run / "logs/tile.log").read_text()
-    return rate
+    kept = cell("tiles kept")  # the journal's rate ends with the slide, not with the workers
+    return kept / (clock + 0.1), kept / done.seconds
 
 
 def phases(run: Path, verb: str) -> set[str]:
