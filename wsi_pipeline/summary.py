@@ -50,7 +50,7 @@ class Summary:
     def throughput(self) -> tuple[str, float] | None:
         """What the stage makes of slides, and how many of it a second by the clock; None if none.
 
-        The clock runs from the stage's start to its last event, the start and end of workers included.
+        The clock runs from the stage's start to its last event; workers' start and end count.
         """
         for name, what in RATED.items():
             if self.counts[name] and self.seconds > 0:
