@@ -125,6 +125,26 @@ def test_patients_are_combined_as_in_evaluation(folder):
             )
 
 
+def test_heatmaps_of_every_class_are_drawn_on_request_and_do_not_outlive_it(folder):
+    table = pd.read_csv(folder / "cohort.csv")
+    table[table.slide_id.isin(["a0", "b0"])].to_csv(folder / "cohort.csv", index=False)
+    others = [folder / "heatmaps" / f"{ENCODER}-tiles-{k}-{name}" for k, name in enumerate("abc")]
+    predict(folder)
+    assert not any(other.exists() for other in others)
+    assert of(SlideFailed, predict(folder, heatmap_classes="all"))  # drawn otherwise before
+    assert len(of(SlideDone, predict(folder, heatmap_classes="all", overwrite=True))) == 2
+    pictures = [cv2.imread(str(other / "b0.png")) for other in others]
+    shown = [json.loads((other / "b0.json").read_text())["what"] for other in others]
+    assert shown == [f"tile probability of {name}" for name in "abc"]
+    plain = cv2.imread(str(folder / "heatmaps" / f"{ENCODER}-tiles" / "b0.png"))
+    assert np.array_equal(pictures[1], plain)
+    assert not np.array_equal(pictures[0], plain)
+    assert all((other / "b0.ome.tif").exists() for other in others)
+    assert len(of(SlideSkipped, predict(folder, heatmap_classes="all"))) == 2
+    predict(folder, overwrite=True)
+    assert not any(list(other.iterdir()) for other in others)
+
+
 def test_heatmaps_and_geojson_show_where_the_class_is(folder):
     predict(folder)
     slide = read_prediction(folder / "predictions" / ENCODER / "b0.h5")

@@ -451,6 +451,10 @@ class PredictConfig(StageConfig):
         "folder first, as the model's own were. Give them a run folder of their own.",
     )
     heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
+    heatmap_classes: Literal["predicted", "all"] = Field(
+        default="predicted",
+        description="Of tile probabilities: of the class that a slide is said to be, or of each.",
+    )
     geojson: bool = Field(default=True, description="Write each slide's tiles for QuPath.")
     device: Device = Field(default="auto", description="What the model runs on.")
 

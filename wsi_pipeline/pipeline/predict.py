@@ -221,6 +221,7 @@ def _tasks(config: PredictConfig, folder: Path, model: BundleConfig) -> Iterator
             device=config.device,
             own=config.aggregator,
             heatmaps=config.heatmaps,
+            every_class=config.heatmap_classes == "all",
             geojson=config.geojson,
             overwrite=config.overwrite,
         )

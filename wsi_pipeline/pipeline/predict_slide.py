@@ -1,5 +1,6 @@
 """One slide scored by a trained bundle: its prediction, pictures of it, detections for QuPath."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ DONE: Final = "predicted earlier"
 FORMATS: Final = ("png", "ome.tif")  # of a heatmap
 HOTTEST: Final = 0.99  # quantile of the attention at which its colours end
 CANVAS_PX: Final = 900
+ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")  # in a class's name, not to be in a folder's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class PredictTask:
     device: str
     own: tuple[str, ...] = ()
     heatmaps: bool
+    every_class: bool = False
     geojson: bool
     overwrite: bool
 
@@ -76,13 +79,15 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     """
     started = time.monotonic()
     bag = read_features(task.features)
-    made_from = {
+    made_from: dict[str, Any] = {
         "weights": task.weights,
         "novelty": task.novelty,
         "features": features_digest(bag.features),
         "heatmaps": list(FORMATS) if task.heatmaps else [],
         "geojson": task.geojson,
     }
+    if task.heatmaps and task.every_class:  # not told by predictions made before one could ask
+        made_from["heatmap_classes"] = "all"
     if is_done(task.target, _made_from(task), made_from, overwrite=task.overwrite):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE)
     model = _model(task.bundle, task.weights, task.device, task.own)
@@ -91,7 +96,9 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     prediction = score(model, bag, made_from)
     placed = place(task.run, task.slide_id, bag, prediction)
     if task.heatmaps:
-        draw(RunFolder(task.run).heatmaps, task.name, placed, model.config.primary)
+        draw(
+            RunFolder(task.run).heatmaps, task.name, placed, model.config.primary, task.every_class
+        )
     if task.geojson:
         export(task.target.with_suffix(".geojson"), placed)
     write_prediction(task.target, prediction)
@@ -201,14 +208,26 @@ def place(run: Path, slide_id: str, bag: FeatureBag, found: SlidePrediction) -> 
     )
 
 
-def draw(folder: Path, model: str, placed: PlacedPrediction, primary: str) -> None:
-    """Write two heatmaps, each as PNG and OME-TIFF, to ``<folder>/<model>-<map>/``.
+def draw(
+    folder: Path, model: str, placed: PlacedPrediction, primary: str, every_class: bool = False
+) -> None:
+    """Write heatmaps, each as PNG and OME-TIFF, to ``<folder>/<model>-<map>/``.
 
-    One shows where the primary model looked, unless it looks everywhere alike; the other what the
-    tile classifier makes of each tile.
+    One shows where the primary model looked, unless it looks everywhere alike; another what the
+    tile classifier makes of each tile, for the class that the slide is said to be. With
+    ``every_class`` there is one for each class in ``<model>-tiles-<position>-<class>``; else those
+    that an earlier prediction left there are removed.
     """
-    slide_id = placed.slide_id
-    for layer in _layers(placed.found, primary):
+    slide_id, found = placed.slide_id, placed.found
+    layers = list(_layers(found, primary))
+    for position, name in enumerate(found.classes):
+        layer = _class_layer(found, position, f"tiles-{position}-{ODD.sub('_', name)}")
+        if every_class:
+            layers.append(layer)
+            continue
+        for suffix in ("png", "json", "ome.tif"):
+            (folder / f"{model}-{layer.suffix}" / f"{slide_id}.{suffix}").unlink(missing_ok=True)
+    for layer in layers:
         target = folder / f"{model}-{layer.suffix}"
         rgb = _picture(placed, layer)
         write_heatmap(target, slide_id, rgb, layer.what, layer.limits)
@@ -242,11 +261,14 @@ def _layers(found: SlidePrediction, primary: str) -> Iterator[_Layer]:
             values=attention,
             limits=(0.0, max(float(np.quantile(attention, HOTTEST)), 1.0)),
         )
-    best = int(found.slide[primary].argmax())
-    yield _Layer(
-        suffix="tiles",
-        what=f"tile probability of {found.classes[best]}",
-        values=found.tiles[:, best],
+    yield _class_layer(found, int(found.slide[primary].argmax()), "tiles")
+
+
+def _class_layer(found: SlidePrediction, position: int, suffix: str) -> _Layer:
+    return _Layer(
+        suffix=suffix,
+        what=f"tile probability of {found.classes[position]}",
+        values=found.tiles[:, position],
         limits=(0.0, 1.0),
     )
 
