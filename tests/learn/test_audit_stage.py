@@ -12,6 +12,7 @@ import pytest
 from wsi_pipeline.audit import main as audit
 from wsi_pipeline.learn import read_openings
 from wsi_pipeline.predict import main as predict
+from wsi_pipeline.report import main as report
 from wsi_pipeline.train import main as train
 
 QUICK = ("--epochs=1", "--resamples=100", "--hidden=16", "--device=cpu")
@@ -192,6 +193,11 @@ def test_each_opening_of_the_external_cohort_stands_in_the_ledger(run):
     bundle = json.loads((run / "models" / "made.for_test" / "config.json").read_text())
     assert first.weights == bundle["digests"]["weights"] != second.weights
     assert "balanced_accuracy" in first.metrics
+    assert report([str(run)]) == 0
+    page = (run / "report" / "index.html").read_text()
+    assert "The external cohort was opened 2 times" in page
+    assert first.when in page
+    assert "models/other" in page
 
 
 def test_cross_validation_is_nested_resumed_and_opens_the_external_cohort_once(run, capsys):

@@ -8,6 +8,7 @@ from typing import Any, Final
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.journal import read_outcomes
+from wsi_pipeline.learn import read_openings
 from wsi_pipeline.reporting.bundles import BundleRead, flat_rows, read_bundles
 from wsi_pipeline.reporting.cards import slide_cards
 from wsi_pipeline.reporting.data import Facts, Failure, ReportData
@@ -53,6 +54,7 @@ def collect(
 
     Raises:
         CohortError: ``cohort.csv`` is unusable.
+        LearnError: The ledger of external openings is.
     """
     cohort = rows_of(RunFolder(run))
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
@@ -71,6 +73,7 @@ def collect(
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
         stain_method=_stain_method(stores.values()),
         models=tuple(bundle.report for bundle in bundles),
+        openings=tuple(_openings(RunFolder(run))),
         failures=failures,
         provenance=tuple(_facts(run, stores, bundles)),
     )
@@ -94,6 +97,20 @@ def _open_stores(
 def _title(run: Path, cohort: Sequence[CohortSlide]) -> str:
     names = list(dict.fromkeys(slide.cohort for slide in cohort if slide.cohort))
     return " and ".join(names) if names else run.resolve().name
+
+
+def _openings(run: RunFolder) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each time that external slides were looked at, as the ledger has it."""
+    for each in read_openings(run.openings):
+        yield (
+            each.when,
+            each.cohort,
+            str(each.slides),
+            each.model,
+            each.weights[:12],
+            each.who,
+            ", ".join(name.replace("_", " ") for name in each.metrics),
+        )
 
 
 def _is_synthetic(slide: CohortSlide) -> bool:

@@ -229,6 +229,7 @@ class ReportData:
         synthetic: The slides were generated; the page says so loudly.
         random_weights: The encoder was untrained; the page says so loudly.
         notes: Caveats to print below the title, such as the split audit's.
+        openings: Each time an external cohort was opened: when, cohort, slides, model, metrics.
     """
 
     title: str
@@ -241,5 +242,6 @@ class ReportData:
     tiles: tuple[TilePair, ...] = ()
     stain_method: str | None = None
     models: tuple[ModelReport, ...] = ()
+    openings: tuple[tuple[str, ...], ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: tuple[Facts, ...] = ()
