@@ -153,6 +153,7 @@ def _candidates(pictures: Sequence[Picture]) -> list[tuple[int, int, bool]]:
     if len(owner) <= NEIGHBOURS:
         return []
     features = np.concatenate([p.features[:INDEXED] for p in pictures]).astype(np.float32)
+    cv2.setRNGSeed(0)  # the trees are drawn: the same pictures give the same findings
     index = cv2.flann.Index(features, {"algorithm": 1, "trees": 4})
     votes: dict[tuple[int, int, bool], int] = defaultdict(int)
     for mirrored in (False, True):
