@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed, nn
@@ -41,7 +41,7 @@ class Ranks:
             return [item]
         found: list[Item | None] = [None] * self.world
         distributed.all_gather_object(found, item)
-        return [each for each in found if each is not None]
+        return cast("list[Item]", found)
 
     def from_leader(self, item: Item) -> Item:
         """Return the item of rank 0 in every process."""
