@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared", deadline=None)  # machines that do other work are slow at times
+settings.load_profile("shared")
 
 ROOT = Path(__file__).parents[1]
 

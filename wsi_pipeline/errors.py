@@ -22,6 +22,8 @@ WsiError
 A message is one sentence or two: which file, what was found, what to do.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 
 
@@ -102,3 +104,10 @@ def named(names: Sequence[str], most: int = 5) -> str:
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def os_reason(error: OSError) -> str:
+    """Say why a folder cannot be made; what stands in its place is no folder."""
+    if isinstance(error, FileExistsError):
+        return os.strerror(errno.ENOTDIR)
+    return error.strerror or str(error)

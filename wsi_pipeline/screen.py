@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.errors import UsageError
+from wsi_pipeline.errors import UsageError, os_reason
 from wsi_pipeline.events import (
     EpochDone,
     Event,
@@ -80,7 +80,7 @@ def _kept(verb: str, config: StageConfig, stack: ExitStack) -> "tuple[_Log, list
         log = _Log(logging.FileHandler(folder.log(verb), encoding="utf-8", errors="replace"))
     except OSError as error:
         raise UsageError(
-            f"{folder.root}: no files can be written there ({error.strerror}); choose another "
+            f"{folder.root}: no files can be written there ({os_reason(error)}); choose another "
             "folder"
         ) from None
     stack.callback(log.close)

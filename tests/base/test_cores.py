@@ -2,18 +2,18 @@
 
 import pytest
 
-from wsi_pipeline import config
+from wsi_pipeline import settings
 from wsi_pipeline.settings import StageConfig
 
 
 @pytest.mark.parametrize(
     ("cores", "workers", "threads"),
-    [(1, 0, 1), (2, 0, 2), (2, 2, 1), (6, 4, 1), (16, 4, 4), (16, 0, config.MOST_THREADS)],
+    [(1, 0, 1), (2, 0, 2), (2, 2, 1), (6, 4, 1), (16, 4, 4), (16, 0, settings.MOST_THREADS)],
 )
 def test_workers_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
 ) -> None:
-    monkeypatch.setattr(config, "usable_cores", lambda: cores)
+    monkeypatch.setattr(settings, "usable_cores", lambda: cores)
     assert StageConfig(workers=workers).threads_each == threads
 
 

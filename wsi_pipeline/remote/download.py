@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.errors import DownloadError, UsageError
+from wsi_pipeline.errors import DownloadError, UsageError, os_reason
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -348,7 +348,7 @@ def make_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(
-            f"{path}: no files can be written there ({error.strerror}); choose another folder"
+            f"{path}: no files can be written there ({os_reason(error)}); choose another folder"
         ) from None
 
 
