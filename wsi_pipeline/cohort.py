@@ -49,6 +49,7 @@ OPTIONAL: Final = (
     "scanner",
     "sample_type",
     "tma_map",
+    "tma_lies",
     "annotations",
     "root",
     *CLINICAL,
@@ -57,6 +58,7 @@ PLACE: Final = ("region_x", "region_y", "region_width", "region_height")  # leve
 CORE_COLUMNS: Final = (*PLACE, "tilt_deg")
 MAP_COLUMNS: Final = ("row", "column", "core_id", "patient_id", "label")
 IDS: Final = ("slide_id", "patient_id")
+TMA_LIES: Final = ("as-scanned", "90", "180", "270")  # an array against its map, clockwise
 SPLITS: Final = ("train", "val", "test", "external")
 RARE: Final = 10  # a label is doubted that stands so many times less often than one like it
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
@@ -83,6 +85,7 @@ class CohortSlide:
     scanner: str | None = None
     sample_type: str | None = None
     tma_map: str | None = None
+    tma_lies: str | None = None
     annotations: str | None = None
     root: str | None = None
     stage: str | None = None
@@ -316,6 +319,8 @@ def _slide(found: TableRow) -> CohortSlide:
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    if (lies := row.get("tma_lies") or None) is not None and lies not in TMA_LIES:
+        raise ValueError(f"tma_lies {lies!r} is none of {', '.join(TMA_LIES)}")
     texts = {
         item.name: row.get(item.name) or None
         for item in fields(CohortSlide)

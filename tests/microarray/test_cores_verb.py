@@ -1,6 +1,7 @@
 """The cores verb: what it finds, what it draws, and what a person may correct."""
 
 import csv
+import json
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,8 @@ import pytest
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.cores import main
-from wsi_pipeline.microarray import as_slides, read_cores
+from wsi_pipeline.events import SlideDone, SlideFailed
+from wsi_pipeline.microarray import as_slides, check_review, read_cores
 from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run as tile
 
@@ -49,12 +51,13 @@ def test_cores_are_found_named_joined_and_drawn(
 ) -> None:
     preview = tmp_path / "out.png"
     asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
-    assert main([*asked, "--mpp-override", "8"]) == 0
+    assert main([*asked, "--mpp-override", "8", "--lies", "as-scanned"]) == 0
     said = capsys.readouterr()
     text = " ".join((said.out + said.err).split())
     assert "3 × 4 places" in text
     assert "not in the core map: B2" in text
     found = rows(tmp_path / "out.csv")
+    assert found.pop("")["status"] == "unmapped"
     assert len(found) == 11
     assert found[LOST]["x"] == ""
     assert [name for name, row in found.items() if row["control"]] == ["TMA-C4"]
@@ -70,11 +73,11 @@ def test_cores_are_found_named_joined_and_drawn(
 def test_a_corrected_table_is_drawn_and_left_alone(array: Path, tmp_path: Path) -> None:
     preview, table = tmp_path / "a.png", tmp_path / "run" / "cores" / "tma.csv"
     asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
-    assert main([*asked, "--out", str(table)]) == 0
+    assert main([*asked, "--out", str(table), "--lies", "as-scanned"]) == 0
     before = cv2.imread(str(preview))
     lines = table.read_text().splitlines()
     at = next(i for i, line in enumerate(lines) if LOST in line)
-    lines[at] = f"A,3,{LOST},P2,hcc,330,40,100,100,yes,"
+    lines[at] = f"A,3,{LOST},P2,hcc,330,40,100,100,yes,,,,,,"
     table.write_text("\n".join(lines) + "\n")
     corrected = table.read_bytes()
     assert main([*asked, "--out", str(table)]) == 0
@@ -98,8 +101,22 @@ def test_a_corrected_table_is_drawn_and_left_alone(array: Path, tmp_path: Path) 
     labels = {slide.slide_id: slide.label for slide in slides}
     assert labels["TMA-C4"] is None, "a control is no patient's tissue"
     assert labels["TMA-C3"] == "hcc"
-    assert main([*asked, "--out", str(table), "--overwrite"]) == 0
+    assert main([*asked, "--out", str(table), "--overwrite"]) == 1, "nobody has looked at this one"
     assert read_cores(table)[2].region is None
+
+
+def test_tables_of_earlier_versions_stay_readable(tmp_path: Path) -> None:
+    table = tmp_path / "old.csv"
+    table.write_text(
+        "row,column,core_id,patient_id,label,x,y,width,height,control,tilt_deg\n"
+        "A,1,T-A1,P1,hcc,10,20,50,50,,1.20\nA,2,T-A2,P2,cca,,,,,,1.20\n"
+    )
+    one, two = read_cores(table)
+    assert (one.region is not None, one.status, one.tilt_deg) == (True, "", 1.2)
+    assert two.region is None
+    slides = as_slides(CohortSlide(slide_id="T", path="t.svs"), (one, two))
+    assert [slide.slide_id for slide in slides] == ["T-A1"]
+    assert check_review(table, tmp_path / "gone.svs", None, "") is None
 
 
 def test_without_a_map_places_are_named_after_the_grid(array: Path, tmp_path: Path) -> None:
@@ -130,3 +147,114 @@ def test_a_real_overview(data_dir: Path, tmp_path: Path) -> None:
     assert main([str(data_dir / "tma" / "ABC_104_1_009_1.png"), "--preview", str(preview)]) == 0
     placed = read_cores(preview.with_suffix(".csv"))
     assert sum(core.region is not None for core in placed) > 100
+
+
+def test_doubt_stops_until_a_person_has_looked(
+    array: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preview, table = tmp_path / "run" / "cores" / "tma.jpg", tmp_path / "run" / "cores" / "tma.csv"
+    (array / "cohort.csv").write_text(
+        "slide_id,path,patient_id,label,cohort,tma_map\ntma,tma.png,,,x,map.csv\n"
+    )
+    config = TileConfig(
+        cohort=array / "cohort.csv", run=tmp_path / "run", mpp=8, mpp_override=8, tile_px=32
+    )
+    (failed,) = [event for event in tile(config) if isinstance(event, SlideFailed)]
+    assert "hardly better" in failed.error
+    assert "--accept" in failed.error
+    assert str(preview) in failed.error
+    assert preview.exists()
+    asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
+    assert main([*asked, "--accept"]) == 0
+    done = [event.slide_id for event in tile(config) if isinstance(event, SlideDone)]
+    assert len(done) == 10
+    # another map is not what was accepted
+    text = (array / "map.csv").read_text()
+    (array / "map.csv").write_text(text.replace("TMA-A1,P0,hcc", "TMA-A1,P0,cca"))
+    try:
+        (failed,) = [event for event in tile(config) if isinstance(event, SlideFailed)]
+    finally:
+        (array / "map.csv").write_text(text)
+    assert "has changed" in failed.error
+    # a table that a person has corrected needs no more
+    assert main([*asked, "--overwrite"]) == 1
+    lines = table.read_text().replace("TMA-A1,P0", "TMA-A1,P7")
+    table.write_text(lines)
+    assert not [event for event in tile(config) if isinstance(event, SlideFailed) and
+                event.slide_id == "tma"]  # fmt: skip
+
+
+def test_a_grid_is_corrected_by_a_flag(array: Path, tmp_path: Path) -> None:
+    preview = tmp_path / "p.png"
+    asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
+    assert main([*asked, "--lies", "180"]) == 0
+    turned = rows(tmp_path / "p.csv")
+    assert main([*asked, "--turn", "180"]) == 0
+    upright = rows(tmp_path / "p.csv")
+    assert main([*asked, "--lies", "as-scanned", "--overwrite"]) == 0
+    straight = rows(tmp_path / "p.csv")
+    assert turned["TMA-A1"]["x"] != straight["TMA-A1"]["x"]
+    for name in straight:
+        if name:
+            assert upright[name]["x"] == straight[name]["x"], name
+    assert main([*asked, "--shift-columns", "1"]) == 0
+    shifted = rows(tmp_path / "p.csv")
+    assert shifted["TMA-B3"]["x"] == straight[""]["x"], "B2, which the map has not, is B3 now"
+    assert shifted["TMA-A1"]["status"] == "missing"
+    assert shifted["TMA-A2"]["x"] == straight["TMA-A1"]["x"]
+    assert main([*asked, "--shift-columns", "-1"]) == 0
+    back = rows(tmp_path / "p.csv")
+    assert {n: r["x"] for n, r in back.items() if n} == {
+        n: r["x"] for n, r in straight.items() if n
+    }
+
+
+def test_cores_go_to_qupath_and_come_back(array: Path, tmp_path: Path) -> None:
+    preview, there = tmp_path / "p.png", tmp_path / "cores.geojson"
+    asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]
+    given = ["--lies", "as-scanned", "--qupath-out", str(there)]
+    assert main([*asked, *given]) == 0
+    found = json.loads(there.read_text())
+    names = [core["properties"].get("name") for core in found["features"]]
+    assert len(names) == 11
+    assert None in names
+    before = rows(tmp_path / "p.csv")
+    for core in found["features"]:
+        assert core["properties"]["objectType"] == "tmaCore"
+        if core["properties"].get("name") == "TMA-A1":
+            core["properties"]["isMissing"] = True
+        if core["properties"].get("name") == "TMA-A2":
+            ring = core["geometry"]["coordinates"][0]
+            core["geometry"]["coordinates"][0] = [[x + 30, y] for x, y in ring]
+    there.write_text(json.dumps(found))
+    assert main([*asked, "--qupath-in", str(there)]) == 0
+    after = rows(tmp_path / "p.csv")
+    assert after["TMA-A1"]["x"] == ""
+    assert int(after["TMA-A2"]["x"]) - int(before["TMA-A2"]["x"]) == pytest.approx(30, abs=1)
+    assert after["TMA-C3"]["x"] == before["TMA-C3"]["x"]
+
+
+def test_one_of_several_arrays_on_a_slide(array: Path, tmp_path: Path) -> None:
+    one = cv2.imread(str(array / "tma.png"))
+    both = np.hstack([one, one[::-1, ::-1]])
+    cv2.imwrite(str(tmp_path / "two.png"), both)
+    asked = [str(tmp_path / "two.png"), "--map", str(array / "map.csv")]
+    given = ["--preview", str(tmp_path / "p.png"), "--lies", "180", "--region", "640,0,640,480"]
+    assert main([*asked, *given]) == 0
+    found = rows(tmp_path / "p.csv")
+    core = found["TMA-C4"]
+    assert int(core["x"]) + int(core["width"]) / 2 == pytest.approx(640 + 639 - 520, abs=6)
+
+
+def test_a_corrected_grid_is_carried_to_the_next_section(array: Path, tmp_path: Path) -> None:
+    asked = [str(array / "tma.png"), "--map", str(array / "map.csv")]
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    assert main([*asked, "--preview", str(first), "--lies", "as-scanned"]) == 0
+    picture = cv2.imread(str(array / "tma.png"))
+    cv2.imwrite(str(tmp_path / "next.png"), np.roll(picture, (6, 9), (0, 1)))
+    like = ["--like", str(tmp_path / "a.csv"), "--lies", "as-scanned"]
+    assert main([str(tmp_path / "next.png"), "--preview", str(second), *like]) == 0
+    one, two = rows(tmp_path / "a.csv"), rows(tmp_path / "b.csv")
+    for name in ("TMA-A1", "TMA-C3", "TMA-B4"):
+        assert int(two[name]["x"]) - int(one[name]["x"]) == pytest.approx(9, abs=3)
+        assert two[name]["patient_id"] == one[name]["patient_id"]

@@ -14,7 +14,15 @@ from scipy.optimize import linear_sum_assignment
 
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError
-from wsi_pipeline.microarray import Dearray, core_name, dearray, draw_cores, join_core_map
+from wsi_pipeline.microarray import (
+    Dearray,
+    Hints,
+    Joining,
+    core_name,
+    dearray,
+    draw_cores,
+    join_core_map,
+)
 from wsi_pipeline.types import RgbImage
 
 Places = dict[tuple[int, int], tuple[float, float]]
@@ -159,7 +167,7 @@ def test_a_mask_and_other_sizes_do() -> None:
 
 def test_a_known_diameter_is_used() -> None:
     rgb, places = made_array()
-    array = dearray(rgb, um_per_px=10, core_diameter_um=800)
+    array = dearray(rgb, Hints(core_px=80))
     assert array.diameter_px == pytest.approx(80)
     assert_exact(array, places, 8)
 
@@ -167,8 +175,6 @@ def test_a_known_diameter_is_used() -> None:
 def test_what_is_no_array_is_refused() -> None:
     with pytest.raises(NoTissueError, match="No cores found"):
         dearray(np.full((600, 900, 3), 243, np.uint8))
-    with pytest.raises(ConfigError, match="um_per_px"):
-        dearray(made_array()[0], core_diameter_um=600)
     with pytest.raises(ConfigError, match="bool mask"):
         dearray(np.zeros((50, 50), np.uint8))
 
@@ -195,12 +201,25 @@ def test_core_map_is_joined_in_its_own_order(letters: bool) -> None:
     missing = frozenset({(2, 1)})
     rgb, _ = made_array(missing=missing)
     cells = [(row, column) for column in range(6) for row in range(4)]
-    joined = join_core_map(dearray(rgb), map_of(cells, letters))
-    assert [row.mapped.core_id for row in joined] == [f"core-{r}-{c}" for r, c in cells]
-    for cell, row in zip(cells, joined, strict=True):
+    known = Joining(turn=0)
+    joined = join_core_map(dearray(rgb), map_of(cells, letters), known)
+    assert not joined.doubts
+    assert [row.mapped.core_id for row in joined.cores] == [f"core-{r}-{c}" for r, c in cells]
+    for cell, row in zip(cells, joined.cores, strict=True):
         assert row.core is not None
-        assert (row.core.row, row.core.column) == cell
         assert row.core.missing == (cell in missing)
+        if not row.core.missing:
+            assert (row.core.row, row.core.column) == cell
+
+
+def test_a_full_map_fits_a_full_array_in_four_ways_and_asks() -> None:
+    array = dearray(made_array()[0])
+    cells = [(row, column) for row in range(4) for column in range(6)]
+    joined = join_core_map(array, map_of(cells))
+    assert len(joined.doubts) == 1
+    assert "hardly better" in joined.doubts[0]
+    assert joined.runner_up is not None
+    assert joined.orientation.turn == 0
 
 
 def test_a_map_tells_that_the_first_row_is_lost() -> None:
@@ -209,17 +228,21 @@ def test_a_map_tells_that_the_first_row_is_lost() -> None:
     assert (array.rows, array.columns) == (3, 6)
     # A1 marks the array's corner; B1 is empty by design.
     cells = [(row, column) for row in range(4) for column in range(6) if (row, column) != (1, 0)]
-    joined = {row.mapped.core_id: row.core for row in join_core_map(array, map_of(cells))}
-    assert joined["core-0-3"] is None
+    found = join_core_map(array, map_of(cells), Joining(turn=0))
+    joined = {row.mapped.core_id: row.core for row in found.cores}
+    lost = joined["core-0-3"]
+    assert lost is not None
+    assert lost.missing
     core = joined["core-1-1"]
     assert core is not None
-    assert (core.row, core.column, core.missing) == (0, 1, False)
+    assert (core.row, core.column, core.missing) == (1, 1, False)
 
 
 def test_a_map_of_another_array_is_refused() -> None:
     array = dearray(made_array()[0])
-    with pytest.raises(CohortError, match="does not fit"):
-        join_core_map(array, map_of([(0, 0), (0, 1), (0, 2)]))
+    assert "no row in the core map" in str(
+        join_core_map(array, map_of([(0, 0), (0, 1), (0, 2)])).doubts
+    )
     with pytest.raises(CohortError, match="'0'"):
         join_core_map(array, [replace(core, row="0") for core in map_of([(0, 0)])])
 

@@ -11,6 +11,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_pipeline.cores import main as cores
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tile import main
 from wsi_pipeline.tiles import TileSettings, TileStore, cut_slide, open_tiles
@@ -135,6 +136,9 @@ def test_cores_are_turned_by_their_microarrays_tilt(microarray: Path, tmp_path: 
     flags = ["--mpp=0.5", "--mpp-override=0.5", "--stain=none", "--min-tissue-fraction=0.3",
              "--max-background-fraction=1"]  # fmt: skip
     command = [str(microarray / "cohort.csv"), "--run", str(tmp_path / "run"), *flags]
+    placed = ["--map", str(microarray / "map.csv"), "--accept"]
+    preview = ["--preview", str(tmp_path / "run" / "cores" / "T.jpg")]
+    assert cores([str(microarray / "tma.tif"), *placed, *preview]) == 0
     assert main([*command, "--straighten"]) == 0
     whole = tifffile.imread(microarray / "tma.tif")
     stores = sorted((tmp_path / "run" / "tiles").iterdir())

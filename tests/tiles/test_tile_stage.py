@@ -15,6 +15,7 @@ import pytest
 
 from wsi_pipeline.cli import main
 from wsi_pipeline.cohort import read_cohort
+from wsi_pipeline.cores import main as cores
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import (
     Event,
@@ -210,9 +211,18 @@ def microarray(liver: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+def accept_cores(microarray: Path, run_folder: Path) -> None:
+    preview = run_folder / "cores" / "TMA9.jpg"
+    said = ["--map", str(microarray / "map.csv"), "--preview", str(preview), "--accept"]
+    assert cores([str(microarray / "tma.png"), *said]) == 0
+
+
 def test_the_cores_of_a_microarray_become_slides(microarray: Path, tmp_path: Path) -> None:
     settings = {"mpp": 2.0, "tile_px": 64, "mpp_override": None}
     asked = config(microarray / "cohort.csv", tmp_path, **settings)
+    (unsure,) = of(SlideFailed, list(run(asked)))
+    assert "--accept" in unsure.error, "a full map fits a full array in four ways"
+    accept_cores(microarray, tmp_path)
     events = list(run(asked))
     done = [event.slide_id for event in of(SlideDone, events)]
     names = [f"TMA9-{row}{column:02d}" for row in "ABC" for column in range(1, 5)]

@@ -1,16 +1,30 @@
 """Tissue microarrays: where the cores are, which is which, and what a person says about it."""
 
-from wsi_pipeline.microarray.dearray import (
-    Core,
-    Dearray,
-    JoinedCore,
-    core_name,
-    dearray,
-    join_core_map,
-    position,
+from wsi_pipeline.microarray.core_map import position, read_map
+from wsi_pipeline.microarray.correct import Correction, correct, rejoined
+from wsi_pipeline.microarray.dearray import Core, Dearray, Hints, core_name, dearray
+from wsi_pipeline.microarray.join import Joined, JoinedCore, Joining, Turn, join_core_map
+from wsi_pipeline.microarray.mapfit import ORIENTATIONS, Orientation
+from wsi_pipeline.microarray.place import (
+    MARGIN,
+    CoreSearch,
+    Microarray,
+    picture_cores,
+    place_cores,
 )
-from wsi_pipeline.microarray.place import CoreSearch, Microarray, picture_cores, place_cores
 from wsi_pipeline.microarray.preview import CoreMark, draw_cores, draw_marks
+from wsi_pipeline.microarray.qupath import read_geojson_cores, write_geojson_cores
+from wsi_pipeline.microarray.review import (
+    Review,
+    check_review,
+    map_digest,
+    now,
+    read_review,
+    review_path,
+    table_digest,
+    unsure,
+    write_review,
+)
 from wsi_pipeline.microarray.table import (
     PlacedCore,
     as_slides,
@@ -21,24 +35,46 @@ from wsi_pipeline.microarray.table import (
 )
 
 __all__ = [
+    "MARGIN",
+    "ORIENTATIONS",
     "Core",
     "CoreMark",
     "CoreSearch",
+    "Correction",
     "Dearray",
+    "Hints",
+    "Joined",
     "JoinedCore",
+    "Joining",
     "Microarray",
+    "Orientation",
     "PlacedCore",
+    "Review",
+    "Turn",
     "as_slides",
+    "check_review",
     "core_name",
+    "correct",
     "dearray",
     "draw_cores",
     "draw_marks",
     "join_core_map",
+    "map_digest",
+    "now",
     "picture_cores",
     "place_cores",
     "place_name",
     "position",
     "read_cores",
+    "read_geojson_cores",
+    "read_map",
+    "read_review",
+    "rejoined",
+    "review_path",
+    "table_digest",
+    "unsure",
     "write_cores",
+    "write_geojson_cores",
     "write_preview",
+    "write_review",
 ]

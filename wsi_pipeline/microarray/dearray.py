@@ -1,42 +1,51 @@
-"""Find the cores of a tissue microarray, name them, and join them with a core map."""
+"""Find the cores of a tissue microarray and number them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wsi_pipeline.cohort import MappedCore
-from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError
+from wsi_pipeline.errors import NoTissueError
+from wsi_pipeline.microarray.field import Points
 from wsi_pipeline.microarray.lattice import Lattice, fit_lattice
-from wsi_pipeline.microarray.scale import diameter_of, pitch_of
-from wsi_pipeline.microarray.spots import find_spots
-from wsi_pipeline.microarray.view import view_of
+from wsi_pipeline.microarray.pitch import Pitch, pitch_of
+from wsi_pipeline.microarray.scale import core_sizes
+from wsi_pipeline.microarray.spots import Spots, find_spots, round_pieces
+from wsi_pipeline.microarray.view import View, view_of
 from wsi_pipeline.types import Mask, RgbImage
 
-REACH = 1.5  # core diameters within which there is glass beside a core
+CLEAR = 0.5  # agreement at which no other size of core is tried
+STREWN = (0.08, 6.0)  # discs strewn at random agree by less, but for one picture in a hundred:
+LEAST, MOST = 0.25, 0.8  # the first, plus the second by their number, within these
+OTHER_SIZE = 0.8  # of the cores' diameter and below is a size of its own
+OTHERS = (5, 0.1)  # round pieces of it, and their share of the cores
+WEAK_JOINT = 0.8  # probability of how two parts of the array lie beside each other
+UNSURE_GAP = 0.25  # steps from whole at which a gap is not surely a spacer, or empty lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """One place of the array.
+    """One place of the array, or a spot that looks like a core and stands off it.
 
     Attributes:
-        row, column: Counted from 0, from the top and from the left.
-        name: Row letter and column number, ``A1`` top left; ``AA`` follows ``Z``.
+        row, column: Counted from 0, from the top and from the left; None off the grid.
+        name: Row letter and column number, ``A1`` top left; ``AA`` follows ``Z``; empty off it.
         x, y: Centre, pixels of the overview; of a missing core, where it should be.
         diameter_px: Pixels of the overview.
         missing: No tissue was found there.
         coverage: Share of the core's disc that is tissue.
+        certainty: Probability that it belongs there and not in a place beside it.
     """
 
-    row: int
-    column: int
+    row: int | None
+    column: int | None
     name: str
     x: float
     y: float
     diameter_px: float
     missing: bool
     coverage: float
+    certainty: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,79 +54,112 @@ class Dearray:
 
     Attributes:
         cores: All places, row by row, missing ones included.
+        strays: What looks like a core and stands off the grid.
         rows, columns: Size of the grid.
         rotation_deg: Turn of the rows against the overview, clockwise.
         pitch_px: Steps along a row and down a column, pixels of the overview.
-        diameter_px: Core diameter, pixels of the overview.
+        diameter_px: Core diameter, pixels of the overview; of several sizes the commonest.
+        agreement: How periodic the spots are, at most 1.
+        inverted: Whether the cores are light on a dark ground.
+        doubts: Why the numbers of rows and columns may be wrong, a sentence each.
+        lattice, size, scale: What the core map is laid on: the spots, the overview's width and
+            height, and the working pixels per pixel of it.
+        tissue: (h, w) bool, what is darker than the ground, in working pixels.
     """
 
     cores: tuple[Core, ...]
+    strays: tuple[Core, ...]
     rows: int
     columns: int
     rotation_deg: float
     pitch_px: tuple[float, float]
     diameter_px: float
+    agreement: float
+    inverted: bool
+    doubts: tuple[str, ...]
+    lattice: Lattice
+    size: tuple[int, int]
+    scale: float
+    tissue: Mask
 
     @property
     def present(self) -> tuple[Core, ...]:
         """The cores that are there."""
         return tuple(core for core in self.cores if not core.missing)
 
+    def positions(self, places: Points) -> Points:
+        """(N, 2) positions in steps as x, y in pixels of the overview."""
+        return np.asarray((places @ self.lattice.steps.T + 0.5) / self.scale - 0.5)
+
+    def seen(self, places: Points) -> NDArray[np.bool_]:
+        """(N,) whether a core at a position, in steps, would be inside the overview."""
+        position, margin = self.positions(places), self.diameter_px / 2
+        inside = (position >= margin) & (position <= np.array(self.size) - 1 - margin)
+        return np.asarray(inside.all(axis=1))
+
+    def tissue_box(self, core: Core) -> tuple[float, float, float] | None:
+        """Centre and half side of the square around a core's tissue, pixels of the overview."""
+        x, y = ((value + 0.5) * self.scale - 0.5 for value in (core.x, core.y))
+        reach = 0.6 * core.diameter_px * self.scale
+        rows, columns = np.ogrid[: self.tissue.shape[0], : self.tissue.shape[1]]
+        found = np.argwhere(self.tissue & (np.hypot(columns - x, rows - y) <= reach))
+        if not len(found):
+            return None
+        low, high = found.min(axis=0), found.max(axis=0) + 1
+        middle_y, middle_x = (low + high) / 2 - 0.5
+        half = float((high - low).max()) / 2
+        return (
+            (float(middle_x) + 0.5) / self.scale - 0.5,
+            (float(middle_y) + 0.5) / self.scale - 0.5,
+            half / self.scale,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class JoinedCore:
-    """A row of the core map and the core that lies there; None outside the grid found."""
+class Hints:
+    """What is known of an array beforehand, pixels of the overview; None is measured."""
 
-    mapped: MappedCore
-    core: Core | None
+    core_px: float | None = None
+    pitch_px: float | None = None
 
 
-def dearray(
-    overview: RgbImage | Mask,
-    um_per_px: float | None = None,
-    core_diameter_um: float | None = None,
-) -> Dearray:
+def dearray(overview: RgbImage | Mask, hints: Hints | None = None) -> Dearray:
     """Find the cores of a tissue microarray on its overview.
 
-    The rows may be turned by up to 25°. An empty row or column is counted where the gap is a whole
+    The rows may be turned by up to 40°. An empty row or column is counted where the gap is a whole
     number of steps; blocks of cores with any other gap between them are numbered through.
 
     Args:
         overview: (H, W, 3) uint8 with all of the array on it, about 1,000 px or more; or a tissue
             mask (H, W) bool.
-        um_per_px: Resolution of the overview; only needed with ``core_diameter_um``.
-        core_diameter_um: Core diameter where it is known; measured otherwise.
+        hints: What is known of it.
 
     Raises:
         NoTissueError: Nothing on the overview repeats like cores do.
-        ConfigError: Not an overview, or a diameter without a resolution.
+        ConfigError: Not an overview.
     """
-    if core_diameter_um is not None and not (um_per_px and core_diameter_um > 0):
-        raise ConfigError("core_diameter_um must be positive and needs um_per_px.")
-    view = view_of(overview)
-    pitch = pitch_of(view.mask)
-    if pitch is None:
-        raise NoTissueError(
-            "No cores found: nothing on the overview repeats in rows and columns. Is it a tissue "
-            "microarray? If it is, write the cores' places by hand."
-        )
-    if core_diameter_um is not None and um_per_px is not None:
-        diameter = core_diameter_um / um_per_px * view.scale
-    else:
-        diameter = diameter_of(view.mask, pitch.shortest_px)
-    view = view_of(overview, REACH * diameter / view.scale)
-    lattice = fit_lattice(find_spots(view, diameter), pitch)
+    view, spots, pitch, diameter = _search(overview, hints or Hints())
+    lattice = fit_lattice(spots, pitch)
     if not len(lattice.cells):
         raise NoTissueError("No cores found: no spot on the overview has the size of a core.")
     columns, rows = (int(k) + 1 for k in lattice.cells.max(axis=0))
     along, down = pitch.along, pitch.down
+    scale = view.scale
     return Dearray(
-        cores=_cores(lattice, diameter, view.scale),
+        cores=_cores(lattice, diameter, scale),
+        strays=_strays(lattice, scale),
         rows=rows,
         columns=columns,
         rotation_deg=float(np.degrees(np.arctan2(along[1], along[0]))),
-        pitch_px=(float(np.hypot(*along)) / view.scale, float(np.hypot(*down)) / view.scale),
-        diameter_px=diameter / view.scale,
+        pitch_px=(float(np.hypot(*along)) / scale, float(np.hypot(*down)) / scale),
+        diameter_px=diameter / scale,
+        agreement=pitch.agreement,
+        inverted=view.inverted,
+        doubts=_doubts(lattice),
+        lattice=lattice,
+        size=(overview.shape[1], overview.shape[0]),
+        scale=scale,
+        tissue=view.mask,
     )
 
 
@@ -130,79 +172,147 @@ def core_name(row: int, column: int) -> str:
     return f"{letters}{column + 1}"
 
 
-def join_core_map(array: Dearray, mapped: Sequence[MappedCore]) -> list[JoinedCore]:
-    """Join the rows of a core map with the cores found.
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """What one size of core leads to."""
 
-    Where the map is larger than the grid found, rows or columns at the array's edge are lost on
-    the slide: the grid is laid on the map where most cores found are in the map. In a tie it stays
-    at the top left.
+    view: View
+    spots: Spots
+    pitch: Pitch
+    diameter: float
+    worth: float
 
-    Args:
-        array: The cores found.
-        mapped: The core map; rows and columns as letters or numbers, from A or 1.
 
-    Returns:
-        One for each row of the map, in its order.
-
-    Raises:
-        CohortError: A row or column that is neither, or more cores found off the map than on it.
-    """
-    places = [(position(core.row), position(core.column)) for core in mapped]
-    wanted = set(places)
-    found = [(core.row, core.column) for core in array.present]
-    room_down = max(max((row for row, _ in places), default=0) + 1 - array.rows, 0)
-    room_along = max(max((column for _, column in places), default=0) + 1 - array.columns, 0)
-    offsets = [(down, along) for down in range(room_down + 1) for along in range(room_along + 1)]
-    hits = [sum((r + down, c + along) in wanted for r, c in found) for down, along in offsets]
-    down, along = offsets[int(np.argmax(hits))]
-    if 2 * max(hits) < len(found):
-        raise CohortError(
-            f"The core map does not fit: {len(found) - max(hits)} of {len(found)} cores found on "
-            f"a {array.rows} × {array.columns} grid have no row in it; compare it with the preview."
+def _search(overview: RgbImage | Mask, hints: Hints) -> tuple[View, Spots, Pitch, float]:
+    """Choose the size of core whose spots are most periodic and explain most of the tissue."""
+    view = view_of(overview)
+    sizes = [hints.core_px * view.scale] if hints.core_px else core_sizes(view.mask)
+    best: _Try | None = None
+    for size in sizes:
+        tried = _try(overview, view, size, hints)
+        if tried is not None and (best is None or tried.worth > best.worth):
+            best = tried
+        if best is not None and best.pitch.agreement > CLEAR:
+            break
+    number = 0 if best is None else int((best.spots.coverage >= 0.4).sum())
+    enough = float(np.clip(STREWN[0] + STREWN[1] / max(number, 1), LEAST, MOST))
+    if best is None or number < 2 or best.pitch.agreement < enough:
+        found = "" if best is None else (
+            f" ({number} spots agree on rows and columns by {best.pitch.agreement:.2f}, discs "
+            f"strewn at random by up to {enough:.2f})"
+        )  # fmt: skip
+        raise NoTissueError(
+            f"No cores found: nothing on the overview repeats in rows and columns{found}. Is it a "
+            "tissue microarray? If it is, give the cores' size and spacing, or write their places "
+            "by hand."
         )
-    at = {(core.row + down, core.column + along): core for core in array.cores}
-    return [
-        JoinedCore(mapped=row, core=at.get(place))
-        for row, place in zip(mapped, places, strict=True)
-    ]
+    return best.view, best.spots, best.pitch, best.diameter
 
 
-def position(name: str) -> int:
-    """Count from 0: ``A``, ``a`` and ``1`` are 0; ``Z`` is 25, ``AA`` 26; ``03`` is 2.
+def _try(overview: RgbImage | Mask, view: View, size: float, hints: Hints) -> _Try | None:
+    tight = view_of(overview, size / view.scale)
+    sizes = [size, *_other_sizes(tight.mask, size)]
+    spots = find_spots(tight, sizes)
+    expected = None if hints.pitch_px is None else hints.pitch_px * view.scale
+    weights = np.clip(spots.coverage, 0, 1)
+    pitch = pitch_of(spots.centres, weights, float(np.median(sizes)), expected)
+    if pitch is None:
+        return None
+    explained = (spots.coverage * spots.diameters**2).sum() * np.pi / 4 / max(tight.mask.sum(), 1)
+    worth = pitch.agreement * min(float(explained), 1.0)
+    return _Try(view=tight, spots=spots, pitch=pitch, diameter=size, worth=worth)
 
-    Raises:
-        CohortError: Neither letters nor a positive number.
-    """
-    if name.isdecimal() and int(name) > 0:
-        return int(name) - 1
-    if name.isascii() and name.isalpha():
-        number = 0
-        for letter in name.upper():
-            number = 26 * number + ord(letter) - ord("A") + 1
-        return number - 1
-    raise CohortError(f"Core map: {name!r} is no row or column; use letters or numbers from 1.")
+
+def _other_sizes(mask: Mask, size: float) -> list[float]:
+    """A second size of core, where many round pieces have it."""
+    usual = round_pieces(mask, size)
+    for other in core_sizes(mask):
+        apart = min(other / size, size / other)
+        number = round_pieces(mask, other)
+        if apart < OTHER_SIZE and number >= max(OTHERS[0], OTHERS[1] * (usual + number)):
+            return [other]
+    return []
+
+
+def _doubts(lattice: Lattice) -> tuple[str, ...]:
+    """Say why rows and columns may be miscounted."""
+    doubts = []
+    for gap in lattice.gaps:
+        if abs(gap.steps - round(gap.steps)) < UNSURE_GAP and gap.counted != round(gap.steps):
+            line = "row" if gap.down else "column"
+            doubts.append(
+                f"the gap after {line} {gap.after + 1} is {gap.steps:.2f} steps wide: counted as "
+                f"a spacer, it may hold empty {line}s"
+            )
+    weak = lattice.placed.bridges[lattice.placed.bridges < WEAK_JOINT]
+    if len(weak):
+        doubts.append(
+            f"{len(weak)} part{'s' * (len(weak) > 1)} of the array may belong a row or column "
+            f"beside (probability of where they are {weak.min():.2f})"
+        )
+    return tuple(doubts)
 
 
 def _cores(lattice: Lattice, diameter: float, scale: float) -> tuple[Core, ...]:
     found = {(int(row), int(column)): k for k, (column, row) in enumerate(lattice.cells)}
     columns, rows = lattice.cells.max(axis=0) + 1
+    empty = np.array(
+        [(x, y) for y in range(rows) for x in range(columns) if (y, x) not in found]
+    ).reshape(-1, 2)
+    expected = {
+        (int(y), int(x)): place
+        for (x, y), place in zip(empty, _places(lattice, empty), strict=True)
+    }
     cores = []
     for row in range(rows):
         for column in range(columns):
-            index = found.get((row, column))
-            missing = index is None
-            x, y = lattice.place((column, row)) if index is None else lattice.spots.centres[index]
-            coverage = 0.0 if index is None else float(lattice.spots.coverage[index])
-            cores.append(
-                Core(
-                    row=row,
-                    column=column,
-                    name=core_name(row, column),
-                    x=(float(x) + 0.5) / scale - 0.5,
-                    y=(float(y) + 0.5) / scale - 0.5,
-                    diameter_px=diameter / scale,
-                    missing=missing,
-                    coverage=coverage,
-                )
-            )
+            if (index := found.get((row, column))) is None:
+                x, y = expected[row, column]
+                size, coverage, certainty = diameter, 0.0, 0.0
+            else:
+                spot = int(lattice.chosen[index])
+                x, y = lattice.spots.centres[spot]
+                size = float(lattice.spots.diameters[spot])
+                coverage = float(lattice.spots.coverage[spot])
+                certainty = float(lattice.certainty[index])
+            core = Core(
+                row=row, column=column, name=core_name(row, column), x=float(x), y=float(y),
+                diameter_px=size, missing=index is None, coverage=coverage, certainty=certainty,
+            )  # fmt: skip
+            cores.append(_scaled(core, scale))
     return tuple(cores)
+
+
+def _places(lattice: Lattice, cells: NDArray[np.int64]) -> Points:
+    """Where cores of the grid should lie, pixels of the view."""
+    if not len(cells):
+        return np.zeros((0, 2))
+    places = lattice.places[lattice.chosen]
+    field = replace(lattice.placed.field, places=places, offsets=places - lattice.cells)
+    offsets, _ = field.predict(cells + field.offsets.mean(axis=0))
+    return np.asarray((cells + offsets) @ lattice.steps.T)
+
+
+def _strays(lattice: Lattice, scale: float) -> tuple[Core, ...]:
+    return tuple(
+        _scaled(
+            Core(
+                row=None, column=None, name="", x=float(lattice.spots.centres[k, 0]),
+                y=float(lattice.spots.centres[k, 1]), missing=False, certainty=0.0,
+                diameter_px=float(lattice.spots.diameters[k]),
+                coverage=float(lattice.spots.coverage[k]),
+            ),
+            scale,
+        )
+        for k in lattice.strays
+    )  # fmt: skip
+
+
+def _scaled(core: Core, scale: float) -> Core:
+    """The core in pixels of the overview."""
+    return replace(
+        core,
+        x=(core.x + 0.5) / scale - 0.5,
+        y=(core.y + 0.5) / scale - 0.5,
+        diameter_px=core.diameter_px / scale,
+    )

@@ -17,12 +17,24 @@ MAX_NOTE = 12  # letters of a label
 DARK: Final = (12, 40, 110)
 MISSING: Final = (226, 88, 20)
 
-MarkKind = Literal["core", "control", "missing", "unmapped"]
+MarkKind = Literal["core", "control", "missing", "unmapped", "doubtful"]
 RINGS: Final = MappingProxyType(
-    {"core": KEPT, "control": (132, 44, 150), "missing": MISSING, "unmapped": (110, 110, 110)}
+    {
+        "core": KEPT,
+        "control": (132, 44, 150),
+        "missing": MISSING,
+        "unmapped": (110, 110, 110),
+        "doubtful": (200, 30, 30),
+    }
 )
 NAMES: Final = MappingProxyType(
-    {"core": DARK, "control": (96, 20, 110), "missing": MISSING, "unmapped": (80, 80, 80)}
+    {
+        "core": DARK,
+        "control": (96, 20, 110),
+        "missing": MISSING,
+        "unmapped": (80, 80, 80),
+        "doubtful": (200, 30, 30),
+    }
 )
 
 
@@ -34,7 +46,8 @@ class CoreMark:
         name: Its place, in the middle of the circle.
         note: Below it, smaller: what the core map says; may be empty.
         x, y, diameter_px: Pixels of the overview.
-        kind: ``missing`` and ``unmapped`` (not in the core map) get a thin line.
+        kind: ``missing`` and ``unmapped`` (not in the core map) get a thin line, ``doubtful`` a
+            red one.
     """
 
     name: str
@@ -66,7 +79,7 @@ def draw_cores(rgb: RgbImage, array: Dearray) -> RgbImage:
 
 
 def draw_marks(rgb: RgbImage, marks: Iterable[CoreMark]) -> RgbImage:
-    """Draw circles and names: cores blue, controls violet, missing ones orange, others grey.
+    """Draw circles and names: cores blue, controls violet, doubtful red, missing orange, rest grey.
 
     Args:
         rgb: (H, W, 3) uint8, the overview.
@@ -96,6 +109,25 @@ def draw_marks(rgb: RgbImage, marks: Iterable[CoreMark]) -> RgbImage:
         place = (mark.x * zoom, mark.y * zoom + below)
         _write(canvas, note, place, max(0.3, 0.6 * size), NAMES[mark.kind])
     return canvas
+
+
+def side_by_side(one: RgbImage, other: RgbImage, titles: tuple[str, str]) -> RgbImage:
+    """Two pictures of one array beside each other, with a title each, so that a person may choose.
+
+    Args:
+        one, other: (H, W, 3) uint8.
+        titles: What each is.
+
+    Returns:
+        (h, 2 W, 3) uint8, or (2 h, W, 3) for pictures wider than high.
+    """
+    titled = []
+    for picture, title in zip((one, other), titles, strict=True):
+        head = np.full((60, picture.shape[1], 3), 255, np.uint8)
+        _write(head, title, (picture.shape[1] / 2, 30), 1.2, DARK)
+        titled.append(np.vstack([head, picture]))
+    wide = one.shape[1] > one.shape[0]
+    return np.vstack(titled) if wide else np.hstack(titled)
 
 
 def _write(

@@ -1,29 +1,29 @@
 """Core-sized spots of tissue on the overview of a tissue microarray.
 
-Two lengths are measured before anything is looked for: the pitch, from the peaks of the
-autocorrelation, and the core diameter, from the pattern spectrum. Spots are then explained one
-after the other, best first, each taking its pixels away from the rest, so that touching cores
-come apart and crumbs beside a core are no second core.
+The tissue is explained by discs of the cores' size or sizes, one after the other, best first, each
+taking its pixels away from the rest, so that touching cores come apart and crumbs beside a core
+are no second core.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.microarray.field import Points
 from wsi_pipeline.microarray.view import View
 from wsi_pipeline.tissue.ink import disc
 from wsi_pipeline.types import Mask
 
 RING_PENALTY = 0.5  # tissue just outside a core's disc speaks against a centre
 SOFTENING = 0.075  # diameters
-MIN_COVERAGE = 0.15  # of a core's disc; less is debris
+MIN_COVERAGE = 0.1  # of a core's disc; less is debris
 SEPARATION = 0.8  # diameters: cores may touch and be squeezed, but two do not lie on each other
 BLUR_COVERAGE = 0.8
 BLUR_SLOPE = 0.26  # of the spot's density a pixel: dust out of focus and dried water fade slower
 
-Points = NDArray[np.float64]  # (N, 2) x, y
 Values = NDArray[np.float32]
 
 
@@ -34,55 +34,87 @@ class Spots:
     Attributes:
         centres: (N, 2) float64 x, y.
         coverage: (N,) float64, share of the core's disc that is tissue.
+        diameters: (N,) float64, of the size of core that explains it best.
     """
 
     centres: Points
     coverage: NDArray[np.float64]
+    diameters: NDArray[np.float64]
 
     def only(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> "Spots":
         """The spots that ``keep`` names, in its order."""
-        return Spots(centres=self.centres[keep], coverage=self.coverage[keep])
+        return Spots(
+            centres=self.centres[keep],
+            coverage=self.coverage[keep],
+            diameters=self.diameters[keep],
+        )
 
 
-def find_spots(view: View, diameter_px: float) -> Spots:
+def find_spots(view: View, diameters: Sequence[float]) -> Spots:
     """Find whatever may be a core or what is left of one.
 
     Args:
         view: The overview.
-        diameter_px: Core diameter.
+        diameters: Sizes of the cores, pixels of the view.
     """
-    spots = _explain(_without_specks(view.mask, diameter_px), diameter_px)
-    spots = spots.only(_apart(spots.centres, SEPARATION * diameter_px))
-    return spots.only(~_blurred(view, spots, diameter_px))
+    smallest = min(diameters)
+    spots = _explain(_without_specks(view.mask, smallest), diameters)
+    spots = spots.only(_apart(spots))
+    return spots.only(~_blurred(view, spots))
 
 
-def _explain(mask: Mask, diameter_px: float) -> Spots:
-    """Explain the mask by discs of one size, greedily (matching pursuit)."""
-    inner, ring = _templates(diameter_px / 2)
-    reach = inner.shape[0] // 2
-    kernel = inner / inner.sum() - RING_PENALTY * ring / ring.sum()
-    kernel = _softened(kernel, SOFTENING * diameter_px)  # a plateau would leave the centre open
-    taken = np.asarray(cv2.dilate(inner, disc(1))).astype(bool)
-    pad = 5 * reach  # room for the widest window around a centre just outside the image
+def round_pieces(mask: Mask, diameter_px: float) -> int:
+    """How many pieces of tissue are discs of a size: a second size of core shows in them.
+
+    Args:
+        mask: (H, W) bool.
+        diameter_px: The size, give or take an eighth.
+    """
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc(1))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+    width, height = stats[1:, cv2.CC_STAT_WIDTH], stats[1:, cv2.CC_STAT_HEIGHT]
+    fill = stats[1:, cv2.CC_STAT_AREA] / (np.pi / 4 * width * height)
+    sized = np.abs(np.sqrt(width * height) / diameter_px - 1) <= 1 / 8
+    return int((sized & (np.abs(width / height - 1) < 0.2) & (fill > 0.85)).sum())
+
+
+def _explain(mask: Mask, diameters: Sequence[float]) -> Spots:
+    """Explain the mask by discs, greedily (matching pursuit)."""
+    discs = [_Disc(diameter) for diameter in diameters]
+    widest = max(disc.reach for disc in discs)
+    pad = 5 * widest  # room for the widest window around a centre just outside the image
     rest = np.pad(mask, pad).astype(np.float32)
-    score = _filtered(rest, kernel)
-    centres, coverage = [], []
+    scores = np.stack([_filtered(rest, each.kernel) for each in discs])
+    found: list[tuple[float, float, float, float]] = []
     while True:
-        y, x = (int(k) for k in np.unravel_index(int(np.argmax(score)), score.shape))
-        if score[y, x] < MIN_COVERAGE / 2:
+        size, y, x = (int(k) for k in np.unravel_index(int(np.argmax(scores)), scores.shape))
+        if scores[size, y, x] < MIN_COVERAGE / 2:
             break
-        window = _window(y, x, reach)
-        share = float((rest[window] * inner).sum() / inner.sum())
+        best = discs[size]
+        window = _window(y, x, best.reach)
+        share = float((rest[window] * best.inner).sum() / best.inner.sum())
         if share >= MIN_COVERAGE:
-            centres.append((x - pad, y - pad))
-            coverage.append(share)
-        rest[window][taken] = 0
-        changed = _filtered(rest[_window(y, x, 3 * reach)], kernel)
-        score[_window(y, x, 2 * reach)] = changed[reach:-reach, reach:-reach]
-    return Spots(
-        centres=np.array(centres, dtype=np.float64).reshape(-1, 2),
-        coverage=np.array(coverage, dtype=np.float64),
-    )
+            found.append((x - pad, y - pad, share, best.diameter_px))
+        rest[window][best.taken] = 0
+        near = best.reach + widest
+        changed = rest[_window(y, x, near + widest)]
+        for each, score in zip(discs, scores, strict=True):
+            fresh = _filtered(changed, each.kernel)
+            score[_window(y, x, near)] = fresh[widest:-widest, widest:-widest]
+    table = np.array(found, dtype=np.float64).reshape(-1, 4)
+    return Spots(centres=table[:, :2], coverage=table[:, 2], diameters=table[:, 3])
+
+
+class _Disc:
+    """What a core of one size looks like."""
+
+    def __init__(self, diameter_px: float) -> None:
+        self.diameter_px = diameter_px
+        self.inner, ring = _templates(diameter_px / 2)
+        self.reach = self.inner.shape[0] // 2
+        kernel = self.inner / self.inner.sum() - RING_PENALTY * ring / ring.sum()
+        self.kernel = _softened(kernel, SOFTENING * diameter_px)  # a plateau has no centre
+        self.taken = np.asarray(cv2.dilate(self.inner, disc(1))).astype(bool)
 
 
 def _window(y: int, x: int, reach: int) -> tuple[slice, slice]:
@@ -119,17 +151,18 @@ def _without_specks(mask: Mask, diameter_px: float) -> Mask:
     return np.asarray(keep[labels], dtype=bool)
 
 
-def _apart(centres: Points, distance_px: float) -> NDArray[np.int64]:
+def _apart(spots: Spots) -> NDArray[np.int64]:
     """Indices of spots that keep their distance from every better one that is kept."""
     kept: list[int] = []
-    for index, centre in enumerate(centres):
-        gaps = np.hypot(*(centres[kept] - centre).T)
-        if not (gaps < distance_px).any():
+    for index, centre in enumerate(spots.centres):
+        gaps = np.hypot(*(spots.centres[kept] - centre).T)
+        near = SEPARATION * (spots.diameters[kept] + spots.diameters[index]) / 2
+        if not (gaps < near).any():
             kept.append(index)
     return np.array(kept, dtype=np.int64)
 
 
-def _blurred(view: View, spots: Spots, diameter_px: float) -> NDArray[np.bool_]:
+def _blurred(view: View, spots: Spots) -> NDArray[np.bool_]:
     """Spots that do not fill their disc and have no sharp edge; (N,) bool."""
     blurred = np.zeros(len(spots.centres), bool)
     if view.density is None:
@@ -141,7 +174,7 @@ def _blurred(view: View, spots: Spots, diameter_px: float) -> NDArray[np.bool_]:
     height, width = view.mask.shape
     y, x = np.ogrid[:height, :width]
     for index in np.flatnonzero(spots.coverage < BLUR_COVERAGE):
-        cx, cy = spots.centres[index]
+        (cx, cy), diameter_px = spots.centres[index], spots.diameters[index]
         near = (
             slice(max(0, int(cy - diameter_px)), int(cy + diameter_px)),
             slice(max(0, int(cx - diameter_px)), int(cx + diameter_px)),

@@ -4,39 +4,61 @@ Where the cores lie is found once and written to a CSV that a person may correct
 it and never write over it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, cast, get_args
 
 import cv2
 
-from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.atomic import atomic_file, write_text
 from wsi_pipeline.cohort import CohortSlide, MappedCore
 from wsi_pipeline.errors import CohortError
-from wsi_pipeline.tables import read_table, write_csv
+from wsi_pipeline.tables import read_table, to_csv
 from wsi_pipeline.types import Region, RgbImage
 
 COLUMNS: Final = (
     "row", "column", "core_id", "patient_id", "label", "x", "y", "width", "height"
 )  # fmt: skip
-MARKED: Final = "control"  # a column that tables made by hand may lack
-TILT: Final = "tilt_deg"  # another
+MARKED: Final = "control"  # this column and the following ones tables made by hand may lack
+TILT: Final = "tilt_deg"
+STATUS: Final = "status"
+GRID: Final = ("grid_row", "grid_column")
+SHARES: Final = ("tissue", "certainty")
 YES: Final = ("yes", "true", "1", "x")
+
+Status = Literal["", "doubtful", "lost", "missing", "outside", "unmapped"]
+SET_ASIDE: Final = ("doubtful", "lost", "unmapped")  # there, and no slides of their own
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedCore:
-    """A core of the map and where it lies, level-0 px; ``region`` None if it is missing.
+    """A core of the map, or a spot that the map does not have, and where it lies.
 
-    ``control`` marks tissue that is there to check the staining, not to be diagnosed. ``tilt_deg``
-    is how far the microarray's rows are turned, clockwise; None if nobody measured it.
+    Attributes:
+        mapped: Its row of the map; of a spot without one all empty.
+        region: Level-0 px; None if it is missing.
+        control: Tissue that is there to check the staining, not to be diagnosed.
+        tilt_deg: How far the microarray's rows are turned, clockwise; None if nobody measured it.
+        status: Empty for a core as it should be. ``doubtful`` may belong in the place beside,
+            ``lost`` has hardly any tissue, ``unmapped`` has no row in the map: they are set aside.
+            ``missing`` has no tissue, ``outside`` lies off the picture.
+        grid: Row and column from 0, counted as the map does and also beyond it; None off the grid.
+        tissue: Share of the core that is tissue; None if nobody measured it.
+        certainty: Probability that it is this core and not the one beside.
     """
 
     mapped: MappedCore
     region: Region | None
     control: bool = False
     tilt_deg: float | None = None
+    status: Status = ""
+    grid: tuple[int, int] | None = None
+    tissue: float | None = None
+    certainty: float | None = None
+
+
+NOBODY: Final = MappedCore(row="", column="", core_id="", patient_id=None, label=None)
 
 
 def place_name(mapped: MappedCore) -> str:
@@ -63,17 +85,18 @@ def as_slides(slide: CohortSlide, cores: Iterable[PlacedCore]) -> list[CohortSli
             patient_id=core.mapped.patient_id or slide.patient_id,
             label=None if core.control else core.mapped.label or slide.label,
             tma_map=None,
+            tma_lies=None,
             sample_type=MARKED if core.control else slide.sample_type,
             region=core.region,
             tilt_deg=core.tilt_deg,
         )
         for core in cores
-        if core.region is not None
+        if core.region is not None and core.status not in SET_ASIDE
     ]
 
 
-def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
-    """Write the table a person may correct; a missing core has no x, y, width, height."""
+def table_text(cores: Iterable[PlacedCore]) -> str:
+    """The table a person may correct; a missing core has no x, y, width, height."""
     rows = []
     for core in cores:
         mapped, region = core.mapped, core.region
@@ -81,37 +104,76 @@ def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
         who = (mapped.core_id, mapped.patient_id or "", mapped.label or "")
         marked = "yes" if core.control else ""
         tilt = "" if core.tilt_deg is None else f"{core.tilt_deg:.2f}"
-        rows.append((mapped.row, mapped.column, *who, *place, marked, tilt))
-    write_csv(path, (*COLUMNS, MARKED, TILT), rows)
+        grid = ("", "") if core.grid is None else (core.grid[0] + 1, core.grid[1] + 1)
+        shares = ["" if v is None else f"{v:.3f}" for v in (core.tissue, core.certainty)]
+        rows.append(
+            (mapped.row, mapped.column, *who, *place, marked, tilt, core.status, *grid, *shares)
+        )
+    return to_csv((*COLUMNS, MARKED, TILT, STATUS, *GRID, *SHARES), rows)
+
+
+def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
+    """Write the table a person may correct."""
+    write_text(path, table_text(cores))
 
 
 def read_cores(path: Path) -> list[PlacedCore]:
-    """Read the table back.
+    """Read the table back; tables of earlier versions, and made by hand, have fewer columns.
 
     Raises:
-        CohortError: Columns are missing, a place is not four whole numbers, or a tilt no number.
+        CohortError: Columns are missing, a place is not four whole numbers, a tilt no number, a
+            status unknown, or a core stands twice.
     """
     cores = []
+    lines: dict[str, int] = {}
     for found in read_table(path, COLUMNS, ids=("core_id", "patient_id")):
-        row = found.cells
-        place = [row[name] for name in ("x", "y", "width", "height")]
-        try:
-            region = _region(place) if any(place) else None
-            tilt = float(row[TILT]) if row.get(TILT) else None
-        except ValueError:
+        core = _core(path, found.line, found.cells)
+        name = core.mapped.core_id.casefold()
+        if name and lines.setdefault(name, found.line) != found.line:
+            again = core.mapped.core_id
             raise CohortError(
-                f"{path}: line {found.line}: x, y, width, height must be four whole numbers, "
-                f"the size positive, and {TILT} a number or empty; found "
-                f"{', '.join(map(repr, (*place, row.get(TILT) or '')))}"
-            ) from None
-        mapped = MappedCore(
-            row=row["row"], column=row["column"], core_id=row["core_id"],
-            patient_id=row["patient_id"] or None, label=row["label"] or None,
-        )  # fmt: skip
-        marked = row.get(MARKED)
-        control = is_control(mapped) if marked is None else marked.strip().casefold() in YES
-        cores.append(PlacedCore(mapped=mapped, region=region, control=control, tilt_deg=tilt))
+                f"{path}: line {found.line}: core {again} stands in line {lines[name]} too"
+            )
+        cores.append(core)
     return cores
+
+
+def _core(path: Path, line: int, row: Mapping[str, str]) -> PlacedCore:
+    place = [row[name] for name in ("x", "y", "width", "height")]
+    try:
+        region = _region(place) if any(place) else None
+        tilt, tissue, certainty = (
+            float(row[name]) if row.get(name) else None for name in (TILT, *SHARES)
+        )
+        cells = [int(row[name]) - 1 for name in GRID if row.get(name)]
+    except ValueError:
+        raise CohortError(
+            f"{path}: line {line}: x, y, width, height must be four whole numbers, "
+            f"the size positive, and {TILT}, {', '.join((*GRID, *SHARES))} numbers or empty; found "
+            f"{', '.join(map(repr, (*place, row.get(TILT) or '')))}"
+        ) from None
+    status = row.get(STATUS) or ""
+    if status not in get_args(Status):
+        raise CohortError(
+            f"{path}: line {line}: status {status!r} is none of {', '.join(get_args(Status)[1:])}"
+        )
+    mapped = MappedCore(
+        row=row["row"], column=row["column"], core_id=row["core_id"],
+        patient_id=row["patient_id"] or None, label=row["label"] or None,
+    )  # fmt: skip
+    if region is not None and not mapped.core_id:
+        status = "unmapped"
+    marked = row.get(MARKED)
+    return PlacedCore(
+        mapped=mapped,
+        region=region,
+        control=is_control(mapped) if marked is None else marked.strip().casefold() in YES,
+        tilt_deg=tilt,
+        status=cast("Status", status),
+        grid=(cells[0], cells[1]) if len(cells) == 2 else None,
+        tissue=tissue,
+        certainty=certainty,
+    )
 
 
 def _region(place: Sequence[str | None]) -> Region:

@@ -184,8 +184,8 @@ class CoresConfig(StageConfig):
     preview: Annotated[Path, HOW, FILE] = Field(description="Picture to write, .png or .jpg.")
     map: Annotated[Path | None, HOW, FILE] = Field(
         default=None,
-        description="Core map (CSV row, column, core_id, patient_id, label); without one, places "
-        "are named after the grid.",
+        description="Core map: CSV row, column, core_id, patient_id, label, or a matrix of "
+        "patients; without one, places are named after the grid.",
     )
     out: Annotated[Path | None, HOW, FILE] = Field(
         default=None,
@@ -193,14 +193,72 @@ class CoresConfig(StageConfig):
         "not written over. Beside the preview if not given; the tile stage reads "
         "<run>/cores/<slide_id>.csv.",
     )
+    accept: Annotated[bool, HOW] = Field(
+        default=False, description="A person has looked: the table is right as it stands."
+    )
     names: Literal["letters", "numbers"] = Field(
         default="letters", description="Without a map: A1 or 1-1."
+    )
+    rows: int | None = Field(default=None, ge=1, description="Rows of the array, without a map.")
+    columns: int | None = Field(default=None, ge=1, description="Its columns, without a map.")
+    row_labels: tuple[str, ...] = Field(
+        default=(),
+        description="All row labels of the map in the array's order, where they are not A, B, C "
+        "or 1, 2, 3: reversed, gapped, words. May be given several times.",
+    )
+    column_labels: tuple[str, ...] = Field(default=(), description="The same of its columns.")
+    lies: Literal["as-scanned", "90", "180", "270"] | None = Field(
+        default=None,
+        description="How far the array lies turned clockwise against its map, where that is "
+        "known; else the map tells.",
+    )
+    region: Annotated[str | None, Metavar("X,Y,W,H")] = Field(
+        default=None,
+        pattern=r"^\d+,\d+,[1-9]\d*,[1-9]\d*$",
+        description="Where on the slide the array lies, level-0 px: one of several.",
+    )
+    like: Annotated[Path | None, FILE] = Field(
+        default=None,
+        description="Table of a neighbouring section, corrected: its cores are looked for here.",
+    )
+    turn: Literal["0", "90", "180", "270"] = Field(
+        default="0", description="Correct the table: turn its names clockwise on the slide."
+    )
+    mirror: bool = Field(default=False, description="Correct the table: swap left and right.")
+    shift_rows: int = Field(
+        default=0, description="Correct the table: every spot is so many rows further down."
+    )
+    shift_columns: int = Field(
+        default=0, description="Correct the table: and so many columns to the right."
+    )
+    add_row: tuple[int, ...] = Field(
+        default=(), description="Correct the table: before this row, from 1, comes an empty one."
+    )
+    add_column: tuple[int, ...] = Field(default=(), description="The same of a column.")
+    remove_row: tuple[int, ...] = Field(
+        default=(), description="Correct the table: this row, from 1, is none."
+    )
+    remove_column: tuple[int, ...] = Field(default=(), description="The same of a column.")
+    qupath_out: Annotated[Path | None, HOW, FILE] = Field(
+        default=None, description="GeoJSON of QuPath's TMA cores to write."
+    )
+    qupath_in: Annotated[Path | None, HOW, FILE] = Field(
+        default=None, description="GeoJSON from QuPath whose cores correct the table."
     )
     mpp_override: float | None = Field(
         default=None, gt=0, description="The slide's resolution, µm/px, in place of the file's."
     )
     core_diameter_um: float | None = Field(
         default=None, gt=0, description="The cores' diameter where it is known, µm."
+    )
+    spacing_um: float | None = Field(
+        default=None, gt=0, description="From one core's middle to the next, where known, µm."
+    )
+    core_mask: Literal["circle", "tissue"] = Field(
+        default="circle", description="What is cut: a square around the core or its tissue."
+    )
+    min_core_tissue: float = Field(
+        default=0.1, ge=0, le=1, description="Share of a core that is tissue; less, it is lost."
     )
     reader: Reader = Field(
         default="auto", description="What reads the slide; auto: what suits the file."

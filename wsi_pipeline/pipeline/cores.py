@@ -1,10 +1,13 @@
 """One tissue microarray: where its cores are, for a person to check before anything is cut."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from wsi_pipeline.cohort import read_core_map
+from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.events import (
     Event,
@@ -16,64 +19,231 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.microarray import (
+    MARGIN,
     CoreSearch,
+    Correction,
+    Joining,
     Microarray,
     PlacedCore,
+    Review,
+    Turn,
+    check_review,
+    correct,
+    map_digest,
+    now,
     picture_cores,
     place_cores,
     place_name,
     read_cores,
+    read_geojson_cores,
+    read_map,
+    read_review,
+    table_digest,
+    unsure,
     write_cores,
+    write_geojson_cores,
     write_preview,
+    write_review,
 )
 from wsi_pipeline.pipeline.configs import CoresConfig
+from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.types import Region, RgbImage
+
+LIES: Final[Mapping[str, Turn]] = {"as-scanned": 0, "90": 90, "180": 180, "270": 270}
+LOOK: Final = (
+    "look at {preview}, then say --accept, correct {table}, or say how the array lies (--lies)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cores:
+    """A table of cores, and what is known of it.
+
+    Attributes:
+        cores: Its rows.
+        picture: (H, W, 3) uint8.
+        doubts: Why cores may have wrong names; none: they are sure.
+        found: How they were found; None where the table was there.
+    """
+
+    cores: list[PlacedCore]
+    picture: RgbImage
+    doubts: tuple[str, ...]
+    found: Microarray | None
 
 
 def run(config: CoresConfig) -> Iterator[Event]:
     """Write the table of the cores and a picture; a table that is there is drawn, not replaced.
 
+    Where the cores' names are in doubt, the slide fails: the table and the picture are written, and
+    nobody uses them until a person has accepted or corrected them.
+
     Raises:
         CohortError: The core map or the table of the cores is wrong.
-        ConfigError: A core diameter in µm for a slide of unknown resolution.
+        ConfigError: A length in µm for a slide of unknown resolution, or nothing to correct.
     """
     yield StageStarted(stage="cores", total=1)
     started = time.monotonic()
     slide_id = Path(config.slide).stem
-    corrected = config.table.exists() and not config.overwrite
+    correction = _correction(config)
+    mapped = None if config.map is None else read_map(config.map)
+    there = config.table.exists() and not config.overwrite
     try:
-        if corrected:
-            cores = read_cores(config.table)
-            picture = picture_cores(config.slide, cores, config.reader)
-            yield Note(text=f"{config.table} was there and is drawn as it stands; --overwrite "
-                            "finds the cores anew")  # fmt: skip
-        else:
-            found = _find(config)
-            cores, picture = found.cores, found.picture
-            yield Note(text=_summary(found))
+        made = _read(config, mapped) if there else _find(config, mapped)
+        if correction or config.qupath_in is not None:
+            made = _corrected(config, made, correction)
     except SlideError as error:
         yield SlideFailed(slide_id=slide_id, error=str(error))
         return
+    yield Note(text=_summary(made.found) if made.found is not None else (
+        f"{config.table} was there and is drawn as it stands; --overwrite finds the cores anew"
+    ))  # fmt: skip
+    if made.found is not None and made.found.joined is None and made.found.doubts:
+        yield Note(text=f"rows and columns may be miscounted: {'; '.join(made.found.doubts)}")
+    changed = not there or bool(correction) or config.qupath_in is not None
+    accepted = config.accept or bool(correction) or config.qupath_in is not None
+    if config.accept:
+        made = replace(made, cores=[_cleared(core) for core in made.cores])
     if config.dry_run:
-        yield from map(_row, cores)
+        yield from map(_row, made.cores)
     else:
-        write_preview(config.preview, picture)
-        yield Written(path=str(config.preview), what="cores to check")
-        if not corrected:
-            write_cores(config.table, cores)
-            yield Written(path=str(config.table), what="cores' places, to be corrected")
+        yield from _write(config, made, mapped, changed=changed, accepted=accepted)
+    if made.doubts and not accepted:
+        look = LOOK.format(preview=config.preview, table=config.table)
+        said = f"{config.slide}: {unsure(made.doubts)}; {look}"
+        yield SlideFailed(slide_id=slide_id, error=said)
+        return
     seconds = time.monotonic() - started
-    yield SlideDone(slide_id=slide_id, counts=_counts(cores), seconds=seconds)
+    yield SlideDone(slide_id=slide_id, counts=_counts(made.cores), seconds=seconds)
 
 
-def _find(config: CoresConfig) -> Microarray:
-    mapped = None if config.map is None else read_core_map(config.map)
-    search = CoreSearch(
+def search_of(config: CoresConfig) -> CoreSearch:
+    """How the settings say that cores are looked for."""
+    return CoreSearch(
         reader=config.reader,
         mpp_override=config.mpp_override,
         core_diameter_um=config.core_diameter_um,
+        spacing_um=config.spacing_um,
+        rows=config.rows,
+        columns=config.columns,
         naming=config.names,
+        region=_region(config),
+        min_tissue=config.min_core_tissue,
+        core_mask=config.core_mask,
+        joining=Joining(
+            turn=None if config.lies is None else LIES[config.lies],
+            row_labels=config.row_labels,
+            column_labels=config.column_labels,
+        ),
     )
-    return place_cores(config.slide, mapped, search)
+
+
+def review_of(
+    slide: str | Path,
+    mapped: Sequence[MappedCore] | None,
+    table: Path,
+    doubts: Sequence[str],
+    found: Microarray | None = None,
+) -> Review:
+    """What is to be known of a table that was just written."""
+    joined = found.joined if found is not None else None
+    orientation, margin = "", None
+    if joined is not None:
+        turned = f"turned by {joined.orientation.turn}°" if joined.orientation.turn else ""
+        mirrored = "mirrored" if joined.orientation.mirrored else ""
+        orientation = " and ".join(filter(None, (mirrored, turned))) or "as scanned"
+        margin = joined.margin if joined.margin < float("inf") else None
+    return Review(
+        slide=slide_digest(slide),
+        map=None if mapped is None else map_digest(mapped),
+        table=table_digest(table),
+        doubts=tuple(doubts),
+        orientation=orientation,
+        evidence=None if joined is None else joined.evidence,
+        margin=margin,
+    )
+
+
+def _read(config: CoresConfig, mapped: list[MappedCore] | None) -> Cores:
+    cores = read_cores(config.table)
+    picture = picture_cores(config.slide, cores, config.reader, _region(config))
+    if config.accept:
+        return Cores(cores=cores, picture=picture, doubts=(), found=None)
+    try:
+        look = LOOK.format(preview=config.preview, table=config.table)
+        check_review(config.table, config.slide, mapped, look)
+    except SlideError:
+        review = read_review(config.table)
+        if review is None or review.sure or review.slide != slide_digest(config.slide):
+            raise
+        return Cores(cores=cores, picture=picture, doubts=review.doubts, found=None)
+    return Cores(cores=cores, picture=picture, doubts=(), found=None)
+
+
+def _find(config: CoresConfig, mapped: list[MappedCore] | None) -> Cores:
+    if config.like is not None:
+        mapped = [
+            core.mapped for core in read_cores(config.like)
+            if core.region is not None and core.status in ("", "doubtful")
+        ]  # fmt: skip
+    found = place_cores(config.slide, mapped, search_of(config))
+    doubts = found.doubts if found.joined is not None else ()
+    return Cores(cores=found.cores, picture=found.picture, doubts=doubts, found=found)
+
+
+def _corrected(config: CoresConfig, made: Cores, correction: Correction) -> Cores:
+    cores = made.cores
+    if correction:
+        cores = correct(cores, correction, (config.row_labels, config.column_labels))
+    if config.qupath_in is not None:
+        cores = read_geojson_cores(config.qupath_in, cores, MARGIN)
+    picture = picture_cores(config.slide, cores, config.reader, _region(config))
+    return replace(made, cores=cores, picture=picture, doubts=())
+
+
+def _write(
+    config: CoresConfig,
+    made: Cores,
+    mapped: list[MappedCore] | None,
+    *,
+    changed: bool,
+    accepted: bool,
+) -> Iterator[Event]:
+    write_preview(config.preview, made.picture)
+    yield Written(path=str(config.preview), what="cores to check")
+    if changed or config.accept:
+        write_cores(config.table, made.cores)
+        review = review_of(config.slide, mapped, config.table, made.doubts, made.found)
+        write_review(config.table, replace(review, accepted=now() if accepted else None))
+        yield Written(path=str(config.table), what="cores' places, to be corrected")
+    if config.qupath_out is not None:
+        write_geojson_cores(config.qupath_out, made.cores, MARGIN)
+        yield Written(path=str(config.qupath_out), what="cores for QuPath")
+
+
+def _correction(config: CoresConfig) -> Correction:
+    return Correction(
+        mirror=config.mirror,
+        turn=int(config.turn),
+        add_rows=config.add_row,
+        add_columns=config.add_column,
+        remove_rows=config.remove_row,
+        remove_columns=config.remove_column,
+        shift_rows=config.shift_rows,
+        shift_columns=config.shift_columns,
+    )
+
+
+def _region(config: CoresConfig) -> Region | None:
+    if config.region is None:
+        return None
+    x, y, width, height = (int(value) for value in config.region.split(","))
+    return Region(x=x, y=y, width=width, height=height)
+
+
+def _cleared(core: PlacedCore) -> PlacedCore:
+    """A core that a person has looked at."""
+    return replace(core, status="") if core.status == "doubtful" else core
 
 
 def _summary(found: Microarray) -> str:
@@ -85,20 +255,33 @@ def _summary(found: Microarray) -> str:
         f"{array.rows} × {array.columns} places, cores of {size}, "
         f"rows turned by {array.rotation_deg:.1f}°"
     )
+    if array.inverted:
+        text += "; light on dark, inverted"
+    if (joined := found.joined) is not None:
+        where = joined.orientation
+        turned = f"turned by {where.turn}°" if where.turn else "as scanned"
+        text += f"; the map lies {turned}{' and mirrored' * where.mirrored}"
+        if joined.margin < float("inf"):
+            text += f", clear of the next best way by {joined.margin:.0f} nats"
     if found.unmapped:
         text += f"; not in the core map: {', '.join(found.unmapped)}"
     return text
 
 
 def _counts(cores: list[PlacedCore]) -> dict[str, int]:
-    present = [core for core in cores if core.region is not None]
+    by_status = Counter(core.status for core in cores)
+    used = [core for core in cores if core.region is not None and not core.status]
     counts = {
-        "places": len(cores),
-        "  cores": len(present),
-        "    controls": sum(core.control for core in present),
-        "  missing": len(cores) - len(present),
+        "places": sum(bool(core.mapped.core_id) for core in cores),
+        "  cores": len(used),
+        "    controls": sum(core.control for core in used),
+        "  missing": by_status["missing"],
+        "  lost": by_status["lost"],
+        "  doubtful": by_status["doubtful"],
+        "  outside": by_status["outside"],
+        "unmapped": by_status["unmapped"],
     }
-    return {name: count for name, count in counts.items() if count or not name.startswith(" ")}
+    return {name: count for name, count in counts.items() if count or name == "places"}
 
 
 def _row(core: PlacedCore) -> Planned:
@@ -106,11 +289,12 @@ def _row(core: PlacedCore) -> Planned:
     x, y, side = (None,) * 3 if region is None else (region.x, region.y, region.width)
     return Planned(
         row={
-            "place": place_name(mapped),
-            "core": mapped.core_id,
+            "place": place_name(mapped) if mapped.core_id else None,
+            "core": mapped.core_id or None,
             "patient": mapped.patient_id,
             "label": mapped.label,
             "control": "yes" if core.control else None,
+            "status": core.status or None,
             "x": x,
             "y": y,
             "side": side,

@@ -4,21 +4,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 
-from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, read_core_map, safe_id
-from wsi_pipeline.errors import CohortError, ConfigError, WsiError
+from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, safe_id
+from wsi_pipeline.errors import CohortError, ConfigError, SlideError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed
 from wsi_pipeline.microarray import (
     CoreSearch,
+    Joining,
     PlacedCore,
     as_slides,
+    check_review,
     place_cores,
     read_cores,
+    read_map,
+    unsure,
     write_cores,
     write_preview,
+    write_review,
 )
 from wsi_pipeline.pipeline.configs import TileConfig
+from wsi_pipeline.pipeline.cores import LIES, review_of
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import NOT_A_FILE, find_slides, is_slide_file, printable
@@ -182,18 +189,45 @@ def no_core_map(config: TileConfig, row: CohortSlide) -> str | None:
 
 
 def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
-    """Read where the cores are, or find them and write it down."""
+    """Read where the cores are, or find them and write it down.
+
+    Raises:
+        SlideError: It is in doubt which core is whose, and no person has accepted or corrected it.
+    """
     table = RunFolder(config.run).cores_table(row.slide_id)
-    if table.exists():
+    preview = table.with_suffix(".jpg")
+    map_path = beside(config, row, str(row.tma_map))
+    slide = row.locate(config.slides) or row.path
+    advice = (
+        f"look at {preview}, correct {table.name} beside it if need be, then say: "
+        f"{_accepting(slide, map_path, preview)}"
+    )
+    known = table.exists()
+    mapped = None if known and not map_path.is_file() else read_map(map_path)
+    if known:
+        check_review(table, slide, mapped, advice)
         return read_cores(table)
-    mapped = read_core_map(beside(config, row, str(row.tma_map)))
     override = config.mpp_override if row.mpp is None else row.mpp
-    search = CoreSearch(reader=config.reader, mpp_override=override)
-    found = place_cores(row.locate(config.slides) or row.path, mapped, search)
+    search = CoreSearch(
+        reader=config.reader,
+        mpp_override=override,
+        region=row.region,
+        joining=Joining(turn=None if row.tma_lies is None else LIES[row.tma_lies]),
+    )
+    found = place_cores(slide, mapped, search)
     if not config.dry_run:
-        write_preview(table.with_suffix(".jpg"), found.picture)
+        write_preview(preview, found.picture)
         write_cores(table, found.cores)
+        write_review(table, review_of(slide, mapped, table, found.doubts, found))
+    if found.doubts:
+        raise SlideError(f"{slide}: {unsure(found.doubts)}; {advice}")
     return found.cores
+
+
+def _accepting(slide: str | Path, map_path: Path, preview: Path) -> str:
+    """The command by which a person accepts a table of cores."""
+    words = ["python -m wsi_pipeline.cores", quote(str(slide)), "--map", quote(str(map_path))]
+    return " ".join([*words, "--preview", quote(str(preview)), "--accept"])
 
 
 def beside(config: TileConfig, row: CohortSlide, name: str) -> Path:
@@ -205,11 +239,27 @@ def beside(config: TileConfig, row: CohortSlide, name: str) -> Path:
 
 
 def _missing(row: CohortSlide, cores: list[PlacedCore]) -> Iterator[Event]:
-    lost = [core.mapped.core_id for core in cores if core.region is None]
-    if lost:
+    """Say which cores of the map are not used, and which on the slide have no row in it."""
+    said = {
+        "are not on the slide": [c for c in cores if c.mapped.core_id and c.region is None],
+        "have hardly any tissue": [c for c in cores if c.status == "lost"],
+        "may belong in the place beside theirs and are left out": [
+            c for c in cores if c.status == "doubtful"
+        ],
+    }
+    known = sum(bool(core.mapped.core_id) for core in cores)
+    for what, which in said.items():
+        if which:
+            yield Note(
+                text=f"{row.slide_id}: {len(which)} of {known} cores {what}: "
+                f"{', '.join(core.mapped.core_id for core in which)}; correct "
+                f"cores/{row.slide_id}.csv if that is wrong"
+            )
+    strangers = sum(core.status == "unmapped" for core in cores)
+    if strangers:
         yield Note(
-            text=f"{row.slide_id}: {len(lost)} of {len(cores)} cores are not on the slide: "
-            f"{', '.join(lost)}; correct cores/{row.slide_id}.csv if they are"
+            text=f"{row.slide_id}: {strangers} cores found have no row in the core map; they are "
+            f"in cores/{row.slide_id}.csv as unmapped"
         )
 
 

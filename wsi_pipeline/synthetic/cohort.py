@@ -145,6 +145,7 @@ def write_tables(specs: list[SlideSpec], out_dir: Path) -> Path:
                 cohort=spec.cohort,
                 scanner=spec.scanner,
                 tma_map=spec.tma_map,
+                tma_lies=None if spec.tma_map is None else "as-scanned",
             )
             for spec in specs
         ],

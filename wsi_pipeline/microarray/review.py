@@ -1,0 +1,140 @@
+"""What is known of a table of cores: from what it was made, how surely, and who looked.
+
+Written beside the table as JSON. A table is used if its cores were placed surely, if a person has
+accepted it, or if a person has corrected it: then it is no longer what was written. If the slide
+or the core map has changed since, none of that counts any more.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.cohort import MappedCore
+from wsi_pipeline.errors import CohortError, SlideError
+from wsi_pipeline.slides import slide_digest
+
+SUFFIX: Final = ".review.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """The record beside a table of cores.
+
+    Attributes:
+        slide, map, table: Digests of what the table was made from, and of the table as written.
+        doubts: Why it may be wrong, a sentence each; none: it is sure.
+        orientation: How the array lies against its map, in words.
+        evidence, margin: Log probability of the way the map was laid, and by how much the next
+            best way is worse, in nats; None without a map or without another way.
+        accepted: When a person said that it is right; None: nobody did.
+    """
+
+    slide: str
+    map: str | None
+    table: str
+    doubts: tuple[str, ...] = ()
+    orientation: str = ""
+    evidence: float | None = None
+    margin: float | None = None
+    accepted: str | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether it may be used without a look."""
+        return not self.doubts or self.accepted is not None
+
+
+def review_path(table: Path) -> Path:
+    """Where the record of a table of cores is."""
+    return table.with_name(table.stem + SUFFIX)
+
+
+def write_review(table: Path, review: Review) -> None:
+    """Write the record beside its table."""
+    write_text(review_path(table), json.dumps(asdict(review), indent=1) + "\n")
+
+
+def read_review(table: Path) -> Review | None:
+    """Read the record; None for a table made by hand or by an earlier version.
+
+    Raises:
+        CohortError: It is damaged.
+    """
+    path = review_path(table)
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        known = {field.name for field in fields(Review)}
+        values = {name: value for name, value in values.items() if name in known}
+        return Review(**{**values, "doubts": tuple(values.get("doubts", ()))})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CohortError(
+            f"{path}: damaged ({error}); remove it together with {table.name} and find the cores "
+            "anew"
+        ) from None
+
+
+def now() -> str:
+    """The time of an acceptance."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def map_digest(mapped: Sequence[MappedCore]) -> str:
+    """Digest of what a core map says, whatever its layout and its order."""
+    rows = sorted(
+        (core.row, core.column, core.core_id, core.patient_id or "", core.label or "")
+        for core in mapped
+    )
+    return _digest(json.dumps(rows).encode())
+
+
+def table_digest(table: Path) -> str:
+    """Digest of a table of cores as it is now."""
+    return _digest(table.read_bytes())
+
+
+def check_review(
+    table: Path, slide: str | Path, mapped: Sequence[MappedCore] | None, advice: str
+) -> Review | None:
+    """Refuse a table of cores that nobody may rely on.
+
+    Args:
+        table: The table.
+        slide: The slide that it is asked for.
+        mapped: The core map that it is asked for; None does not ask.
+        advice: What to do for it to be used.
+
+    Returns:
+        The record; None where there is none: the table was made by hand or long ago.
+
+    Raises:
+        SlideError: The slide or the map has changed, or the cores are unsure and nobody looked.
+    """
+    review = read_review(table)
+    if review is None:
+        return None
+    if review.slide != slide_digest(slide):
+        raise SlideError(f"{slide}: not the file that {table} was made from; {advice}")
+    if mapped is not None and review.map not in (None, map_digest(mapped)):
+        raise SlideError(
+            f"{slide}: its core map has changed since {table} was made; move the table away, or "
+            f"find the cores anew with --overwrite: {advice}"
+        )
+    if not review.sure and review.table == table_digest(table):
+        raise SlideError(f"{slide}: {unsure(review.doubts)}; {advice}")
+    return review
+
+
+def unsure(doubts: Sequence[str]) -> str:
+    """The sentence that says what does not fit."""
+    return f"its cores are not surely those of the map: {'; '.join(doubts)}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
