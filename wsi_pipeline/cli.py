@@ -83,7 +83,7 @@ def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:
             raise ConfigError(f"{file}: {unknown_setting(key, config_class.model_fields)}")
     prog = _prog(verb.name)
     parser = flags_of(config_class, prog, verb.about, values)
-    parser.epilog = f"example:\n  {prog} {verb.example}"
+    parser.epilog = f"example:\n  {prog} {config_class.example}"
     given = parser.read(argv)
     source = f"command line and {file}" if file else "command line"
     return config_class.from_mapping(values | given, source).for_scheduler()
@@ -92,13 +92,11 @@ def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:
 def listing() -> str:
     """Return every verb with a sentence, by what it works on."""
     lines = ["usage: wsi VERB [options], or python -m wsi_pipeline.VERB", ""]
-    for group in dict.fromkeys(verb.group for verb in verbs.VERBS.values()):
+    for group, configs in verbs.GROUPS.items():
         lines.append(f"{group}:")
-        for verb in verbs.VERBS.values():
-            if verb.group == group:
-                indent = " " * 20
-                lines += textwrap.wrap(f"  {verb.name:<16}  {verb.about}", WIDTH,
-                                       subsequent_indent=indent)  # fmt: skip
+        for verb in map(Verb, configs):
+            lines += textwrap.wrap(f"  {verb.name:<16}  {verb.about}", WIDTH,
+                                   subsequent_indent=" " * 20)  # fmt: skip
         lines.append("")
     return "\n".join([*lines, "wsi VERB --help says what a verb can be told.", ""])
 

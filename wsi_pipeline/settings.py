@@ -52,6 +52,9 @@ class Metavar:
 
 FILE: Final = Metavar("FILE")
 DIR: Final = Metavar("DIR")
+COHORT: Final = Metavar("COHORT")  # a table, or a folder of slides
+Run = Annotated[Path, HOW, POSITIONAL, DIR]
+Slides = Annotated[Path | None, HOW, DIR]
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,23 @@ class Settings(BaseModel):
 
 
 class StageConfig(Settings):
-    """What every stage can be told."""
+    """What every stage can be told. The class of a verb says all there is to say of it.
+
+    Attributes:
+        verb: Name of the verb. Its sentence is the first line of the class's docstring.
+        example: A command line, without the verb.
+        stage: ``module:function`` that takes the settings and yields events; by default ``run`` of
+            the module in ``pipeline`` that is called as the verb.
+        needs: Parts of the run folder that it works on, as ``RunFolder`` names them.
+        makes: Those that it makes.
+    """
 
     topic: ClassVar = "how the work is done"
+    verb: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+    stage: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[tuple[str, ...]] = ()
 
     workers: Annotated[int, HOW] = Field(
         default=0, ge=0, description="Worker processes; 0 works in this process."
@@ -179,6 +196,16 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: there is no such settings file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def run_named_in(file: Path) -> RunFolder | None:
+    """Return the run folder that a study or a plan names first; None where it cannot be read."""
+    try:
+        tables = load_toml(file).values()
+    except ConfigError:
+        return None
+    runs = [table.get("run") for table in tables if isinstance(table, dict)]
+    return next((RunFolder(Path(run)) for run in runs if isinstance(run, str)), None)
 
 
 def describe(error: ValidationError, source: str, known: Iterable[str] = ()) -> str:

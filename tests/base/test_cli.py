@@ -1,5 +1,6 @@
 """Every verb: flags and TOML say the same, a flag wins, mistakes are sentences with status 2."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,25 +11,18 @@ from wsi_pipeline import verbs
 from wsi_pipeline.cli import command, main, parse
 from wsi_pipeline.errors import ConfigError, SlideOpenError, UsageError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, StageStarted
-from wsi_pipeline.registry import Registry
 from wsi_pipeline.settings import StageConfig, digest
 from wsi_pipeline.verbs import Verb
 
-CUT = Verb(
-    name="cut",
-    group=verbs.TILES,
-    about="Cut something.",
-    config="base.toy:CutConfig",
-    stage="base.toy:cut",
-    example="x --out y",
-)
+CUT = Verb(CutConfig)
 
 
 @pytest.fixture
 def with_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A toy stage, which enters by the one table."""
-    table = Registry("verb", {**verbs.VERBS, "cut": CUT})
-    monkeypatch.setattr(verbs, "VERBS", table)
+    groups = verbs.GROUPS | {"toys": (CutConfig,)}
+    monkeypatch.setattr(verbs, "GROUPS", groups)
+    monkeypatch.setattr(verbs, "VERBS", verbs.table_of(itertools.chain(*groups.values())))
 
 
 def test_flags_file_and_precedence(tmp_path: Path) -> None:
@@ -162,7 +156,7 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
             for t in (text.split("\n\n")[2].split(":")[0], "how the work is done", "example")
         )
         assert own < machine < text.index("--workers N") < text.index("--config FILE") < example
-        assert verbs.VERBS[name].example in text
+        assert verbs.VERBS[name].config_class.example in text
     with pytest.raises(SystemExit):
         main(["tile", "--help"])
     text = capsys.readouterr().out
@@ -194,7 +188,7 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("name", list(verbs.VERBS))
 def test_every_example_parses(name: str) -> None:
     verb = verbs.VERBS[name]
-    assert isinstance(parse(verb, verb.example.split()), verb.config_class)
+    assert isinstance(parse(verb, verb.config_class.example.split()), verb.config_class)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,6 +12,10 @@ from wsi_pipeline.settings import HOW, POSITIONAL, StageConfig
 
 class CutConfig(StageConfig):
     """Cut something."""
+
+    verb: ClassVar = "cut"
+    example: ClassVar = "x --out y"
+    stage: ClassVar = "base.toy:cut"
 
     slides: Annotated[Path, POSITIONAL] = Field(description="What to cut.")
     out: Annotated[Path, HOW] = Field(description="Where to.")

@@ -26,10 +26,10 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.features import read_features, verify_features
 from wsi_pipeline.journal import Journal
-from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract import run, worker_device
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import create_tiles
+from wsi_pipeline.verbs.tiles import ExtractConfig
 
 TAG = "test_resnet.random-seed0"
 SIDE = 64
@@ -271,8 +271,8 @@ def test_killed_and_run_again_equals_never_killed(folder: Path, tmp_path: Path) 
 
 
 def test_slides_without_a_tile_store_give_the_same_features(tmp_path: Path, data_dir: Path) -> None:
-    from wsi_pipeline.pipeline.configs import TileConfig
     from wsi_pipeline.pipeline.tile import run as cut
+    from wsi_pipeline.verbs.tiles import TileConfig
 
     table = tmp_path / "cohort.csv"
     table.write_text(

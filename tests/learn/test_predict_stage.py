@@ -14,12 +14,12 @@ from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.errors import ConfigError, LearnError
 from wsi_pipeline.events import Note, Planned, SlideDone, SlideFailed, SlideSkipped
 from wsi_pipeline.learn import SplitSlide, patient_cases, read_prediction
-from wsi_pipeline.pipeline.configs import PredictConfig
 from wsi_pipeline.pipeline.predict import encoder_of, run
 from wsi_pipeline.pipeline.train import TrainConfig
 from wsi_pipeline.pipeline.train import run as train
 from wsi_pipeline.predict import main as predict_main
 from wsi_pipeline.train import main as train_main
+from wsi_pipeline.verbs.models import PredictConfig
 
 ENCODER = "made.for_test"
 WIDTH = 8

@@ -12,8 +12,8 @@ from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.cores import main
 from wsi_pipeline.events import SlideDone, SlideFailed
 from wsi_pipeline.microarray import as_slides, check_review, read_cores
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run as tile
+from wsi_pipeline.verbs.tiles import TileConfig
 
 DIAMETER = 90
 LOST = "TMA-A3"

@@ -19,7 +19,6 @@ from PIL import Image
 from wsi_pipeline import extract, qc, tile
 from wsi_pipeline.errors import CohortError, ConfigError, StoreMismatchError
 from wsi_pipeline.features import read_features
-from wsi_pipeline.pipeline.configs import QcConfig
 from wsi_pipeline.pipeline.qc import run as run_qc
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles import TileStore, open_tiles
@@ -32,6 +31,7 @@ from wsi_pipeline.tiles.decisions import (
     write_decisions,
 )
 from wsi_pipeline.tiles.flags import store_marks
+from wsi_pipeline.verbs.tiles import QcConfig
 
 ID = "CMU-1-Small-Region"
 FEATURES = Path("features") / "test_resnet.random-seed0" / f"{ID}.h5"

@@ -12,10 +12,10 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, StageStarted, Written
 from wsi_pipeline.journal import Journal
-from wsi_pipeline.pipeline.configs import ReportConfig
 from wsi_pipeline.pipeline.report import run
 from wsi_pipeline.reporting import Limits, collect, render_page
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.verbs.runs import ReportConfig
 
 
 def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wsi_pipeline.errors import ConfigError, MppError, SlideOpenError
 from wsi_pipeline.events import SlideDone
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.slides import open_slide, resolve_mpp
 from wsi_pipeline.types import RgbImage
+from wsi_pipeline.verbs.tiles import TileConfig
 
 JPEG2000 = "slides/TCGA-CR-7395-01A-01-TS1.svs"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.events import SlideFailed, SlideSkipped
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import find_slides
 from wsi_pipeline.tile import main
+from wsi_pipeline.verbs.tiles import TileConfig
 
 WHITE = cv2.imencode(".png", np.full((64, 64, 3), 244, np.uint8))[1].tobytes()
 

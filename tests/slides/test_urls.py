@@ -12,9 +12,9 @@ import pytest
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.events import Planned
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.slides import open_slide, resolve_mpp, slide_digest
+from wsi_pipeline.verbs.tiles import TileConfig
 
 SMALL = "CMU-1-Small-Region.svs"
 LARGE = "PDAC-tru-cut_HE3.svs"

@@ -14,12 +14,12 @@ import zarr
 
 from wsi_pipeline.errors import CohortError, ConfigError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles import SlideRequest, TileSettings, open_tiles, plan_slide, verify_tiles
 from wsi_pipeline.tissue.annotations import EXCLUDE
 from wsi_pipeline.types import Region
+from wsi_pipeline.verbs.tiles import TileConfig
 
 SIDE = 32  # of a tile; the slide has 12 × 10 of them, tissue everywhere but in the outermost
 

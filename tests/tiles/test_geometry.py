@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import MppError, NoTissueError
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.slides import Slide, SlideInfo, open_slide, resolve_mpp
 from wsi_pipeline.tiles import Grid, TileSettings, cut_slide, open_tiles, plan_grid, read_blocks
 from wsi_pipeline.tiles.plan import plan_slide
 from wsi_pipeline.types import Region, RgbImage
+from wsi_pipeline.verbs.tiles import TileConfig
 
 RNG = np.random.default_rng(11)
 WIDTH, HEIGHT = 907, 651

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.events import Event, Planned, SlideDone, SlideFailed, StageStarted
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.tile import main
+from wsi_pipeline.verbs.tiles import TileConfig
 
 SVS = "slides/CMU-1-Small-Region.svs"
 

@@ -25,9 +25,9 @@ from wsi_pipeline.events import (
     SlideSkipped,
     StageStarted,
 )
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.tile import run
 from wsi_pipeline.tiles import open_tiles, verify_tiles
+from wsi_pipeline.verbs.tiles import TileConfig
 
 TILES = 12
 

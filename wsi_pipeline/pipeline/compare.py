@@ -23,7 +23,6 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import ConfigError, LearnError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
 from wsi_pipeline.features import encoder_tag, load_encoder
-from wsi_pipeline.pipeline.configs import CompareConfig
 from wsi_pipeline.reporting import Measure
 from wsi_pipeline.reporting.comparison import (
     HELD_OUT,
@@ -39,6 +38,7 @@ from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.settings import describe, load_toml
 from wsi_pipeline.tables import read_table
 from wsi_pipeline.verbs import VERBS
+from wsi_pipeline.verbs.models import CompareConfig
 
 STUDY: Final = ("densenet121", "resnet50", "resnet101", "resnet152", "vgg16")
 PAIRED_MEASURES: Final = ("accuracy", "balanced_accuracy", "auroc")

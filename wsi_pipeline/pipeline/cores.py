@@ -45,9 +45,9 @@ from wsi_pipeline.microarray import (
     write_preview,
     write_review,
 )
-from wsi_pipeline.pipeline.configs import CoresConfig
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.types import Region, RgbImage
+from wsi_pipeline.verbs.slides import CoresConfig
 
 LIES: Final[Mapping[str, Turn]] = {"as-scanned": 0, "90": 90, "180": 180, "270": 270}
 LOOK: Final = (

@@ -13,11 +13,11 @@ from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import EncoderError
 from wsi_pipeline.events import Event, Note, Planned, SlideDone, SlideSkipped, StageStarted, Written
 from wsi_pipeline.features import DEFAULT, encoder_tag
-from wsi_pipeline.pipeline.configs import DemoConfig, RunConfig
 from wsi_pipeline.pipeline.run import run as run_study
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest
 from wsi_pipeline.synthetic import TMA_COHORT, SlideSpec, plan_cohort, write_slide, write_tables
+from wsi_pipeline.verbs.runs import DemoConfig, RunConfig
 
 PACKAGED_ENCODER: Final = "tf_efficientnet_lite0"
 

@@ -10,7 +10,7 @@ from wsi_pipeline import remote
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.errors import DiskFullError, UsageError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
-from wsi_pipeline.pipeline.configs import DownloadConfig
+from wsi_pipeline.verbs.slides import DownloadConfig
 
 REPORT: Final = "download_report.csv"
 LOCK: Final = ".download.lock"

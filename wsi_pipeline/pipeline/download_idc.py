@@ -8,8 +8,8 @@ from wsi_pipeline.cohort import write_cohort
 from wsi_pipeline.errors import DownloadError, UsageError
 from wsi_pipeline.events import Event, Note, SlideFailed, Written
 from wsi_pipeline.gdc import GdcQuery
-from wsi_pipeline.pipeline.configs import DownloadConfig
 from wsi_pipeline.pipeline.download import Wanted, retry_policy, writing
+from wsi_pipeline.verbs.slides import DownloadConfig
 
 
 def open_idc(config: DownloadConfig) -> remote.Client:

@@ -19,10 +19,10 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.features import export_features, find_features
-from wsi_pipeline.pipeline.configs import ExportConfig
 from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.verbs.tiles import ExportConfig
 
 DONE: Final = "exported earlier"
 RECORDS: Final = ".exported"  # what each slide's files were made from, beside them

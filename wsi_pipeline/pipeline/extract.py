@@ -39,7 +39,6 @@ from wsi_pipeline.features import (
     load_encoder,
     write_features,
 )
-from wsi_pipeline.pipeline.configs import ExtractConfig
 from wsi_pipeline.pipeline.extract_jobs import (
     DONE,
     ExtractJob,
@@ -53,6 +52,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.timing import WAIT, Stopwatch
+from wsi_pipeline.verbs.tiles import ExtractConfig
 
 PACKAGES: Final = ("torch", "timm", "numpy", "h5py")
 POLL_SECONDS: Final = 0.5

@@ -10,7 +10,6 @@ from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchErr
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.features import SlideSource, SlideTiles, StoreTiles, read_attributes
 from wsi_pipeline.journal import read_outcomes
-from wsi_pipeline.pipeline.configs import ExtractConfig, TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
@@ -28,6 +27,7 @@ from wsi_pipeline.tiles import (
     stores_of,
 )
 from wsi_pipeline.timing import Stopwatch
+from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
 DONE: Final = "extracted earlier"
 DROPPED: Final = "dropped by decision"

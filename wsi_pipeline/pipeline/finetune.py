@@ -9,12 +9,12 @@ from wsi_pipeline import learn
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event
-from wsi_pipeline.pipeline.configs import FinetuneConfig
 from wsi_pipeline.pipeline.model_folder import Trial
 from wsi_pipeline.pipeline.trial import run_trial
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import stores_of
+from wsi_pipeline.verbs.models import FinetuneConfig
 
 
 def run(config: FinetuneConfig) -> Iterator[Event]:

@@ -26,10 +26,10 @@ from wsi_pipeline.features import (
     read_attributes,
     write_features,
 )
-from wsi_pipeline.pipeline.configs import ImportConfig
 from wsi_pipeline.run_cohort import merge_rows, rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import open_slide, resolve_mpp, slide_digest
+from wsi_pipeline.verbs.tiles import ImportConfig
 
 DONE: Final = "imported earlier"
 NO_FILE: Final = "no feature file"

@@ -8,8 +8,8 @@ from typing import Final
 import wsi_pipeline
 from wsi_pipeline.errors import ConfigError, UsageError, named
 from wsi_pipeline.events import Event, Note, Written
-from wsi_pipeline.pipeline.configs import InitConfig
 from wsi_pipeline.registry import Registry
+from wsi_pipeline.verbs.runs import InitConfig
 
 PACKAGE: Final = Path(wsi_pipeline.__file__).parent
 LIVER: Final[Mapping[str, str]] = {  # where it goes: what it is of the shipped files

@@ -18,10 +18,10 @@ from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event
 from wsi_pipeline.learn.settings import with_defaults
 from wsi_pipeline.pipeline.audit import risks_of
-from wsi_pipeline.pipeline.configs import TrialConfig
 from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.settings import digest
 from wsi_pipeline.tables import read_table, to_csv
+from wsi_pipeline.verbs.models import TrialConfig
 
 HELD_OUT: Final = ("test", "external")
 FOLDED: Final = (

@@ -1,40 +1,21 @@
 """What each stage of a study needs, and which stage before it makes that."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.errors import ConfigError, named
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import no_core_map, rows_of_table, unusable
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.slides import is_slide_file
 from wsi_pipeline.verbs import Verb
+from wsi_pipeline.verbs.tiles import TileConfig
 
 Plan = Sequence[tuple[Verb, StageConfig]]
 
-OF_THE_RUN: Final[Mapping[str, tuple[str, ...]]] = {  # parts of the run folder that it works on
-    "extract": ("tiles",),
-    "qc": ("tiles",),
-    "finetune": ("tiles",),
-    "audit": ("features",),
-    "train": ("features",),
-    "export": ("features",),
-    "predict": ("features", "models"),
-    "verify": ("root",),
-    "report": ("root",),
-}
-MADE_IN_THE_RUN: Final[Mapping[str, tuple[str, ...]]] = {
-    "tile": ("root", "tiles"),
-    "extract": ("root", "features"),
-    "import_features": ("root", "features"),
-    "train": ("models",),
-    "finetune": ("models",),
-    "compare": ("models",),
-}
 FILES: Final = ("cohort", "slides", "map", "query")  # settings that name what must be there
 MADE_FILES: Final = ("out", "cohort_out", "manifest_out")  # and what a stage puts there
 
@@ -55,7 +36,7 @@ def missing(plan: Plan) -> Iterator[Missing]:
         for path in _needed(verb.name, config):
             if not path.exists():
                 yield Missing(stage=verb.name, path=path, maker=made.get(path.absolute()))
-        for path in _made(verb.name, config):
+        for path in _made(config):
             made.setdefault(path.absolute(), verb.name)
 
 
@@ -123,7 +104,7 @@ def _is_table(cohort: Path) -> bool:
 def _needed(stage: str, config: StageConfig) -> Iterator[Path]:
     given = [getattr(config, name, None) for name in FILES]
     yield from (path for path in given if isinstance(path, Path) and ":/" not in str(path))
-    parts = OF_THE_RUN.get(stage, ())
+    parts = config.needs
     if getattr(config, "source", "tiles") == "slide":
         parts = ()  # the slides themselves are encoded
     if stage == "predict" and getattr(config, "model", None) is not None:
@@ -131,10 +112,10 @@ def _needed(stage: str, config: StageConfig) -> Iterator[Path]:
     yield from _in_run(config, parts)
 
 
-def _made(stage: str, config: StageConfig) -> Iterator[Path]:
+def _made(config: StageConfig) -> Iterator[Path]:
     given = [getattr(config, name, None) for name in MADE_FILES]
     yield from (path for path in given if isinstance(path, Path))
-    yield from _in_run(config, MADE_IN_THE_RUN.get(stage, ()))
+    yield from _in_run(config, config.makes)
 
 
 def _in_run(config: StageConfig, parts: Sequence[str]) -> Iterator[Path]:

@@ -36,13 +36,13 @@ from wsi_pipeline.learn import (
     read_prediction,
     read_splits,
 )
-from wsi_pipeline.pipeline.configs import PredictConfig
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.run_cohort import rows_of, unmatched_features
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.settings import digest
 from wsi_pipeline.tables import to_csv
 from wsi_pipeline.verbs import VERBS
+from wsi_pipeline.verbs.models import PredictConfig
 
 NO_FEATURES = "no features"
 

@@ -13,7 +13,6 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.pipeline.configs import QcConfig
 from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
@@ -29,6 +28,7 @@ from wsi_pipeline.tiles import (
     stores_of,
     write_decisions,
 )
+from wsi_pipeline.verbs.tiles import QcConfig
 
 
 def run(config: QcConfig) -> Iterator[Event]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted, Written
-from wsi_pipeline.pipeline.configs import ReportConfig
 from wsi_pipeline.reporting import Limits, collect, write_page
 from wsi_pipeline.reporting.bundles import TRAINING
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.verbs.runs import ReportConfig
 
 
 def run(config: ReportConfig) -> Iterator[Event]:

@@ -24,11 +24,11 @@ from wsi_pipeline.microarray import (
     write_preview,
     write_review,
 )
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.cores import LIES, review_of
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import NOT_A_FILE, find_slides, is_slide_file, printable
+from wsi_pipeline.verbs.tiles import TileConfig
 
 
 @dataclass(frozen=True, kw_only=True)

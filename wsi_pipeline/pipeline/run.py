@@ -11,13 +11,14 @@ from typing import Any
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
-from wsi_pipeline.pipeline.configs import ExtractConfig, RunConfig
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
 from wsi_pipeline.pipeline.needs import check_needs
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig, load_toml
 from wsi_pipeline.verbs import Verb, stages
+from wsi_pipeline.verbs.runs import RunConfig
+from wsi_pipeline.verbs.tiles import ExtractConfig
 
 SHARED = "study"
 ESTIMATED = ("tile", "extract", "download")  # their dry runs tell what they come to

@@ -17,7 +17,6 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.preflight import preflight
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
@@ -33,6 +32,7 @@ from wsi_pipeline.tiles import (
     settings_of_store,
 )
 from wsi_pipeline.timing import Stopwatch
+from wsi_pipeline.verbs.tiles import TileConfig
 
 PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
 DONE_EARLIER: Final = "done earlier"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.pipeline.configs import TileConfig
 from wsi_pipeline.pipeline.resolve_cohort import beside
 from wsi_pipeline.tiles import SlideRequest, drawn_digest, stain_reference
+from wsi_pipeline.verbs.tiles import TileConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from wsi_pipeline import learn
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.events import Event
 from wsi_pipeline.features import find_features
-from wsi_pipeline.pipeline.configs import TrainConfig
 from wsi_pipeline.pipeline.model_folder import Trial
 from wsi_pipeline.pipeline.trial import run_trial
 from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.verbs.models import TrainConfig
 
 
 def run(config: TrainConfig) -> Iterator[Event]:

@@ -19,11 +19,11 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.features import read_features
 from wsi_pipeline.learn import check_bundle, features_digest
-from wsi_pipeline.pipeline.configs import VerifyConfig
 from wsi_pipeline.pipeline.verify_slide import VerifyTask, verify_slide
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.tiles import read_decisions, stores_of
+from wsi_pipeline.verbs.runs import VerifyConfig
 
 ROOMS: Final = ("tiles", "features", "models", "predictions")
 

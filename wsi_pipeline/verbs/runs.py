@@ -1,0 +1,127 @@
+"""What the verbs of run folders and of whole studies can be told."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.settings import (
+    DIR,
+    FILE,
+    HOW,
+    POSITIONAL,
+    Run,
+    Slides,
+    StageConfig,
+    run_named_in,
+)
+
+
+class VerifyConfig(StageConfig):
+    """Check every tile store, feature store, model and prediction of a run folder."""
+
+    verb: ClassVar = "verify"
+    example: ClassVar = "runs/liver --slides slides"
+    needs: ClassVar = ("root",)
+
+    run: Run = Field(description="Run folder.")
+    slides: Slides = Field(
+        default=None,
+        description="Folder the cohort table's paths start from: the slides' digests are compared "
+        "too.",
+    )
+    pixels: bool = Field(
+        default=True, description="Decode every tile; without it, read all but the pixels."
+    )
+
+
+class ReportConfig(StageConfig):
+    """Write one self-contained HTML page about a run folder."""
+
+    verb: ClassVar = "report"
+    example: ClassVar = "runs/liver"
+    needs: ClassVar = ("root",)
+
+    run: Run = Field(description="Run folder.")
+    title: str | None = Field(
+        default=None, description="Of the page; the cohorts' names if not given."
+    )
+    slides: Slides = Field(
+        default=None,
+        description="Folder the cohort table's paths start from, for tiles as scanned beside the "
+        "normalised ones; without it these are left out.",
+    )
+    out: Annotated[Path | None, HOW, FILE] = Field(
+        default=None, description="The page; <run>/report/index.html if not given."
+    )
+    date: Annotated[str | None, HOW] = Field(
+        default=None, description="To be printed; without it equal runs give equal pages."
+    )
+    max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
+
+
+class InitConfig(StageConfig):
+    """Write the files of a shipped study, to be changed and run."""
+
+    verb: ClassVar = "init"
+    example: ClassVar = "liver --folder study"
+
+    name: Annotated[str, HOW, POSITIONAL] = Field(default="liver", description="Which study.")
+    folder: Annotated[Path, HOW, DIR] = Field(
+        default=Path(), description="Folder to write them to; the study is run there."
+    )
+
+
+class RunConfig(StageConfig):
+    """Run every stage of a study file, one after the other; what is finished is not redone."""
+
+    verb: ClassVar = "run"
+    example: ClassVar = "stages/liver.toml"
+
+    study: Annotated[Path, POSITIONAL, FILE] = Field(
+        description="Study file, for instance stages/liver.toml."
+    )
+    only: Annotated[tuple[str, ...], HOW] = Field(
+        default=(), description="Run these stages alone; may be given several times."
+    )
+
+    @property
+    def run_folder(self) -> RunFolder | None:
+        """What the stages share, or the first stage's; a file that cannot be read has none."""
+        return run_named_in(self.study)
+
+
+class DemoConfig(StageConfig):
+    """Generate the synthetic cohort and take it through the whole pipeline."""
+
+    verb: ClassVar = "demo"
+    example: ClassVar = "demo --workers 2"
+
+    folder: Annotated[Path, HOW, POSITIONAL, DIR] = Field(
+        default=Path("demo"), description="Where slides, run folder and report go."
+    )
+    cohort_only: Annotated[bool, HOW] = Field(
+        default=False, description="Generate the slides and their tables, and stop."
+    )
+    seed: int = Field(default=0, ge=0, description="Equal seeds give equal slides, byte for byte.")
+    patients_per_label: int = Field(default=8, ge=2, description="Patients of each class.")
+    side_px: int = Field(default=3584, ge=1024, description="Mean side of a slide, level-0 px.")
+    tma_rows: int = Field(default=5, ge=0, description="Rows of the held-out TMA; 0 for none.")
+    tma_columns: int = Field(default=6, ge=0, description="Columns of the held-out TMA.")
+    include_broken: bool = Field(
+        default=False, description="Add a slide whose file ends in the middle."
+    )
+    encoder: str = Field(
+        default="auto",
+        description="Encoder; auto is densenet121 where its weights can be had, else the packaged "
+        "tf_efficientnet_lite0.",
+    )
+
+    @property
+    def run_folder(self) -> RunFolder:
+        return RunFolder(self.folder / "run")
+
+
+VERBS: Final = (VerifyConfig, ReportConfig)
+STUDIES: Final = (InitConfig, RunConfig, DemoConfig)

@@ -1,0 +1,181 @@
+"""What the verbs of tiles and features can be told."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from wsi_pipeline.settings import (
+    COHORT,
+    DIR,
+    FILE,
+    HOW,
+    POSITIONAL,
+    Chosen,
+    Device,
+    Run,
+    Slides,
+    StageConfig,
+)
+from wsi_pipeline.tiles import TileSettings
+
+
+class TileConfig(StageConfig, TileSettings):
+    """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
+
+    verb: ClassVar = "tile"
+    example: ClassVar = "manifests/liver.csv --slides slides --run runs/liver"
+    makes: ClassVar = ("root", "tiles")
+    topic: ClassVar = "what and where"
+
+    cohort: Annotated[Path, HOW, POSITIONAL, COHORT] = Field(
+        description="Cohort table (CSV), a folder of slides, or one slide."
+    )
+    run: Annotated[Path, HOW, DIR] = Field(description="Run folder; tiles go to <run>/tiles.")
+    slides: Slides = Field(
+        default=None, description="Folder the table's paths start from; else the table's own."
+    )
+    masks: Annotated[Path | None, HOW, DIR] = Field(
+        default=None,
+        description="Folder of tissue masks corrected by hand, <slide_id>.geojson; other slides' "
+        "are computed.",
+    )
+
+
+class QcConfig(StageConfig):
+    """Show flagged tiles on one page, and write the table that says which of them to drop."""
+
+    verb: ClassVar = "qc"
+    example: ClassVar = "runs/liver --drop pen,blurred"
+    needs: ClassVar = ("tiles",)
+
+    run: Run = Field(description="Run folder.")
+    drop: Annotated[tuple[str, ...], Chosen("wsi_pipeline.tiles:FLAGS")] = Field(
+        default=("pen", "blurred"),
+        description="Flags whose tiles the new table drops; others it keeps, for a person to "
+        "look at. May be given several times.",
+    )
+    max_dropped_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Drop nothing of a slide that would lose more."
+    )
+    slides: Slides = Field(
+        default=None,
+        description="Folder the table's paths start from, for tiles as scanned; else the table's "
+        "own.",
+    )
+    max_tiles: int = Field(
+        default=24, ge=0, description="The most tiles shown of a slide for one flag, worst first."
+    )
+
+
+class ExtractConfig(StageConfig):
+    """Encode every tile of a run folder; one feature store a slide."""
+
+    verb: ClassVar = "extract"
+    example: ClassVar = "runs/liver --encoder densenet121"
+    needs: ClassVar = ("tiles",)
+    makes: ClassVar = ("root", "features")
+
+    run: Run = Field(description="Run folder.")
+    encoder: str = Field(
+        default="densenet121",
+        description="A timm model, with or without its weights' tag (densenet121.tv_in1k), "
+        "hf-hub:owner/model, or module:function for one of your own.",
+    )
+    weights: str = Field(
+        default="auto",
+        description="auto or hub (the hub or its cache), package, random, or a .safetensors or "
+        ".pth file.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto is half precision on a GPU, fp32 elsewhere."
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="Of the features on disk."
+    )
+    device: Device = Field(
+        default="auto", description="What the encoder runs on; auto: the best there is."
+    )
+    batch: Annotated[int | None, HOW] = Field(
+        default=None, ge=1, description="Tiles of one forward pass; chosen by device if not given."
+    )
+    kernels: Annotated[Literal["torch", "compiled", "openvino"], HOW] = Field(
+        default="torch",
+        description="What computes: torch, torch.compile (slow to start, then faster), or on a CPU "
+        "OpenVINO (an extra, faster still). Features are the same but for rounding.",
+    )
+
+    source: Literal["tiles", "slide"] = Field(
+        default="tiles",
+        description="Take the tiles from the tile stores, or cut them from the slides as they are "
+        "needed and write none.",
+    )
+    cohort: Annotated[Path | None, HOW, COHORT] = Field(
+        default=None, description="With --source slide: cohort table (CSV), or a folder of slides."
+    )
+    slides: Slides = Field(
+        default=None,
+        description="With --source slide: folder the table's paths start from; the table's own if "
+        "left out.",
+    )
+    tile_settings: Annotated[Path | None, FILE] = Field(
+        default=None,
+        description="With --source slide: TOML file that says how to cut, as for the tile stage.",
+    )
+
+
+class ExportConfig(StageConfig):
+    """Write a run folder's features as CLAM, TRIDENT or STAMP read them."""
+
+    verb: ClassVar = "export"
+    example: ClassVar = "runs/liver --layout clam"
+    needs: ClassVar = ("features",)
+
+    run: Run = Field(description="Run folder.")
+    layout: Literal["clam", "trident", "stamp"] = Field(description="Whose layout.")
+    encoder: str = Field(
+        default="densenet121", description="Whose features: an encoder's tag or its bare name."
+    )
+    out: Annotated[Path | None, HOW, DIR] = Field(
+        default=None, description="Where to; <run>/export/<layout> if not given."
+    )
+
+
+class ImportConfig(StageConfig):
+    """Take over features of CLAM, TRIDENT or STAMP; the layout is recognised."""
+
+    verb: ClassVar = "import_features"
+    example: ClassVar = "trident/features_uni --run runs/liver --cohort manifests/liver.csv"
+    makes: ClassVar = ("root", "features")
+
+    source: Annotated[Path, POSITIONAL, DIR] = Field(
+        description="Folder of the tool's .h5 files, one a slide; CLAM's may be the one above "
+        "h5_files."
+    )
+    run: Annotated[Path, HOW, DIR] = Field(description="Run folder to fill.")
+    cohort: Annotated[Path | None, HOW, FILE] = Field(
+        default=None,
+        description="Cohort table, whose slide_id is a file's name without .h5; it becomes the run "
+        "folder's. Without one the run folder's own holds, or every file is imported.",
+    )
+    slides: Slides = Field(
+        default=None,
+        description="Folder the table's paths start from: the slides' sizes and resolutions are "
+        "read from their headers.",
+    )
+    encoder: str | None = Field(
+        default=None, description="Tag to file the features under, where no file says it."
+    )
+    tile_px: int | None = Field(
+        default=None, gt=0, description="Side of a tile as the encoder saw it, where no file says."
+    )
+    tile_px_level0: float | None = Field(
+        default=None, gt=0, description="The same side in level-0 pixels, where no file says it."
+    )
+    mpp: float | None = Field(
+        default=None, gt=0, description="Resolution of the tiles, µm/px, where no file says it."
+    )
+
+
+VERBS: Final = (TileConfig, QcConfig, ExtractConfig, ExportConfig, ImportConfig)
+"""In the order in which a study runs them."""
