@@ -63,6 +63,27 @@ def functions(path: Path) -> Iterator[int]:
             yield (node.end_lineno or node.lineno) - node.lineno + 1
 
 
+def circles(root: Path) -> list[list[str]]:
+    """Return each set of modules that import one another, wherever the imports stand."""
+    known = modules(root)
+    graph = {name: {found for found, *_ in imports(name, path, known)} & known.keys()
+             for name, path in known.items()}  # fmt: skip
+    reached = {name: _reached_from(name, graph) for name in graph}
+    rings = {frozenset(other for other in reached[name] if name in reached[other])
+             for name in graph if name in reached[name]}  # fmt: skip
+    return sorted(map(sorted, rings))
+
+
+def _reached_from(name: str, graph: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    ahead = [*graph[name]]
+    while ahead:
+        if (module := ahead.pop()) not in found:
+            found.add(module)
+            ahead += graph[module]
+    return found
+
+
 def count(root: Path) -> dict[str, float]:
     """Return the figures by what they count."""
     known = modules(root)
@@ -98,6 +119,7 @@ def count(root: Path) -> dict[str, float]:
         "imports inside functions of pipeline/": local,
         "imports between rooms": between,
         "of these past a room's __init__": past,
+        "import circles": len(circles(root)),
     }
 
 

@@ -1,8 +1,6 @@
-from .encoder import Encoder, choose_device
+from .encoder import Encoder, EncoderModel, Preprocess, choose_device
 from .encoders import (
     DEFAULT,
-    EncoderModel,
-    Preprocess,
     build_encoder,
     encoder_tag,
     load_encoder,

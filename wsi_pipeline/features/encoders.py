@@ -1,62 +1,30 @@
 """Encoders by name: every timm model, and those registered here or named ``module:function``."""
 
-from __future__ import annotations
-
 import copy
 import difflib
-import importlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final, cast
 
-from wsi_pipeline.errors import UnknownEncoderError
+import torch
+from torch import nn
 
-if TYPE_CHECKING:  # torch takes seconds to import: only those who load an encoder pay for it
-    from torch import nn
-
-    from wsi_pipeline.features.encoder import Encoder, Kernels
+from wsi_pipeline.errors import ConfigError, UnknownEncoderError
+from wsi_pipeline.features.encoder import (
+    Encoder,
+    EncoderModel,
+    Kernels,
+    Preprocess,
+    Runtime,
+    choose_device,
+    choose_precision,
+)
+from wsi_pipeline.features.inference import TOLERANCE, fold_batch_norms, relative_difference
+from wsi_pipeline.features.weights import build_model, find_weights, import_timm
+from wsi_pipeline.registry import import_named
 
 DEFAULT: Final = "densenet121"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocess:
-    """The way from uint8 tiles to the encoder's input.
-
-    Attributes:
-        mean: Subtracted from pixels scaled to [0, 1], one value a channel (RGB).
-        std: Divides what is left.
-        input_px: Side the tiles are resized to; None feeds them as they are, which convolutional
-            networks take at any size. Transformers with fixed position embeddings need their own.
-        interpolation: ``bicubic`` or ``bilinear``, antialiased; used only with ``input_px``.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    input_px: int | None = None
-    interpolation: str = "bicubic"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready data."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderModel:
-    """What a factory of encoders returns.
-
-    Attributes:
-        model: Takes (B, 3, H, W) float32 and returns (B, D), in eval mode.
-        preprocess: How tiles become its input.
-        tag: Names network and weights; another tag is another encoder.
-        provenance: Anything worth recording, JSON-ready.
-    """
-
-    model: nn.Module
-    preprocess: Preprocess
-    tag: str
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 EncoderFactory = Callable[[str], EncoderModel]  # is given the value of --weights
@@ -94,13 +62,6 @@ def load_encoder(
     Raises:
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
-    from wsi_pipeline.features.encoder import (
-        Encoder,
-        Runtime,
-        choose_device,
-        choose_precision,
-    )
-
     target = choose_device(device)
     runtime = Runtime(
         device=target, precision=choose_precision(precision, target),
@@ -129,7 +90,6 @@ def encoder_tag(name: str, weights: str) -> str:
     Raises:
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
-    from wsi_pipeline.features.weights import find_weights
 
     if name in _REGISTERED or _imported(name) is not None:
         return build_encoder(name, weights).tag
@@ -138,7 +98,6 @@ def encoder_tag(name: str, weights: str) -> str:
 
 
 def _from_timm(name: str, weights: str) -> EncoderModel:
-    from wsi_pipeline.features.weights import build_model, find_weights, import_timm
 
     timm = import_timm()
     _require_known(name)
@@ -168,7 +127,6 @@ def _tag(name: str, weights_tag: str) -> str:
 
 
 def _require_known(name: str) -> None:
-    from wsi_pipeline.features.weights import import_timm
 
     timm = import_timm()
     base, _, tag = name.partition(".")
@@ -187,19 +145,14 @@ def _require_known(name: str) -> None:
 def _imported(name: str) -> EncoderFactory | None:
     if ":" not in name or name.startswith("hf-hub:"):
         return None
-    module, _, function = name.partition(":")
     try:
-        factory: EncoderFactory = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownEncoderError(f"encoder {name!r}: cannot import it: {error}") from error
-    return factory
+        return cast("EncoderFactory", import_named("encoder", name))
+    except ConfigError as error:
+        raise UnknownEncoderError(str(error)) from error
 
 
 def _for_inference(model: nn.Module, preprocess: Preprocess) -> nn.Module:
     """Freeze, lay out channels last, and fold batch norms where that changes nothing."""
-    import torch
-
-    from wsi_pipeline.features.inference import TOLERANCE, fold_batch_norms, relative_difference
 
     model.eval().requires_grad_(False)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,30 +1,24 @@
 """The download stage: a manifest or a query in, verified slides and a report out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from wsi_pipeline import remote
 from wsi_pipeline.atomic import try_lock
-from wsi_pipeline.errors import DiskFullError, UsageError
+from wsi_pipeline.errors import UsageError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
+from wsi_pipeline.pipeline.download_gdc import find_gdc, open_gdc
+from wsi_pipeline.pipeline.download_idc import find_idc, open_idc
+from wsi_pipeline.pipeline.download_source import Wanted, writing
 from wsi_pipeline.verbs.slides import DownloadConfig
 
 REPORT: Final = "download_report.csv"
 LOCK: Final = ".download.lock"
 MIB: Final = 1 << 20
 
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a source has of what was asked for: files to fetch, and what became of the others."""
-
-    files: Sequence[remote.RemoteFile]
-    results: Sequence[remote.FileResult] = ()
-    resolve: remote.Resolver | None = field(default=None)
-    megabytes: float | None = None  # where the files themselves were not asked for
+SOURCES: Final = {"gdc": (open_gdc, find_gdc), "idc": (open_idc, find_idc)}
 
 
 def run(config: DownloadConfig) -> Iterator[Event]:
@@ -36,26 +30,13 @@ def run(config: DownloadConfig) -> Iterator[Event]:
     """
     if config.report:
         remote.check_report_path(config.report)
-    if config.source == "idc":
-        from wsi_pipeline.pipeline.download_idc import find_idc as find
-        from wsi_pipeline.pipeline.download_idc import open_idc as open_source
-    else:
-        from wsi_pipeline.pipeline.download_gdc import find_gdc as find
-        from wsi_pipeline.pipeline.download_gdc import open_gdc as open_source
+    open_source, find = SOURCES[config.source]
     with open_source(config) as client:
         wanted = yield from find(config, client)
         if config.dry_run:
             yield from _planned(config, wanted)
         elif config.out:
             yield from _locked(config, config.out, wanted, client)
-
-
-def retry_policy(config: DownloadConfig) -> remote.RetryPolicy:
-    return remote.RetryPolicy(
-        attempts=config.attempts,
-        first_wait_s=config.first_wait_s,
-        retry_after_cap_s=config.retry_after_cap_s,
-    )
 
 
 def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
@@ -155,18 +136,3 @@ def _fetched(
             yield from events
     finally:
         results[before:] = downloader.results
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say which file could not be written.
-
-    Raises:
-        UsageError: It could not.
-    """
-    try:
-        yield
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise UsageError(f"{path}: it cannot be written ({error.strerror or error})") from None

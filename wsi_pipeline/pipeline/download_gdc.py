@@ -6,7 +6,7 @@ from wsi_pipeline import gdc, remote
 from wsi_pipeline.cohort import write_cohort
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.events import Event, Note, Written
-from wsi_pipeline.pipeline.download import Wanted, retry_policy, writing
+from wsi_pipeline.pipeline.download_source import Wanted, retry_policy, writing
 from wsi_pipeline.verbs.slides import DownloadConfig
 
 Files = list[gdc.ManifestEntry]

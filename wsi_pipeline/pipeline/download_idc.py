@@ -8,7 +8,7 @@ from wsi_pipeline.cohort import write_cohort
 from wsi_pipeline.errors import DownloadError, UsageError
 from wsi_pipeline.events import Event, Note, SlideFailed, Written
 from wsi_pipeline.gdc import GdcQuery
-from wsi_pipeline.pipeline.download import Wanted, retry_policy, writing
+from wsi_pipeline.pipeline.download_source import Wanted, retry_policy, writing
 from wsi_pipeline.verbs.slides import DownloadConfig
 
 

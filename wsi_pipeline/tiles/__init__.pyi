@@ -15,24 +15,20 @@ from .decisions import (
     write_decisions,
 )
 from .flags import FLAGS, any_mark, store_marks, worst_first
+from .formats import (
+    STORE_FORMATS,
+    StoreFormat,
+    create_tiles,
+    find_store,
+    open_tiles,
+    stores_of,
+    verify_tiles,
+)
 from .grid import Grid, plan_grid
 from .plan import SlidePlan, grid_for, native_mpp, plan_slide, survey_slide
 from .reference import stain_reference
 from .settings import WHOLE_SLIDE, SlideRequest, TileSettings, settings_of_store
-from .store import (
-    STORE_FORMATS,
-    StoreFormat,
-    TileArray,
-    TileStore,
-    TileWriter,
-    check_marks,
-    create_tiles,
-    find_store,
-    open_tiles,
-    store_digest,
-    stores_of,
-    verify_tiles,
-)
+from .store import TileArray, TileStore, TileWriter, check_marks, store_digest
 
 __all__ = [
     "DECISION_COLUMNS",

@@ -15,6 +15,7 @@ import numpy as np
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally, finish_tiles, fit_slide
+from wsi_pipeline.tiles.formats import create_tiles
 from wsi_pipeline.tiles.plan import SlidePlan, require_tissue, survey_slide
 from wsi_pipeline.tiles.record import (
     PlacedTiles,
@@ -24,7 +25,6 @@ from wsi_pipeline.tiles.record import (
     write_thumbnail,
 )
 from wsi_pipeline.tiles.settings import WHOLE_SLIDE, SlideRequest, TileSettings
-from wsi_pipeline.tiles.store import create_tiles
 from wsi_pipeline.tiles.straighten import straighten
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import Coords

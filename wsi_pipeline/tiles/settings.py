@@ -245,7 +245,7 @@ class StoreSettings(Settings):
     @model_validator(mode="after")
     def _store_has_codec(self) -> Self:
         if self.codec != "auto":
-            from wsi_pipeline.tiles.store import STORE_FORMATS
+            from wsi_pipeline.tiles.formats import STORE_FORMATS
 
             STORE_FORMATS.choose(self.store).choose_codec(self.codec)
         return self
