@@ -12,8 +12,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.special import betaln
 
 from wsi_pipeline.microarray.field import Field, Floats, Points, likelihoods
 from wsi_pipeline.microarray.lattice import Lattice
@@ -178,6 +176,8 @@ def _offsets(lattice: Lattice, cells: Cells, laid: Cells, seen: Seen) -> list[tu
 
 def _evidence(cells: Cells, full: Floats, laid: Cells, field: Field, seen: Seen) -> float:
     """Log marginal likelihood of what is present and what is not, lost and stray cores apart."""
+    from scipy.special import betaln
+
     present = {(int(x), int(y)): float(q) for (x, y), q in zip(cells, full, strict=True)}
     visible = seen(_positions(laid, field))
     hit = np.array([present.get((int(x), int(y)), 0.0) for x, y in laid])
@@ -297,6 +297,8 @@ class _Work:
 
     def _choose_spots(self) -> NDArray[np.int64]:
         """The spot of each place: all spots and places at once, at the least price."""
+        from scipy.optimize import linear_sum_assignment  # half a second, for every verb that cuts
+
         density = self._densities()
         gain = np.log(np.maximum(density, 1e-12)) + 1 + WANTED * self.full[:, None]
         rows, columns = linear_sum_assignment(-np.maximum(gain, 0))
