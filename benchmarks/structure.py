@@ -4,13 +4,16 @@ python -m benchmarks.structure [FOLDER]
 """
 
 import ast
+import re
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "wsi_pipeline"
+NO_ROOMS = ("pipeline", "verbs")  # a module a verb: there is no door in front of them
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -40,8 +43,11 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[tuple[str
     for node in ast.walk(tree):
         targets: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
+            exported = _exports(known.get(node.module))
             targets = [
-                full if (full := f"{node.module}.{alias.name}") in known else node.module
+                full
+                if (full := f"{node.module}.{alias.name}") in known and alias.name not in exported
+                else node.module
                 for alias in node.names
             ]
         elif isinstance(node, ast.Import):
@@ -49,6 +55,15 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[tuple[str
         for target in sorted(set(targets)):
             if target != name:
                 yield target, id(node) in inside, id(node) in typing_only
+
+
+@cache
+def _exports(path: Path | None) -> frozenset[str]:
+    """Return what a room's ``__init__`` lets out, where it says so."""
+    stubs = [] if path is None else [path.with_suffix(".pyi"), path]
+    text = next((stub.read_text() for stub in stubs if stub.is_file()), "")
+    _, _, listed = text.partition("__all__ = [")
+    return frozenset(re.findall(r'"(\w+)"', listed))
 
 
 def room(module: str) -> str:
@@ -91,7 +106,7 @@ def count(root: Path) -> dict[str, float]:
         name.split(".")[1]
         for name, path in known.items()
         if path.name == "__init__.py" and "." in name
-    }
+    } - set(NO_ROOMS)
     importers: Counter[str] = Counter()
     local = past = between = 0
     for name, path in known.items():

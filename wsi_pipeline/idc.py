@@ -20,8 +20,15 @@ from xml.etree import ElementTree
 
 from wsi_pipeline.cohort import CohortSlide, safe_id
 from wsi_pipeline.errors import DownloadError, UsageError
-from wsi_pipeline.gdc import GdcQuery, SlideRecord, judge, slide_row
-from wsi_pipeline.gdc.recipes import RECIPES, caveats, summarise
+from wsi_pipeline.gdc import (
+    RECIPES,
+    GdcQuery,
+    SlideRecord,
+    caveats,
+    judge,
+    slide_row,
+    summarise,
+)
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.remote import Client, RemoteFile
 

@@ -2,7 +2,7 @@
 
 from wsi_pipeline.engine.attempt import NO_TISSUE, SlideTask, fate_of
 from wsi_pipeline.engine.mapping import map_slides
-from wsi_pipeline.engine.provenance import provenance
+from wsi_pipeline.engine.origin import provenance
 from wsi_pipeline.engine.resume import is_done
 
 __all__ = ["NO_TISSUE", "SlideTask", "fate_of", "is_done", "map_slides", "provenance"]

@@ -38,6 +38,7 @@ from .bundle import (
 )
 from .calibration import apply_temperature, fit_temperature
 from .conformal import describe_sets
+from .curves import COVERAGES, THRESHOLDS, acting_on_all, aurc, net_benefit, risk_at
 from .drift import describe_drift
 from .evaluate import Cases, patient_cases, slide_cases, tile_cases
 from .external import (
@@ -95,6 +96,7 @@ from .settings import (
     FitSettings,
     JudgeSettings,
     SplitSettings,
+    TaskSettings,
     with_defaults,
 )
 from .splits import (
@@ -117,9 +119,11 @@ from .study import Material, Source, Study, audit_cohort, from_features, pose, p
 
 __all__ = [
     "AGGREGATORS",
+    "COVERAGES",
     "FOLD",
     "HEADS",
     "METRICS",
+    "THRESHOLDS",
     "TILE_MEAN",
     "TILE_VOTE",
     "WIDTH",
@@ -166,13 +170,16 @@ __all__ = [
     "Splits",
     "Study",
     "Subject",
+    "TaskSettings",
     "TileHead",
     "TileSource",
+    "acting_on_all",
     "apply_temperature",
     "assert_no_patient_overlap",
     "audit_cohort",
     "audit_study",
     "audit_table",
+    "aurc",
     "bag_scores",
     "balanced_weights",
     "check_bundle",
@@ -212,6 +219,7 @@ __all__ = [
     "majority_vote",
     "mean_scores",
     "metric_of",
+    "net_benefit",
     "patient_cases",
     "patients_needed",
     "pose",
@@ -225,6 +233,7 @@ __all__ = [
     "read_splits",
     "record_opening",
     "require_same_features",
+    "risk_at",
     "same_setting",
     "score_slide",
     "score_slides",

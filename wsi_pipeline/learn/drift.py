@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.learn.audit.evidence import SlideEvidence
+from wsi_pipeline.learn.audit import SlideEvidence
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.splits import SplitSlide
 

@@ -14,15 +14,16 @@ from typing import Any, Generic, Protocol, TypeVar
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import ConfigError, LearnError, named
 from wsi_pipeline.learn.audit import (
+    NEAR,
     Audit,
     SlideEvidence,
     Subject,
+    TileVectors,
     audit_study,
     audit_table,
     gather,
     identify,
 )
-from wsi_pipeline.learn.audit.tiles import NEAR, TileVectors
 from wsi_pipeline.learn.bags import FeatureFolder, same_setting, shared_settings
 from wsi_pipeline.learn.external import (
     FrozenModels,

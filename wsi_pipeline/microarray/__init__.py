@@ -1,7 +1,7 @@
 """Tissue microarrays: where the cores are, which is which, and what a person says about it."""
 
 from wsi_pipeline.microarray.core_map import position, read_map
-from wsi_pipeline.microarray.correct import Correction, correct, rejoined
+from wsi_pipeline.microarray.correction import Correction, correct, rejoined
 from wsi_pipeline.microarray.dearray import Core, Dearray, Hints, core_name, dearray
 from wsi_pipeline.microarray.join import Joined, JoinedCore, Joining, Turn, join_core_map
 from wsi_pipeline.microarray.mapfit import ORIENTATIONS, Orientation

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from wsi_pipeline.microarray.dearray import Dearray
-from wsi_pipeline.tissue.overlay import KEPT
+from wsi_pipeline.tissue import KEPT
 from wsi_pipeline.types import RgbImage
 
 MIN_PX = 1600  # a smaller overview is enlarged, so that the names can be read

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.microarray.field import Points
 from wsi_pipeline.microarray.view import View
-from wsi_pipeline.tissue.ink import disc
+from wsi_pipeline.tissue import disc
 from wsi_pipeline.types import Mask
 
 RING_PENALTY = 0.5  # tissue just outside a core's disc speaks against a centre

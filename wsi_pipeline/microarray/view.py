@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.tissue.ink import disc
-from wsi_pipeline.tissue.methods import otsu_threshold
+from wsi_pipeline.tissue import disc, otsu_threshold
 from wsi_pipeline.types import Mask, RgbImage
 
 WORKING_PX = (800, 1600)  # longest side

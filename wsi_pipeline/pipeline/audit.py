@@ -10,8 +10,8 @@ from wsi_pipeline.cohort import CohortSlide, doubtful_labels, read_cohort
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.features import find_features
-from wsi_pipeline.learn.settings import SplitSettings, TaskSettings
-from wsi_pipeline.reporting.copies import write_groups_page
+from wsi_pipeline.learn import SplitSettings, TaskSettings
+from wsi_pipeline.reporting import write_groups_page
 from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.verbs.models import AuditConfig

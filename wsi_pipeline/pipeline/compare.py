@@ -23,11 +23,11 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import ConfigError, LearnError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
 from wsi_pipeline.features import encoder_tag, load_encoder
-from wsi_pipeline.reporting import Measure
-from wsi_pipeline.reporting.comparison import (
+from wsi_pipeline.reporting import (
     HELD_OUT,
     Comparison,
     EncoderResult,
+    Measure,
     Pair,
     comparison_chart,
     comparison_csv,

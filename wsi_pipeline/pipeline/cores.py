@@ -1,4 +1,4 @@
-"""One tissue microarray: where its cores are, for a person to check before anything is cut."""
+"""The cores stage: where a microarray's cores are, for a person to check before they are cut."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Tiles to features: one stream of batches over all slides for one device, or slides over workers.
+"""The extract stage: one stream of batches over all slides for one device, or slides over workers.
 
 A slide's features do not depend on which of the two was used, nor on where a run was interrupted.
 """

@@ -16,7 +16,7 @@ from wsi_pipeline.atomic import atomic_folder, write_json, write_text
 from wsi_pipeline.engine import is_done, provenance
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event
-from wsi_pipeline.learn.settings import with_defaults
+from wsi_pipeline.learn import with_defaults
 from wsi_pipeline.pipeline.audit import risks_of
 from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.settings import digest

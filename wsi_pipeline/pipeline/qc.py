@@ -13,7 +13,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
+from wsi_pipeline.reporting import gallery_slide, write_gallery
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import (

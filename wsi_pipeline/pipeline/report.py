@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted, Written
-from wsi_pipeline.reporting import Limits, collect, write_page
-from wsi_pipeline.reporting.bundles import TRAINING
+from wsi_pipeline.reporting import TRAINING, Limits, collect, write_page
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.verbs.runs import ReportConfig
 

@@ -1,4 +1,4 @@
-"""Cut slides into tiles: between files from a scanner and everything learned from them."""
+"""The tile stage: slides to tile stores, between a scanner and everything learned from them."""
 
 import shutil
 import time

@@ -1,6 +1,18 @@
 """Reports: plain data to figures, heatmaps, and one HTML page that is a single file."""
 
-from wsi_pipeline.reporting.collect import Limits, collect
+from wsi_pipeline.reporting.bundles import TRAINING
+from wsi_pipeline.reporting.collection import Limits, collect
+from wsi_pipeline.reporting.comparison import (
+    HELD_OUT,
+    Comparison,
+    EncoderResult,
+    Pair,
+    comparison_chart,
+    comparison_csv,
+    comparison_page,
+    to_markdown,
+)
+from wsi_pipeline.reporting.copies import write_groups_page
 from wsi_pipeline.reporting.data import (
     Evaluation,
     Facts,
@@ -27,6 +39,7 @@ from wsi_pipeline.reporting.figures import (
     roc_figure,
 )
 from wsi_pipeline.reporting.frame import SlideFrame
+from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
 from wsi_pipeline.reporting.geojson import tiles_geojson
 from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps, store_heatmap, write_heatmap
@@ -35,6 +48,10 @@ from wsi_pipeline.reporting.page import render_page, write_page
 from wsi_pipeline.reporting.pictures import jpeg
 
 __all__ = [
+    "HELD_OUT",
+    "TRAINING",
+    "Comparison",
+    "EncoderResult",
     "Evaluation",
     "Facts",
     "Failure",
@@ -44,6 +61,7 @@ __all__ = [
     "Limits",
     "Measure",
     "ModelReport",
+    "Pair",
     "Picture",
     "Prediction",
     "ReportData",
@@ -54,10 +72,14 @@ __all__ = [
     "TrainingCurve",
     "class_bars_figure",
     "collect",
+    "comparison_chart",
+    "comparison_csv",
     "comparison_figure",
+    "comparison_page",
     "confusion_figure",
     "curves_figure",
     "draw_heatmap",
+    "gallery_slide",
     "jpeg",
     "read_heatmaps",
     "reliability_figure",
@@ -65,7 +87,10 @@ __all__ = [
     "roc_figure",
     "store_heatmap",
     "tiles_geojson",
+    "to_markdown",
     "value_limits",
+    "write_gallery",
+    "write_groups_page",
     "write_heatmap",
     "write_ome_heatmap",
     "write_page",

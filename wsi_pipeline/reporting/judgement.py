@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from wsi_pipeline.learn.curves import (
+from wsi_pipeline.learn import (
     COVERAGES,
     THRESHOLDS,
     acting_on_all,

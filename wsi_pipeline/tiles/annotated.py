@@ -14,8 +14,14 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slides import LowImage, SlideInfo
 from wsi_pipeline.tiles.grid import Grid
 from wsi_pipeline.tiles.settings import TissueSettings
-from wsi_pipeline.tissue import Annotation, Tissue, annotated_mask, read_annotations, tile_labels
-from wsi_pipeline.tissue.methods import background_colour
+from wsi_pipeline.tissue import (
+    Annotation,
+    Tissue,
+    annotated_mask,
+    background_colour,
+    read_annotations,
+    tile_labels,
+)
 from wsi_pipeline.types import Mask
 
 NO_CLASS: Final = -1

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slides import Slide, SlideReader, read_low
 from wsi_pipeline.tiles.settings import OVERVIEW_MPP, SlideRequest, TileSettings
-from wsi_pipeline.tissue import find_tissue, tissue_tilt
-from wsi_pipeline.tissue.methods import background_colour
+from wsi_pipeline.tissue import background_colour, find_tissue, tissue_tilt
 from wsi_pipeline.types import Region, RgbImage
 
 REACH: Final = 1.6  # of the region's sides, so that nothing of the square's surroundings is missed

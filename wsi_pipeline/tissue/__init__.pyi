@@ -13,9 +13,9 @@ from .coarse import CoarseTiles, coarse_tiles, reduce_tiles
 from .empty import empty_fractions, empty_masks
 from .folds import fold_fractions, fold_threshold
 from .fractions import tissue_fractions
-from .ink import ink_masks
+from .ink import disc, ink_masks
 from .mask import LeftOut, Tissue, find_tissue
-from .methods import TISSUE_METHODS
+from .methods import TISSUE_METHODS, background_colour, otsu_threshold
 from .overlay import KEPT, Outline, TileLayer, draw_overlay
 from .qc import (
     BACKGROUND_LEVEL,
@@ -42,6 +42,7 @@ __all__ = [
     "Tilt",
     "Tissue",
     "annotated_mask",
+    "background_colour",
     "background_fractions",
     "blood_fractions",
     "blood_threshold",
@@ -49,6 +50,7 @@ __all__ = [
     "coarse_pen_fractions",
     "coarse_tiles",
     "detail",
+    "disc",
     "draw_annotation",
     "draw_overlay",
     "empty_fractions",
@@ -59,6 +61,7 @@ __all__ = [
     "fold_threshold",
     "ink_fractions",
     "ink_masks",
+    "otsu_threshold",
     "pen_fractions",
     "read_annotations",
     "reduce_tiles",

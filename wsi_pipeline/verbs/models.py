@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from wsi_pipeline.learn.settings import (
+from wsi_pipeline.learn import (
     FineTuneSettings,
     FitSettings,
     JudgeSettings,

@@ -6,17 +6,21 @@ of external slides goes by what identifies them (digest, thumbnail); their featu
 """
 
 from wsi_pipeline.learn.audit.check import Subject, audit_study, audit_table
-from wsi_pipeline.learn.audit.evidence import SlideEvidence, gather, identify
+from wsi_pipeline.learn.audit.evidence import Numbers, SlideEvidence, gather, identify
 from wsi_pipeline.learn.audit.finding import Audit, Finding, Measured
 from wsi_pipeline.learn.audit.groups import groups_csv, join_patients, read_groups
 from wsi_pipeline.learn.audit.nuisances import find_nuisances
+from wsi_pipeline.learn.audit.tiles import NEAR, TileVectors
 
 __all__ = [
+    "NEAR",
     "Audit",
     "Finding",
     "Measured",
+    "Numbers",
     "SlideEvidence",
     "Subject",
+    "TileVectors",
     "audit_study",
     "audit_table",
     "find_nuisances",

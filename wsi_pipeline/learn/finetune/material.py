@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.cohort import CohortSlide, safe_id
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.learn.audit import SlideEvidence, gather, identify
-from wsi_pipeline.learn.audit.evidence import Numbers
+from wsi_pipeline.learn.audit import Numbers, SlideEvidence, gather, identify
 from wsi_pipeline.learn.bags import draw_rows
 from wsi_pipeline.learn.finetune.tiles import ImageSource, StoreSource, TileSource, read_picture
 from wsi_pipeline.learn.study import Material
