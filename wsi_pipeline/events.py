@@ -42,6 +42,13 @@ class StageStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageResumed(Event):
+    """From here on a stage speaks that has spoken before: several work at the same time."""
+
+    stage: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlideStarted(Event):
     slide_id: str
 

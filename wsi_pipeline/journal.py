@@ -26,7 +26,14 @@ from typing import Any, Final, Literal, Self
 from pydantic import TypeAdapter, ValidationError
 
 from wsi_pipeline import events
-from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideSkipped, StageStarted
+from wsi_pipeline.events import (
+    Event,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    StageResumed,
+    StageStarted,
+)
 
 KINDS: Final[Mapping[str, type[Event]]] = {
     name: kind
@@ -145,7 +152,7 @@ def read_outcomes(path: Path) -> dict[tuple[str, str], Outcome]:
     found: dict[tuple[str, str], Outcome] = {}
     for entry in read_journal(path):
         event = entry.event
-        if isinstance(event, StageStarted):
+        if isinstance(event, StageStarted | StageResumed):
             stages[entry.call] = event.stage
         elif isinstance(event, SlideDone | SlideSkipped | SlideFailed):
             outcome = _outcome(event, stages.get(entry.call, entry.verb))

@@ -64,6 +64,11 @@ class RunFolder:
         return cls(store.parent.parent)
 
     @property
+    def deleted_slides(self) -> Path:
+        """Slides whose file was deleted once it was cut, a JSON object a line."""
+        return self.root / "deleted_slides.jsonl"
+
+    @property
     def thumbnails(self) -> Path:
         return self.root / "thumbnails"
 

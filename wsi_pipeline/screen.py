@@ -25,6 +25,7 @@ from wsi_pipeline.events import (
     SlideFailed,
     SlideSkipped,
     SlideStarted,
+    StageResumed,
     StageStarted,
 )
 from wsi_pipeline.journal import Journal
@@ -172,6 +173,7 @@ class _Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._stage: TaskID | None = None
+        self._stages: dict[str, TaskID] = {}
         self._files: dict[str, TaskID] = {}
 
     def say(self, line: str) -> None:
@@ -186,6 +188,9 @@ class _Bars:
         match event:
             case StageStarted(stage=name, total=total):
                 self._stage = bars.add_task(name, total=total, amount=f"0/{total}", now="")
+                self._stages[name] = self._stage
+            case StageResumed(stage=name):
+                self._stage = self._stages.get(name, stage)
             case FileProgress():
                 self._draw_file(event)
             case SlideStarted(slide_id=slide_id) if stage is not None:

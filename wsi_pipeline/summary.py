@@ -15,6 +15,7 @@ from wsi_pipeline.events import (
     SlideFailed,
     SlideSkipped,
     SlideStarted,
+    StageResumed,
     StageStarted,
     TimeSpent,
     Unmatched,
@@ -105,16 +106,17 @@ class Summaries:
 
     def __init__(self, verb: str) -> None:
         self.stages = [Summary(stage=verb)]
-
-    @property
-    def current(self) -> Summary:
-        """The stage that runs."""
-        return self.stages[-1]
+        self.current = self.stages[0]  # the stage that speaks
 
     def take(self, event: Event) -> None:
         if isinstance(event, StageStarted):
             stage = Summary(stage=event.stage, unit=event.unit, total=event.total)
             self.stages.append(stage)
+            self.current = stage
+        elif isinstance(event, StageResumed):
+            self.current = next(
+                (each for each in reversed(self.stages) if each.stage == event.stage), self.current
+            )
         self.current.add(event)
 
 

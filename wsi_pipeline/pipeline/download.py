@@ -1,7 +1,8 @@
 """The download stage: a manifest or a query in, verified slides and a report out."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,29 +22,45 @@ MIB: Final = 1 << 20
 SOURCES: Final = {"gdc": (open_gdc, find_gdc), "idc": (open_idc, find_idc)}
 
 
-def run(config: DownloadConfig) -> Iterator[Event]:
+Find = Callable[[DownloadConfig, remote.Client], Generator[Event, None, Wanted]]
+
+
+def run(config: DownloadConfig, room: int | None = None) -> Iterator[Event]:
     """Query, plan, fetch or verify, as ``config`` says.
+
+    ``room`` are the bytes that the files take at any time, where not all of them stay.
 
     Raises:
         UsageError: The manifest, query, token or folder cannot be used; nothing was fetched.
         DownloadError: The source cannot answer the query.
     """
+    with source_of(config) as (client, find):
+        wanted = yield from find(config, client)
+        if config.dry_run:
+            yield from _planned(config, replace(wanted, room=room))
+        elif config.out:
+            yield from fetch(config, config.out, wanted, client)
+
+
+@contextmanager
+def source_of(config: DownloadConfig) -> Iterator[tuple[remote.Client, Find]]:
+    """Yield a client of the source that ``config`` names, and what asks it for the files.
+
+    Raises:
+        UsageError: The source's address, the token or the report's name cannot be used.
+    """
     if config.report:
         remote.check_report_path(config.report)
     open_source, find = SOURCES[config.source]
     with open_source(config) as client:
-        wanted = yield from find(config, client)
-        if config.dry_run:
-            yield from _planned(config, wanted)
-        elif config.out:
-            yield from _locked(config, config.out, wanted, client)
+        yield client, find
 
 
 def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
     """Say file by file what a download would fetch."""
     if wanted.megabytes is not None:
         if config.out:
-            remote.check_disk(config.out, round(wanted.megabytes * 1e6))
+            remote.check_disk(config.out, _at_once(wanted, round(wanted.megabytes * 1e6)))
         return
     entries = wanted.files
     needed = 0
@@ -66,10 +83,15 @@ def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
         f"{remote.size_text(needed)} to fetch"
     )
     if config.out:
-        remote.check_disk(config.out, needed)
+        remote.check_disk(config.out, _at_once(wanted, needed))
 
 
-def _locked(
+def _at_once(wanted: Wanted, needed: int) -> int:
+    """Return how much of what is needed is on disk at any time."""
+    return needed if wanted.room is None else min(needed, wanted.room)
+
+
+def fetch(
     config: DownloadConfig,
     out: Path,
     wanted: Wanted,
@@ -115,7 +137,8 @@ def _fetched(
     results: list[remote.FileResult],
 ) -> Iterator[Event]:
     ledger = remote.Ledger(out)
-    remote.check_disk(out, sum(remote.bytes_to_fetch(entry, out, ledger) for entry in wanted.files))
+    needed = sum(remote.bytes_to_fetch(entry, out, ledger) for entry in wanted.files)
+    remote.check_disk(out, _at_once(wanted, needed))
     rate = config.max_mb_per_s * 1e6 if config.max_mb_per_s else None
     downloader = remote.Downloader(
         wanted.files,
@@ -129,6 +152,7 @@ def _fetched(
             again=config.overwrite,
         ),
         wanted.resolve,
+        wanted.admit,
     )
     before = len(results)
     try:

@@ -18,6 +18,8 @@ class Wanted:
     results: Sequence[remote.FileResult] = ()
     resolve: remote.Resolver | None = field(default=None)
     megabytes: float | None = None  # where the files themselves were not asked for
+    admit: remote.Admit | None = None  # waits until there is room for a file
+    room: int | None = None  # bytes that all of them together take at any time; None: their sum
 
 
 def retry_policy(config: DownloadConfig) -> remote.RetryPolicy:

@@ -4,10 +4,11 @@ A slide's features do not depend on which of the two was used, nor on where a ru
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
@@ -50,7 +51,9 @@ from wsi_pipeline.pipeline.extract_jobs import (
     without_tiles,
 )
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
+from wsi_pipeline.pipeline.tile_task import CutTask
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tiles import Decisions, find_store
 from wsi_pipeline.timing import WAIT, Stopwatch
 from wsi_pipeline.verbs.tiles import ExtractConfig
 
@@ -73,6 +76,52 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     tag = encoder_tag(config.encoder, config.weights)
     origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins))
+    yield from _whole(config, tag, origins, decisions)
+
+
+def rest(config: ExtractConfig, told: Collection[str]) -> Iterator[Event]:
+    """Do what is left once the slides ``told`` have been encoded store by store.
+
+    Raises:
+        ConfigError, CohortError, EncoderError: As :func:`run`.
+    """
+    kept_encoder.cache_clear()
+    tag = encoder_tag(config.encoder, config.weights)
+    origins = [pair for pair in find_origins(config) if pair[0] not in told]
+    yield from _whole(config, tag, origins, find_decisions(config))
+
+
+def encode_stores(config: ExtractConfig, slide_ids: Sequence[str]) -> Iterator[Event]:
+    """Encode the tile stores of some slides, while others are still being cut.
+
+    Raises:
+        CohortError: The table of decisions is unusable.
+        EncoderError: The encoder is unknown, or its weights cannot be had.
+    """
+    tag, decisions = encoder_tag(config.encoder, config.weights), find_decisions(config)
+    jobs: list[ExtractJob] = []
+    for slide_id in slide_ids:
+        store = find_store(RunFolder(config.run).tiles, slide_id)
+        outcome = store and decide(config, tag, slide_id, store, decisions)
+        if isinstance(outcome, ExtractJob):
+            jobs.append(outcome)
+        elif outcome:
+            yield outcome
+    if jobs and (config.workers or config.scheduler):
+        yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)
+    elif jobs:
+        watch = Stopwatch(keep_spans=config.profile)
+        yield from _stream(config, jobs, kept_encoder(config), watch)
+        yield TimeSpent(phases=dict(watch.seconds), spans=tuple(watch.spans))
+
+
+Origin = tuple[str, Path | CutTask | Event | None]
+
+
+def _whole(
+    config: ExtractConfig, tag: str, origins: Sequence[Origin], decisions: Decisions
+) -> Iterator[Event]:
+    """Encode every slide, and say what is wrong with the table, the stores and the decisions."""
     yield from strangers(config)
     yield from unknown_decisions(decisions, [slide_id for slide_id, _ in origins])
     jobs: list[ExtractJob] = []
@@ -98,7 +147,7 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     if jobs and (config.workers or config.scheduler):
         yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)
     elif jobs:
-        yield from _stream(config, jobs)
+        yield from _timed(config, jobs)
     yield Written(path=str(RunFolder(config.run).features_of(tag)), what="features")
 
 
@@ -107,7 +156,7 @@ def extract_slide(
 ) -> SlideDone | SlideSkipped | SlideFailed:
     """Encode one slide on a worker; the caller holds its lock."""
     config, job = payload
-    encoder, watch = _kept_encoder(config), Stopwatch(keep_spans=config.profile)
+    encoder, watch = kept_encoder(config), Stopwatch(keep_spans=config.profile)
     claims = Claims(config, [job], locked=True)
     (fate,) = (e for e in _encode(claims, encoder, watch) if not isinstance(e, SlideStarted))
     if isinstance(fate, SlideDone):  # the network's time is the slide's own
@@ -126,18 +175,25 @@ def _task(config: ExtractConfig, job: ExtractJob) -> SlideTask:
     return SlideTask(slide_id=job.slide_id, lock=job.lock_path(config.run), payload=(config, job))
 
 
-def _stream(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
+def _stream(
+    config: ExtractConfig, jobs: list[ExtractJob], encoder: Encoder, watch: Stopwatch
+) -> Iterator[SlideStarted | SlideFate]:
     """Encode all slides on this process's device; those another process holds come last."""
-    encoder = _encoder(config, config.device)
-    watch, started, tiles = Stopwatch(keep_spans=config.profile), time.monotonic(), 0
     while jobs:
         claims = Claims(config, jobs)
-        for event in _encode(claims, encoder, watch):
-            tiles += event.counts["tiles encoded"] if isinstance(event, SlideDone) else 0
-            yield event
+        yield from _encode(claims, encoder, watch)
         if len(claims.busy) == len(jobs):
             time.sleep(POLL_SECONDS)
         jobs = claims.busy
+
+
+def _timed(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
+    """Encode all slides on this process's device, and say how fast that was."""
+    encoder = _encoder(config, config.device)
+    watch, started, tiles = Stopwatch(keep_spans=config.profile), time.monotonic(), 0
+    for event in _stream(config, jobs, encoder, watch):
+        tiles += event.counts["tiles encoded"] if isinstance(event, SlideDone) else 0
+        yield event
     seconds = time.monotonic() - started
     yield Note(
         text=f"{tiles} tiles in {seconds:.1f} s ({tiles / max(seconds, 1e-9):.0f}/s) on "
@@ -283,8 +339,13 @@ def _done(claim: Claim) -> SlideDone:
     )
 
 
-@lru_cache(maxsize=1)  # a worker process encodes many slides with one model
-def _kept_encoder(config: ExtractConfig) -> Encoder:
+@lru_cache(maxsize=1)  # many slides are encoded with one model
+def kept_encoder(config: ExtractConfig) -> Encoder:
+    """Return the encoder, loaded once a process.
+
+    Raises:
+        EncoderError: It is unknown, or its weights cannot be had.
+    """
     return _encoder(config, worker_device(config.device))
 
 

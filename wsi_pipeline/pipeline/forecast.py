@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from wsi_pipeline.events import Note, SlideDone, StageStarted
+from wsi_pipeline.events import Note, SlideDone, StageResumed, StageStarted
 from wsi_pipeline.journal import read_journal
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import usable_cores
@@ -72,9 +72,9 @@ def recorded_rate(run: RunFolder, stage: str) -> float | None:
     ended: dict[str, datetime] = {}
     tiles = 0
     for entry in read_journal(run.journal):
-        if isinstance(entry.event, StageStarted):
+        if isinstance(entry.event, StageStarted | StageResumed):
             stages[entry.call] = entry.event.stage
-            if entry.event.stage == stage:
+            if isinstance(entry.event, StageStarted) and entry.event.stage == stage:
                 began[entry.call] = entry.time
         elif isinstance(entry.event, SlideDone) and stages.get(entry.call) == stage:
             ended[entry.call] = entry.time

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.errors import ConfigError, named
+from wsi_pipeline.pipeline.deleted import read_deleted
 from wsi_pipeline.pipeline.resolve_cohort import no_core_map, rows_of_table, unusable
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
@@ -88,7 +89,9 @@ def check_external(plan: Plan, source: Path) -> None:
                 f"of it (its column cohort has {known}); nothing was begun"
             )
         lost = [
-            unusable(each, row) or no_core_map(each, row) for each, row in new if row.cohort == name
+            unusable(each, row, read_deleted(RunFolder(each.run))) or no_core_map(each, row)
+            for each, row in new
+            if row.cohort == name
         ]
         if lost and all(lost) and not fetched and not any(row.cohort == name for row in here):
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from wsi_pipeline.microarray import (
     write_review,
 )
 from wsi_pipeline.pipeline.cores import LIES, review_of
+from wsi_pipeline.pipeline.deleted import DeletedSlide, read_deleted
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import NOT_A_FILE, find_slides, is_slide_file, printable
@@ -39,11 +40,15 @@ class ResolvedCohort:
         slides: Slides, and cores in the place of TMA slides; each knows its ``root``.
         lost: Rows whose files are gone or unusable; each is a failure among the events.
         events: What is wrong with slides and folders, and what happened to TMA slides.
+        wrong: By slide, why its files are unusable.
+        deleted: Slides whose files are gone because they were cut, by id.
     """
 
     slides: list[CohortSlide]
     lost: list[CohortSlide]
     events: list[Event]
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    deleted: Mapping[str, DeletedSlide] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -68,13 +73,29 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
         rows, events = _of_files(config, config.cohort.parent, [config.cohort], {})
     else:
         rows, events = rows_of_table(config), []
-    wrong = {row.slide_id: said for row in rows if (said := unusable(config, row))}
-    if rows and len(wrong) == len(rows):
+    resolved = resolve_rows(config, rows, events)
+    if rows and len(resolved.wrong) == len(rows):
         raise CohortError(
-            "\n".join(f"{config.cohort}: {name}: {said}" for name, said in wrong.items())
+            "\n".join(f"{config.cohort}: {name}: {said}" for name, said in resolved.wrong.items())
             + "\nnone of its slides can be used; give the right --slides folder"
         )
-    events += [SlideFailed(slide_id=name, error=said) for name, said in wrong.items()]
+    return resolved
+
+
+def resolve_rows(
+    config: TileConfig, rows: Sequence[CohortSlide], events: Sequence[Event] = ()
+) -> ResolvedCohort:
+    """Look for the rows' files and find the cores of TMA slides; ``events`` come first.
+
+    Raises:
+        CohortError: A core map is wrong, or a core's id is taken.
+    """
+    deleted = read_deleted(RunFolder(config.run))
+    wrong = {row.slide_id: said for row in rows if (said := unusable(config, row, deleted))}
+    events = [
+        *events,
+        *(SlideFailed(slide_id=name, error=said) for name, said in wrong.items()),
+    ]
     slides: list[CohortSlide] = []
     for row in rows:
         if row.slide_id in wrong:
@@ -93,7 +114,7 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
         slides += as_slides(row, cores)
     lost = [row for row in rows if row.slide_id in wrong and row.tma_map is None]
     _check_ids(config.cohort, slides + lost)
-    return ResolvedCohort(slides=slides, lost=lost, events=events)
+    return ResolvedCohort(slides=slides, lost=lost, events=events, wrong=wrong, deleted=deleted)
 
 
 def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
@@ -162,11 +183,15 @@ def rows_of_table(config: TileConfig) -> list[CohortSlide]:
     ]
 
 
-def unusable(config: TileConfig, row: CohortSlide) -> str | None:
-    """Say why a row's files cannot be used; None where they can."""
+def unusable(
+    config: TileConfig, row: CohortSlide, deleted: Mapping[str, DeletedSlide] | None = None
+) -> str | None:
+    """Say why a row's files cannot be used; None where they can, or it was cut and then deleted."""
     path = row.locate(config.slides)
     if isinstance(path, Path):
         if not path.exists():
+            if row.slide_id in (deleted or {}):
+                return None
             return f"no file {path}; fetch it, or take the row out"
         if not (path.is_file() or path.is_dir()):
             return f"{path} {NOT_A_FILE}"

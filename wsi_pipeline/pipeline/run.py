@@ -5,20 +5,23 @@ which the verbs are listed. ``[study]`` holds what several of them share, for in
 folder; a stage takes from it the settings it knows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
+from wsi_pipeline.pipeline import download, overlap
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
-from wsi_pipeline.pipeline.needs import check_needs
+from wsi_pipeline.pipeline.needs import Missing, Plan, check_needs
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig, load_toml
+from wsi_pipeline.slides import is_slide_file
 from wsi_pipeline.verbs import Verb, stages
 from wsi_pipeline.verbs.runs import RunConfig
-from wsi_pipeline.verbs.tiles import ExtractConfig
+from wsi_pipeline.verbs.slides import DownloadConfig
+from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
 SHARED = "study"
 ESTIMATED = ("tile", "extract", "download")  # their dry runs tell what they come to
@@ -73,24 +76,77 @@ def run(config: RunConfig) -> Iterator[Event]:
     names = [found.name for found, _ in plan]
     if missing := [name for name in config.only if name not in names]:
         raise ConfigError(f"--only {', '.join(missing)}: {config.study} has {', '.join(names)}")
-    how = _how(config)
     chosen = [pair for pair in plan if not config.only or pair[0].name in config.only]
     waiting = check_needs(chosen, config.study)
-    tiles = 0
+    if config.dry_run:
+        yield from _planned(config, chosen, waiting)
+        return
+    how = _how(config)
+    together = _overlapped(config, [stage.model_copy(update=how) for _, stage in chosen])
+    if together is not None:
+        yield from overlap.run(together)
+        done = ("download", "tile", *(["extract"] if together.extract else []))
+        chosen = [pair for pair in chosen if pair[0].name not in done]
     for found, stage_config in chosen:
-        if config.dry_run and (lost := waiting.get(found.name)):
+        yield from run_stage(found, stage_config.model_copy(update=how).for_scheduler())
+
+
+def _planned(config: RunConfig, chosen: Plan, waiting: Mapping[str, Missing]) -> Iterator[Event]:
+    """Say what each stage comes to, or what has to be made first."""
+    how, tiles = _how(config), 0
+    for found, stage_config in chosen:
+        if lost := waiting.get(found.name):
             yield Note(text=f"{found.name}: can be planned once {lost.maker} has made {lost.path}")
             if isinstance(stage_config, ExtractConfig) and tiles:
                 yield _forecast(stage_config, tiles)
             continue
-        for event in run_stage(found, stage_config.model_copy(update=how).for_scheduler()):
+        given = stage_config.model_copy(update=how).for_scheduler()
+        events = run_stage(found, given)
+        if isinstance(given, DownloadConfig) and config.delete_after_tiling:
+            events = download.run(given, _room(config, given))
+        for event in events:
             if isinstance(event, Planned):
                 tiles += int(event.row.get("tiles ≈") or 0)
             yield event
-    if config.dry_run:
-        named = ", ".join(f.name for f, _ in chosen if f.name not in ESTIMATED)
-        if named:
-            yield Note(text=f"hours and bytes are told for tile and extract, not for {named}")
+    named = ", ".join(f.name for f, _ in chosen if f.name not in ESTIMATED)
+    if named:
+        yield Note(text=f"hours and bytes are told for tile and extract, not for {named}")
+
+
+def _overlapped(config: RunConfig, chosen: Sequence[StageConfig]) -> overlap.Overlapped | None:
+    """Return the stages that work at the same time: download and tile, and extract right after.
+
+    Raises:
+        ConfigError: Slides are to be deleted after tiling, and these stages cannot overlap.
+    """
+    match [stage.for_scheduler() for stage in chosen]:
+        case [DownloadConfig() as fetched, TileConfig() as cut, *others] if (
+            config.overlap
+            and fetched.out is not None
+            and not fetched.verify
+            and not cut.cohort.is_dir()
+            and not is_slide_file(cut.cohort)
+        ):
+            encoded = others[0] if others and isinstance(others[0], ExtractConfig) else None
+            return overlap.Overlapped(
+                download=fetched,
+                out=fetched.out,
+                tile=cut,
+                extract=encoded if encoded and encoded.source == "tiles" else None,
+                room=_room(config, fetched),
+            )
+    if config.delete_after_tiling:
+        raise ConfigError(
+            f"{config.study}: --delete-after-tiling needs a [download] with out, and right after "
+            "it a [tile] with a cohort table"
+        )
+    return None
+
+
+def _room(config: RunConfig, fetched: DownloadConfig) -> int | None:
+    if not config.delete_after_tiling or fetched.out is None:
+        return None
+    return overlap.room_for(fetched.out, config.disk_gb)
 
 
 def _forecast(config: ExtractConfig, tiles: int) -> Note:

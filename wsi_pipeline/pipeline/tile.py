@@ -2,12 +2,12 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from wsi_pipeline.cohort import doubtful_labels
-from wsi_pipeline.engine import SlideTask, is_done, map_slides, provenance
+from wsi_pipeline.engine import NO_TISSUE, SlideTask, is_done, map_slides, provenance
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.events import (
     Event,
@@ -22,7 +22,7 @@ from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.settings import digest
 from wsi_pipeline.tiles import (
     FLAGS,
     STORE_FORMATS,
@@ -53,24 +53,38 @@ def run(config: TileConfig) -> Iterator[Event]:
     )  # fmt: skip
     yield StageStarted(stage="tile", total=len(resolved.slides) + resolved.failed)
     yield from resolved.events
-    tasks = [cut_task(config, slide) for slide in resolved.slides]
+    tasks = [cut_task(config, slide, resolved.deleted) for slide in resolved.slides]
     if config.dry_run:
-        yield from preflight(tasks)
+        yield from (
+            SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
+            for task in tasks
+            if task.deleted
+        )
+        yield from preflight([task for task in tasks if not task.deleted])
         return
     yield merged
     yield from (Note(text=text) for text in doubtful_labels(resolved.slides))
+    yield from cut(config, tasks)
+    yield from written(config)
+
+
+def cut(config: TileConfig, tasks: Sequence[CutTask]) -> Iterator[Event]:
+    """Cut slides, each under its lock, and yield what became of them."""
+    run = RunFolder(config.run)
     yield from map_slides(
         cut_one,
         [
             SlideTask(
-                slide_id=task.slide_id,
-                lock=RunFolder(config.run).lock("tile", task.slide_id),
-                payload=task,
+                slide_id=task.slide_id, lock=run.lock("tile", task.slide_id), payload=task
             )
             for task in tasks
         ],
         config,
-    )
+    )  # fmt: skip
+
+
+def written(config: TileConfig) -> Iterator[Written]:
+    """Name what the stage leaves for people to open."""
     yield Written(path=str(RunFolder(config.run).tiles), what="tiles")
     yield Written(path=str(RunFolder(config.run).thumbnails), what="thumbnails to check")
 
@@ -84,13 +98,16 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
     """
     started = time.monotonic()
     config = task.settings
-    asked = {**task.asked, "slide_digest": slide_digest(task.path)}
+    asked = {**task.asked, "slide_digest": task.digest()}
+    if task.deleted is not None and task.deleted.empty == digest(asked):
+        return SlideSkipped(slide_id=task.slide_id, reason=NO_TISSUE, detail="found earlier")
     present = find_store(RunFolder(config.run).tiles, task.slide_id)
     store = RunFolder(config.run).tiles / f"{task.slide_id}{STORE_FORMATS[config.store].suffix}"
     if present is not None and is_done(
         present, _stored(present, asked, config), asked, overwrite=config.overwrite
     ):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
+    task.require_file()
     result = cut_slide(
         task.path, store, config, task.request,
         thumbnail=RunFolder(config.run).thumbnail(task.slide_id),

@@ -3,6 +3,7 @@
 from wsi_pipeline.events import TotalProgress
 from wsi_pipeline.remote.client import Client, NoWayError
 from wsi_pipeline.remote.download import (
+    Admit,
     Downloader,
     Elsewhere,
     Resolver,
@@ -19,11 +20,12 @@ from wsi_pipeline.remote.files import (
     slide_ids,
     write_report,
 )
-from wsi_pipeline.remote.ledger import Ledger, verify
+from wsi_pipeline.remote.ledger import Ledger, remove_file, verify
 from wsi_pipeline.remote.progress import size_text, time_text
 from wsi_pipeline.remote.retry import RefusedError, RetryPolicy, StoppedError, TransientError
 
 __all__ = [
+    "Admit",
     "Client",
     "Downloader",
     "Elsewhere",
@@ -43,6 +45,7 @@ __all__ = [
     "check_report_path",
     "make_folder",
     "outcome",
+    "remove_file",
     "size_text",
     "slide_ids",
     "time_text",

@@ -46,6 +46,8 @@ class Elsewhere:
 
 
 Resolver = Callable[[RemoteFile], Elsewhere]
+Admit = Callable[[RemoteFile, threading.Event], str | None]
+"""Waits until a file may come, or the event ends the wait; says why it may not come at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,10 @@ class Downloader:
         client: Client,
         settings: Settings | None = None,
         resolve: Resolver | None = None,
+        admit: Admit | None = None,
     ) -> None:
         self.results: list[FileResult] = []
+        self._admit = admit
         self._entries = entries
         self._client = client
         self._settings = settings or Settings()
@@ -156,7 +160,8 @@ class Downloader:
 
     def _events(self) -> Iterator[Event]:
         meters = Meters(sum(entry.size for entry in self._entries), len(self._entries))
-        while len(self.results) < len(self._entries):
+        stop = self._client.stop
+        while len(self.results) < len(self._entries) and not stop.is_set():
             try:
                 said = self._said.get(timeout=LOOK_S)
             except queue.Empty:
@@ -166,7 +171,7 @@ class Downloader:
             if isinstance(said, FileResult):
                 self.results.append(said)
                 meters.ended(said.entry.size, said.received_bytes)
-                if said.status != "not tried":
+                if said.error != NOT_TRIED:
                     yield self.outcome(said)
             elif said is not None:
                 yield said
@@ -183,7 +188,7 @@ class Downloader:
             )
 
     def _afterwards(self) -> Iterator[Event]:
-        left = sum(result.status == "not tried" for result in self.results)
+        left = sum(result.error == NOT_TRIED for result in self.results)
         if left:
             last = [result.error for result in self.results if result.status == "failed"][-1]
             yield Note(
@@ -207,8 +212,11 @@ class Downloader:
             if self._client.health.is_down:
                 self._said.put(FileResult(entry=entry, status="not tried", error=NOT_TRIED))
                 continue
-            self._said.put(SlideStarted(slide_id=self._names[entry.relative_path]))
             try:
+                if refusal := self._admit and self._admit(entry, self._client.stop):
+                    self._said.put(FileResult(entry=entry, status="not tried", error=refusal))
+                    continue
+                self._said.put(SlideStarted(slide_id=self._names[entry.relative_path]))
                 self._said.put(_bring(entry, self._site))
             except StoppedError:
                 return

@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -157,10 +158,28 @@ def note_for_gdc_client(path: Path, size: int) -> None:
     It is a pickled ``IntervalTree`` with one interval over the whole file; it is written out here
     opcode by opcode, because the package that defines the class is not needed for anything else.
     """
-    note = path.parent / "logs" / f"{path.name}.parcel"
+    note = _note_of(path)
     interval = b"cintervaltree.interval\nInterval\n(L0L\nL%dL\nNtR" % size
     text = b"cintervaltree.intervaltree\nIntervalTree\n((l" + interval + b"atR."
     if note.is_file() and note.read_bytes() == text:
         return
     note.parent.mkdir(exist_ok=True)
     note.write_bytes(text)
+
+
+def remove_file(entry: RemoteFile, root: Path) -> None:
+    """Delete a file below ``root``, its note, and its folder unless something else is in it.
+
+    Raises:
+        OSError: It cannot be deleted.
+    """
+    path = root / entry.relative_path
+    path.unlink(missing_ok=True)
+    _note_of(path).unlink(missing_ok=True)
+    for folder in (_note_of(path).parent, path.parent):
+        with suppress(OSError):  # another's files are in it, or it is gone
+            folder.rmdir()
+
+
+def _note_of(path: Path) -> Path:
+    return path.parent / "logs" / f"{path.name}.parcel"

@@ -1,9 +1,9 @@
 """What the verbs of run folders and of whole studies can be told."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
@@ -74,7 +74,7 @@ class InitConfig(StageConfig):
 
 
 class RunConfig(StageConfig):
-    """Run every stage of a study file, one after the other; what is finished is not redone."""
+    """Run every stage of a study file; what is finished is not redone."""
 
     verb: ClassVar = "run"
     example: ClassVar = "stages/liver.toml"
@@ -85,6 +85,29 @@ class RunConfig(StageConfig):
     only: Annotated[tuple[str, ...], HOW] = Field(
         default=(), description="Run these stages alone; may be given several times."
     )
+    overlap: Annotated[bool, HOW] = Field(
+        default=True,
+        description="Cut slides while others still come, and encode those that are cut.",
+    )
+    delete_after_tiling: Annotated[bool, HOW] = Field(
+        default=False,
+        description="Delete a downloaded slide's file once its tile store is verified; downloading "
+        "waits while the files on disk fill their room.",
+    )
+    disk_gb: Annotated[float | None, HOW] = Field(
+        default=None,
+        gt=0,
+        description="That room, 10^9 bytes; half of what is free if not given. Tiles and features "
+        "are not counted.",
+    )
+
+    @model_validator(mode="after")
+    def _one_room(self) -> Self:
+        if self.disk_gb is not None and not self.delete_after_tiling:
+            raise ValueError("--disk-gb goes with --delete-after-tiling: else no slide ever goes")
+        if self.delete_after_tiling and not self.overlap:
+            raise ValueError("--delete-after-tiling goes with --overlap")
+        return self
 
     @property
     def run_folder(self) -> RunFolder | None:
