@@ -98,6 +98,46 @@ def test_what_comes_back_can_be_trained_on(run: Path, tmp_path: Path, layout: st
     assert train([str(back), f"--encoder={stores[0].parent.name}", *quick]) == 0
 
 
+def write_clam(folder: Path, name: str, width: int) -> None:
+    folder.mkdir(exist_ok=True)
+    with h5py.File(folder / f"{name}.h5", "w") as file:
+        file["features"] = np.ones((3, width), np.float32)
+        file["coords"] = np.zeros((3, 2), np.int32)
+
+
+def test_widths_that_differ_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of one folder, or one against what is in the run folder already."""
+    known = ["--encoder=theirs", "--tile-px=256", "--tile-px-level0=256"]
+    mixed, back = tmp_path / "mixed", tmp_path / "back"
+    write_clam(mixed, "one", 16)
+    write_clam(mixed, "two", 24)
+    assert import_features([str(mixed), f"--run={back}", *known]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "two.h5: 24 features a tile, and" in said
+    assert "one.h5 of the same encoder 'theirs' has 16" in said
+    assert not list(back.rglob("*.h5"))
+
+    (mixed / "two.h5").unlink()
+    assert import_features([str(mixed), f"--run={back}", *known]) == 0
+    later = tmp_path / "later"
+    write_clam(later, "three", 24)
+    capsys.readouterr()
+    for more in ([], ["--dry-run"]):
+        assert import_features([str(later), f"--run={back}", *known, *more]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "three.h5: 24 features a tile" in said
+        assert "theirs/one.h5 of the same encoder 'theirs' has 16" in said
+    write_clam(later, "one", 24)
+    (later / "three.h5").unlink()
+    assert import_features([str(later), f"--run={back}", *known, "--overwrite"]) == 0
+    (later / "one.h5").write_bytes(b"no file")
+    write_clam(later, "four", 24)
+    assert import_features([str(later), f"--run={back}", *known]) == 1, "one file costs itself"
+    assert (back / "features/theirs/four.h5").exists()
+
+
 @settings(max_examples=60, deadline=None)
 @given(mpp=st.floats(0.1, 2.0), x=st.integers(0, 200_000), y=st.integers(0, 200_000))
 def test_micrometres_and_pixels_are_the_same_place(mpp: float, x: int, y: int) -> None:

@@ -12,6 +12,7 @@ from .interop import (
     Known,
     export_features,
     import_features,
+    read_width,
     um_to_level0,
 )
 from .sources import SlideSource, SlideTiles, StoreTiles, describe_features
@@ -54,6 +55,7 @@ __all__ = [
     "load_encoder",
     "read_attributes",
     "read_features",
+    "read_width",
     "register_encoder",
     "um_to_level0",
     "verify_features",

@@ -94,6 +94,23 @@ def import_features(path: Path, known: Known | None = None) -> ForeignBag:
     )
 
 
+def read_width(path: Path) -> tuple[str | None, int]:
+    """Return the encoder that a feature file names, None if it names none, and its width D.
+
+    Raises:
+        StoreCorruptError: It cannot be read, or it holds no features.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            name = STAMP_FEATURES if STAMP_FEATURES in file else "features"
+            features = file[name]
+            told = dict(file.attrs) | dict(features.attrs)
+            encoder = told.get("extractor") or told.get("encoder")
+            return None if encoder is None else str(encoder), int(features.shape[-1])
+    except (OSError, KeyError, RuntimeError, IndexError, AttributeError) as error:
+        raise StoreCorruptError(f"{path}: not a readable feature file: {error}") from error
+
+
 def um_to_level0(coords_um: NDArray[np.floating[Any]], mpp_level0: float) -> Coords:
     """Turn µm (N, 2) into level-0 pixels, rounded to whole ones."""
     pixels: Coords = np.rint(np.asarray(coords_um, np.float64) / mpp_level0).astype(np.int64)

@@ -1,14 +1,21 @@
 """Features that CLAM, TRIDENT or STAMP made, brought into a run folder for training."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from wsi_pipeline.cohort import SAFE_ID, CohortSlide, read_cohort
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
-from wsi_pipeline.errors import ConfigError, MppError, StoreError, WsiError, named
+from wsi_pipeline.errors import (
+    ConfigError,
+    MppError,
+    StoreCorruptError,
+    StoreError,
+    WsiError,
+    named,
+)
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -24,6 +31,7 @@ from wsi_pipeline.features import (
     Known,
     import_features,
     read_attributes,
+    read_width,
     write_features,
 )
 from wsi_pipeline.run_cohort import merge_rows, rows_of
@@ -50,7 +58,7 @@ def run(config: ImportConfig) -> Iterator[Event]:
     """Write ``<run>/features/<encoder>/<slide_id>.h5`` for every file, and the cohort table.
 
     Raises:
-        ConfigError: The folder holds no feature files.
+        ConfigError: The folder holds no feature files, or features of one encoder differ in width.
         CohortError: The cohort table is unusable.
     """
     files = _files(config.source)
@@ -73,6 +81,7 @@ def run(config: ImportConfig) -> Iterator[Event]:
     strangers = sorted(files.keys() - cohort.keys()) if cohort else []
     if strangers:
         yield Note(text=f"{len(strangers)} files are of no slide in the table: {named(strangers)}")
+    _refuse_mixed_widths(tasks, config)
     if config.dry_run:
         yield from map(_planned, tasks)
         return
@@ -152,6 +161,38 @@ def _resolution(task: ImportTask) -> tuple[float | None, tuple[int, int] | None]
             return resolve_mpp(slide.info, stated).mpp, size
         except MppError:  # only STAMP's coords need it, and then it is asked for
             return None, size
+
+
+def _refuse_mixed_widths(tasks: Sequence[ImportTask], config: ImportConfig) -> None:
+    """Compare the widths of what comes with each other and with what is there, by encoder.
+
+    A file that cannot be read costs its own slide, later.
+
+    Raises:
+        ConfigError: Two differ, so that no model could take both.
+    """
+    folder, first = RunFolder(config.run), dict[str, tuple[Path, int]]()
+    replaced = {task.slide_id for task in tasks} if config.overwrite else set()
+    for task in tasks:
+        try:
+            told, width = read_width(task.file)
+        except StoreCorruptError:
+            continue
+        encoder = config.encoder or told
+        if encoder is None or not SAFE_ID.fullmatch(encoder):
+            continue
+        if encoder not in first:
+            there = (path for path in sorted(folder.features_of(encoder).glob("[!.]*.h5"))
+                     if path.stem not in replaced)  # fmt: skip
+            known = next(there, None)
+            first[encoder] = (task.file, width) if known is None else (known, read_width(known)[1])
+        other, expected = first[encoder]
+        if width != expected:
+            raise ConfigError(
+                f"{task.file}: {width} features a tile, and {other} of the same encoder "
+                f"{encoder!r} has {expected}; import them under two names with --encoder, or leave "
+                "out what another encoder made"
+            )
 
 
 def _planned(task: ImportTask) -> Planned | SlideFailed:
