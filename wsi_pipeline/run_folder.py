@@ -216,6 +216,15 @@ class Comparison:
         """Encoders held against each other, two by two (JSON)."""
         return self.root / "pairs.json"
 
+    @property
+    def probe(self) -> Path:
+        """What stored features tell by themselves, a row for each encoder and probe."""
+        return self.root / "probe.csv"
+
+    @property
+    def probe_markdown(self) -> Path:
+        return self.root / "probe.md"
+
 
 def store_in(folder: Path, slide_id: str) -> Path:
     """Return a slide's feature store (or prediction) in an encoder's (or model's) folder."""

@@ -76,6 +76,7 @@ from .models import (
 from .novelty import Novelty, fit_novelty
 from .paired import compare_models, describe_differences, holm
 from .predictions import SlidePrediction, predictions_csv, read_prediction, write_prediction
+from .probe import PROBES, Probed, probe_features
 from .scores import (
     TILE_MEAN,
     TILE_VOTE,
@@ -123,6 +124,7 @@ __all__ = [
     "FOLD",
     "HEADS",
     "METRICS",
+    "PROBES",
     "THRESHOLDS",
     "TILE_MEAN",
     "TILE_VOTE",
@@ -157,6 +159,7 @@ __all__ = [
     "Opening",
     "PixelLearner",
     "Probabilities",
+    "Probed",
     "Provenance",
     "Ranks",
     "Scores",
@@ -225,6 +228,7 @@ __all__ = [
     "pose",
     "predictions_csv",
     "prepare_study",
+    "probe_features",
     "read_bundle_config",
     "read_ensemble_config",
     "read_groups",

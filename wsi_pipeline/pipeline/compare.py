@@ -23,6 +23,8 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import ConfigError, LearnError, WsiError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Written
 from wsi_pipeline.features import encoder_tag, load_encoder
+from wsi_pipeline.learn import SplitSettings, TaskSettings
+from wsi_pipeline.pipeline.probe import Probing, probe
 from wsi_pipeline.reporting import (
     HELD_OUT,
     Comparison,
@@ -110,7 +112,12 @@ def run(config: CompareConfig) -> Iterator[Event]:
     Raises:
         ConfigError: The file says something impossible, or an encoder is unknown.
     """
-    plan = read_plan(config.plan)
+    if config.plan.is_dir() and not config.probe:
+        raise ConfigError(f"{config.plan}: a comparison needs a plan; a run folder takes --probe")
+    plan = None if config.plan.is_dir() else read_plan(config.plan)
+    if config.probe or plan is None:
+        yield from probe(_probing(config, plan))
+        return
     unknown = [name for name in config.only if name not in plan.encoders]
     if unknown:
         raise ConfigError(
@@ -132,6 +139,35 @@ def run(config: CompareConfig) -> Iterator[Event]:
             yield SlideDone(slide_id=encoder, counts={}, flags=(), seconds=0.0)
     if not config.dry_run:
         yield from _write(plan, errors)
+
+
+def _probing(config: CompareConfig, plan: Plan | None) -> Probing:
+    """Return what is probed, as the plan says it, or of a run folder the flags.
+
+    Raises:
+        ConfigError: A flag says what the plan says.
+    """
+    own = {*TaskSettings.model_fields, "external", "groups", "seed"}
+    if plan is None:
+        told = {name: getattr(config, name) for name in own}
+        run, encoders = config.plan, config.only
+    else:
+        both = sorted(own & config.model_fields_set)
+        if both:
+            raise ConfigError(
+                f"--{both[0].replace('_', '-')}: {config.plan} says it; change it there"
+            )
+        trial = "finetune" if plan.finetunes else "train"
+        found = VERBS[trial].config_class.from_mapping(
+            _steps(plan, plan.encoders[0])[-1].settings, f"{config.plan} [{trial}]"
+        )
+        told = {name: getattr(found, name) for name in own}
+        run, encoders = plan.run, config.only or tuple(plan.encoders)
+    task = {name: told.pop(name) for name in TaskSettings.model_fields}
+    split = SplitSettings(split="random", folds=config.folds, **told)
+    return Probing(
+        run=run, encoders=encoders, task=TaskSettings(**task), split=split, dry_run=config.dry_run
+    )
 
 
 def _train(config: CompareConfig, plan: Plan, encoder: str) -> Iterator[Event]:

@@ -83,22 +83,38 @@ class FinetuneConfig(TrialConfig, FineTuneSettings):
     )
 
 
-class CompareConfig(StageConfig):
+class CompareConfig(StageConfig, TaskSettings):
     """Compare encoders: the same patients, the same recipe, one table and one figure."""
 
     verb: ClassVar = "compare"
     example: ClassVar = "stages/compare.toml"
     makes: ClassVar = ("models",)
 
-    plan: Annotated[Path, POSITIONAL, FILE] = Field(description="Plan of the comparison.")
+    plan: Annotated[Path, POSITIONAL, FILE] = Field(
+        description="Plan of the comparison; with --probe it may be a run folder."
+    )
     only: Annotated[tuple[str, ...], HOW] = Field(
         default=(), description="Train these encoders alone; the table still shows all."
     )
+    probe: bool = Field(
+        default=False,
+        description="Train nothing: judge the encoders' stored features by logistic regression, "
+        "nearest neighbours and class means, fold by fold. A plan's own [train] or [finetune] says "
+        "who is external and what is told apart; of a run folder these flags do.",
+    )
+    folds: int = Field(default=5, ge=2, description="Of --probe.")
+    external: str | None = Field(
+        default=None, description="With --probe RUN: cohort that is left alone."
+    )
+    groups: Annotated[Path | None, FILE] = Field(
+        default=None, description="With --probe RUN: CSV of slide_id and group, kept together."
+    )
+    seed: int = Field(default=0, ge=0, description="With --probe RUN: deals the folds.")
 
     @property
     def run_folder(self) -> RunFolder | None:
-        """The plan's; a plan that cannot be read has none."""
-        return run_named_in(self.plan)
+        """The plan's, or the run folder probed; a plan that cannot be read has none."""
+        return RunFolder(self.plan) if self.plan.is_dir() else run_named_in(self.plan)
 
 
 class PredictConfig(StageConfig):
