@@ -36,7 +36,10 @@ def test_after_tiling_alone(tmp_path: Path) -> None:
     assert [step.count for step in data.funnel.tiles] == [26 * 9, 26 * 6, 26 * 4]
     assert sum(data.funnel.tiles[1].lost.values()) == 26 * COUNTS["rejected_background"]
     assert [(f.slide_id, f.stage) for f in data.failures] == [("normal-8", "tile")]
-    assert len(data.slides) == 5
+    assert len(data.slides) == 26
+    assert [slide.slide_id for slide in data.slides if slide.shown] == [
+        f"hcc-{n}" for n in range(5)
+    ]
     assert "first 5 of 26" in data.notes[0]
     assert data.slides[0].flags == ("stain_not_he",)
     # examples are of different labels, one slide each; no slides folder, so nothing as scanned
@@ -69,8 +72,7 @@ def test_models_are_shown_as_stored(trained: Path) -> None:
     }  # fmt: skip
     card = next(card for card in data.slides if card.slide_id == "hcc-0")
     assert card.split in ("train", "val", "test")
-    assert card.prediction is not None
-    assert np.isclose(sum(card.prediction.probabilities.values()), 1, atol=1e-4)
+    assert np.isclose(sum(card.predictions[0].probabilities.values()), 1, atol=1e-4)
     assert card.heatmaps[0].what == "attention of abmil"
     facts = {facts.title: dict(facts.rows) for facts in data.provenance}
     assert facts["Digests of the slides"]["hcc-0"] == "digest-hcc-0"
@@ -112,7 +114,7 @@ def test_one_broken_bundle_of_two_is_shown_as_broken(
     assert "models/a-broken-one" in page
     data = collect(copy)
     assert [model.name for model in data.models] == [ENCODER]
-    assert data.slides[0].prediction is not None, "the whole one speaks for the slides"
+    assert data.slides[0].predictions, "the whole one speaks for the slides"
 
 
 def test_what_became_of_slides_comes_from_the_journal(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsi_pipeline.pipeline.report import run as report
 from wsi_pipeline.reporting import Limits, ReportData, collect, render_page, write_page
-from wsi_pipeline.reporting.page import themed_svg
+from wsi_pipeline.reporting.beside import themed_svg
+from wsi_pipeline.reporting.data import Measure, SetsRow
+from wsi_pipeline.verbs.runs import ReportConfig
 
-PROBE = """<script>
+PROBE = """<script>window.addEventListener("load", () => {
 const found = [...document.images].map(i => `${i.naturalWidth}x${i.naturalHeight}`);
 const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
 document.body.setAttribute("data-images", found.join(" "));
 document.body.setAttribute("data-overflow", wide);
-</script></body>"""
+});</script></body>"""
 
 
 class Tags(HTMLParser):
@@ -42,8 +46,22 @@ class Tags(HTMLParser):
 @pytest.fixture(scope="module")
 def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write_page(path, collect(trained, title="Liver study", limits=Limits(slides=12)))
+    write_page(path, collect(trained, title="Liver study", limits=Limits(slides=12)),
+               single_file=True)  # fmt: skip
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page with its pictures beside it, moved away from where it was written."""
+    made = tmp_path_factory.mktemp("beside") / "report"
+    list(report(ReportConfig(run=trained, out=made / "index.html")))
+    return made.rename(made.with_name("moved")) / "index.html"
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path) -> ReportData:
+    return collect(trained)
 
 
 def browse(page: Path, profile: Path, *flags: str) -> str:
@@ -100,6 +118,76 @@ def test_every_image_decodes_in_the_browser(page: Path, tmp_path: Path) -> None:
     assert 'data-overflow="false"' in dom  # nothing pushes a phone's page sideways
     for words in ("Liver study", "Synthetic slides", "Random encoder weights", "hcc-0"):
         assert words in dom
+
+
+def test_pictures_lie_beside_the_page_and_are_fetched_as_one_scrolls(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    text = folder.read_text("utf-8")
+    tags = Tags(text)
+    beside = [a for t, a in tags.found if t == "img"]
+    slides = len(list((trained / "tiles").glob("*")))
+    assert len(beside) > slides
+    assert {a["loading"] for a in beside} == {"lazy"}
+    assert all(re.fullmatch(r"pictures/[0-9a-f]{24}\.(jpg|svg)", a["src"] or "") for a in beside)
+    assert {folder.parent / a["src"] for a in beside} == {*folder.parent.glob("pictures/*")}
+    reached = {a["href"] for t, a in tags.found if t == "a" and a["href"].startswith("#slide-")}
+    assert reached == {f"#slide-{number}" for number in range(1, slides + 1)}
+    assert reached == {f"#{a['id']}" for t, a in tags.found if t == "figure" and a.get("id")}
+    probe = folder.with_name("probe.html")  # its own policy lets pictures in from the folder
+    probe.write_text(
+        text.replace("style-src", "script-src 'unsafe-inline'; style-src")
+        .replace(' loading="lazy"', "")
+        .replace("</body>", PROBE),
+        encoding="utf-8",
+    )
+    dom = browse(probe, tmp_path / "profile", "--window-size=1024,800", "--dump-dom")
+    sizes = re.search(r'data-images="([^"]*)"', dom)
+    assert sizes is not None
+    assert len(sizes[1].split()) == text.count("<img ")
+    assert not [size for size in sizes[1].split() if size.startswith("0x")]
+    assert 'data-overflow="false"' in dom
+
+
+def test_a_new_page_takes_its_old_pictures_away(whole: ReportData, tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    data = replace(whole, models=(), slides=whole.slides[:3])
+    write_page(page, data)
+    first = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
+    write_page(page, data)
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
+    assert again == first  # what is there is not written again
+    (tmp_path / "pictures" / "mine.txt").write_text("a person's own")
+    write_page(page, data, single_file=True)
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["mine.txt"]
+
+
+def test_slides_without_pictures_stand_in_the_index(trained: Path) -> None:
+    data = replace(collect(trained, limits=Limits(slides=2)), models=())
+    text = render_page(data)
+    assert text.count('<figure class="card slide"') == 2
+    assert all(f">{slide.slide_id}</" in text for slide in data.slides)
+    assert f"<b>{len(data.slides)}</b><span>slides with tiles" in text
+    assert "index has all" in text
+
+
+def test_sets_stand_beside_what_was_asked_of_them(whole: ReportData) -> None:
+    data = replace(whole, slides=whole.slides[:1])
+    assert {row.level for row in data.models[0].sets} == {"slide", "patient"}
+    model = replace(data.models[0], evaluations=(), curves=(), drift=None)
+    few = replace(model, sets=tuple(replace(row, calibrated=False) for row in model.sets))
+    said = render_page(replace(data, models=(few,)))
+    assert "validation patients are too few to calibrate them" in said
+    row = SetsRow(level="patient", split="external", asked=0.9,
+                  covered=Measure(value=0.875, low=0.61, high=0.98), patients=16, size=1.4,
+                  single=0.5, empty=0.125, calibrated_on=20, calibrated=True)  # fmt: skip
+    said = render_page(replace(data, models=(replace(model, sets=(row,)),)))
+    for words in ("<td>90%</td>", "0.875 [0.610, 0.980]", "<td>12%</td>", "<td>20 patients</td>"):
+        assert words in said
+    (card,) = data.slides
+    sure = replace(card.predictions[0], classes=())
+    said = render_page(replace(data, slides=(replace(card, predictions=(sure,)),)))
+    assert "set: none of these" in said
 
 
 def test_it_is_drawn_in_light_and_dark(page: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from .bundle import (
     write_bundle,
 )
 from .calibration import apply_temperature, fit_temperature
-from .conformal import describe_sets
+from .conformal import classes_in_set, describe_sets, stored_lack
 from .curves import COVERAGES, THRESHOLDS, acting_on_all, aurc, net_benefit, risk_at
 from .drift import describe_drift
 from .evaluate import Cases, patient_cases, slide_cases, tile_cases
@@ -186,6 +186,7 @@ __all__ = [
     "bag_scores",
     "balanced_weights",
     "check_bundle",
+    "classes_in_set",
     "compare_models",
     "create_aggregator",
     "create_head",
@@ -247,6 +248,7 @@ __all__ = [
     "split_patients",
     "split_sites",
     "splits_digest",
+    "stored_lack",
     "tile_cases",
     "tile_probabilities",
     "weights_digest",

@@ -28,12 +28,12 @@ def run(config: ReportConfig) -> Iterator[Event]:
         title=config.title,
         slides=config.slides,
         created=config.date,
-        limits=Limits(slides=config.max_slides),
+        limits=Limits(slides=config.pictured),
     )
     if not data.slides:
         yield Note(text=f"{config.run}: no tile store is there yet; the page has little to show")
     for failure in data.failures:
         if failure.stage == TRAINING:
             yield SlideFailed(slide_id=failure.slide_id, error=failure.reason)
-    write_page(target, data)
+    write_page(target, data, single_file=config.single_file)
     yield Written(path=str(target), what="report")

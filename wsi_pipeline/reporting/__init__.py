@@ -1,4 +1,4 @@
-"""Reports: plain data to figures, heatmaps, and one HTML page that is a single file."""
+"""Reports: plain data to figures, heatmaps, and an HTML page with its pictures beside it."""
 
 from wsi_pipeline.reporting.bundles import TRAINING
 from wsi_pipeline.reporting.collection import Limits, collect

@@ -21,6 +21,7 @@ from wsi_pipeline.reporting.data import (
     ModelReport,
     Prediction,
     Scores,
+    SetsRow,
     TrainingCurve,
 )
 from wsi_pipeline.run_folder import BundleFile, RunFolder
@@ -87,20 +88,67 @@ def read_bundle(folder: Path) -> BundleRead:
                 random_weights=".random" in config.encoder,
                 differences=tuple(_differences(metrics.get("differences") or ())),
                 drift=_drift(metrics.get("drift")),
+                sets=tuple(_sets(metrics.get("sets") or (), config.primary)),
+                task=_task(config.settings),
             ),
-            predictions={
-                row["slide_id"]: Prediction(
-                    model=row["model"],
-                    probabilities={name: float(row[f"p_{name}"]) for name in config.classes},
-                )
-                for row in rows
-                if row["model"] == config.primary
-            },
+            predictions=_predictions(rows, config, metrics.get("sets") or ()),
             splits={slide.slide_id: slide.split for slide in splits},
             facts=_facts(config),
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise LearnError(f"{folder}: not a whole model bundle ({error}); train it again") from error
+
+
+def _predictions(
+    rows: Sequence[Row], config: "BundleConfig", sets: Sequence[Mapping[str, Any]]
+) -> dict[str, Prediction]:
+    """What the primary model says of each slide, and the set of classes that it cannot exclude."""
+    lack = learn.stored_lack(sets, config.primary, "slide")
+    found = {}
+    for row in rows:
+        if row["model"] != config.primary:
+            continue
+        values = {name: float(row[f"p_{name}"]) for name in config.classes}
+        found[row["slide_id"]] = Prediction(
+            model=row["model"],
+            probabilities=values,
+            bundle=config.name,
+            truth=row["label"] or None,
+            split=row["split"],
+            classes=None
+            if lack is None
+            else learn.classes_in_set(np.array([*values.values()]), config.classes, lack),
+        )
+    return found
+
+
+def _sets(rows: Sequence[Mapping[str, Any]], primary: str) -> Iterator[SetsRow]:
+    for row in rows:
+        if row["model"] == primary:
+            yield SetsRow(
+                level=row["level"],
+                split=row["split"],
+                asked=row["asked"],
+                covered=Measure(value=row["coverage"], low=row["low"], high=row["high"]),
+                patients=row["patients"],
+                size=row["size"],
+                single=row["single"],
+                empty=row["empty"],
+                calibrated_on=row["calibrated_on"],
+                calibrated=row["lack"] is not None,
+            )
+
+
+def _task(settings: Mapping[str, Any]) -> str:
+    """Say what is told apart, where it is not the column of labels as it stands."""
+    said = []
+    if (column := settings.get("label_column", "label")) != "label":
+        said.append(f"column {column}")
+    if pairs := settings.get("label_map"):
+        said.append(", ".join(f"{label} as {name}" for label, name in pairs.items()))
+    if only := settings.get("only_labels"):
+        said.append(f"{', '.join(only)} alone")
+    return "; ".join(said)
 
 
 def _facts(config: "BundleConfig") -> Facts:

@@ -1,14 +1,13 @@
-"""The gallery: one card a slide."""
+"""The slides: what is said of each, and its pictures for the gallery."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.reporting.bundles import BundleRead
-from wsi_pipeline.reporting.data import Prediction, SlideCard
+from wsi_pipeline.reporting.data import SlideCard
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
 from wsi_pipeline.run_folder import RunFolder
@@ -21,36 +20,52 @@ def slide_cards(
     run: Path,
     cohort: Sequence[CohortSlide],
     stores: Mapping[str, TileStore],
-    bundle: BundleRead | None,
-    most: int,
+    bundles: Sequence[BundleRead],
+    most: int | None,
 ) -> tuple[SlideCard, ...]:
-    """Return a card for each slide with tiles, ``most`` at most; ``bundle`` speaks for it."""
+    """Return a card for each slide with tiles; ``most`` at most have pictures, None for all.
+
+    Args:
+        run: The run folder.
+        cohort: Its table.
+        stores: Tile stores by slide, in order.
+        bundles: Trained models, each of which says something of a slide.
+        most: How many the gallery shows.
+    """
     rows = {slide.slide_id: slide for slide in cohort}
-    predictions: Mapping[str, Prediction] = bundle.predictions if bundle else {}
-    splits: Mapping[str, str] = bundle.splits if bundle else {}
-    cards = [
-        _card(run, slide_id, store, rows.get(slide_id))
-        for slide_id, store in islice(stores.items(), most)
-    ]
-    return tuple(
-        replace(c, split=splits.get(c.slide_id), prediction=predictions.get(c.slide_id))
-        for c in cards
-    )
+    cards = []
+    for number, (slide_id, store) in enumerate(stores.items()):
+        card = _card(slide_id, store, rows.get(slide_id), bundles)
+        shown = most is None or number < most
+        cards.append(_pictured(run, card) if shown else replace(card, shown=False))
+    return tuple(cards)
 
 
-def _card(run: Path, slide_id: str, store: TileStore, row: CohortSlide | None) -> SlideCard:
+def _card(
+    slide_id: str, store: TileStore, row: CohortSlide | None, bundles: Sequence[BundleRead]
+) -> SlideCard:
     about = store.attributes
-    overlay = read_rgb(RunFolder(run).thumbnail(slide_id))
-    alt = f"Slide {slide_id}: tissue outline and {len(store)} tiles kept"
     return SlideCard(
         slide_id=slide_id,
         patient_id=row.patient_id if row else None,
         label=row.label if row else None,
         cohort=row.cohort if row else None,
+        split=next((b.splits[slide_id] for b in bundles if slide_id in b.splits), None),
         tiles_kept=len(store),
         tiles_candidate=about.get("counts", {}).get("candidates"),
         mpp=about.get("mpp_effective"),
         flags=tuple(about.get("flags", ())),
+        predictions=tuple(
+            bundle.predictions[slide_id] for bundle in bundles if slide_id in bundle.predictions
+        ),
+    )
+
+
+def _pictured(run: Path, card: SlideCard) -> SlideCard:
+    overlay = read_rgb(RunFolder(run).thumbnail(card.slide_id))
+    alt = f"Slide {card.slide_id}: tissue outline and {card.tiles_kept} tiles kept"
+    return replace(
+        card,
         overlay=None if overlay is None else jpeg(overlay, alt, THUMBNAIL_PX),
-        heatmaps=read_heatmaps(RunFolder(run).heatmaps, slide_id),
+        heatmaps=read_heatmaps(RunFolder(run).heatmaps, card.slide_id),
     )

@@ -25,9 +25,9 @@ RANDOM: Final = ".random"  # in the tag of an encoder that was never trained
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much a page may hold: a cohort of thousands must not make one of gigabytes."""
+    """How much a page shows: ``slides`` have pictures, None for all; the index has every one."""
 
-    slides: int = 60
+    slides: int | None = None
     example_slides: int = 6
     tiles_per_slide: int = 2
 
@@ -69,7 +69,7 @@ def collect(
         random_weights=any(RANDOM in path.name for path in RunFolder(run).features.glob("*")),
         notes=(*_strangers(RunFolder(run), cohort), *_cut(len(stores), limits.slides)),
         funnel=read_funnel(cohort, stores, failures),
-        slides=slide_cards(run, cohort, stores, next(iter(bundles), None), limits.slides),
+        slides=slide_cards(run, cohort, stores, bundles, limits.slides),
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
         stain_method=_stain_method(stores.values()),
         models=tuple(bundle.report for bundle in bundles),
@@ -124,8 +124,10 @@ def _strangers(run: RunFolder, cohort: Sequence[CohortSlide]) -> Iterator[str]:
         yield from [replace(told, without_store=()).line()] if told.without_row else []
 
 
-def _cut(found: int, shown: int) -> tuple[str, ...]:
-    return (f"The gallery shows the first {shown} of {found} slides.",) if found > shown else ()
+def _cut(found: int, shown: int | None) -> tuple[str, ...]:
+    if shown is None or found <= shown:
+        return ()
+    return (f"Pictures are shown of the first {shown} of {found} slides; the index has all.",)
 
 
 def _stain_method(stores: Any) -> str | None:

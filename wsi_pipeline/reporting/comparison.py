@@ -7,14 +7,14 @@ from importlib import resources
 from typing import Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from wsi_pipeline.reporting.beside import data_uri
 from wsi_pipeline.reporting.data import Measure, Picture
 from wsi_pipeline.reporting.figures import with_interval
-from wsi_pipeline.reporting.page import data_uri
+from wsi_pipeline.reporting.page import templates
 from wsi_pipeline.reporting.style import ACCENT, MUTED, Format, colour_of, dress, render
 from wsi_pipeline.tables import to_csv
 
@@ -206,21 +206,20 @@ def comparison_chart(comparison: Comparison, format_: Format = "svg") -> Picture
 
 def comparison_page(comparison: Comparison) -> str:
     """Return one self-contained HTML page."""
-    environment = Environment(
-        loader=PackageLoader("wsi_pipeline.reporting"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=StrictUndefined,
-    )  # fmt: skip
-    environment.filters["uri"] = data_uri
     style = resources.files("wsi_pipeline.reporting") / "templates" / "report.css"
-    return environment.get_template("comparison.html.j2").render(
-        comparison=comparison,
-        rows=comparison.rows(),
-        original=original_rows(),
-        explanation=_explanation(comparison),
-        pairs=[pair.row() for pair in comparison.pairs],
-        paired=PAIRED,
-        chart=comparison_chart(comparison),
-        css=Markup(style.read_text("utf-8")),  # noqa: S704  our own file
+    return (
+        templates(data_uri)
+        .get_template("comparison.html.j2")
+        .render(
+            comparison=comparison,
+            rows=comparison.rows(),
+            original=original_rows(),
+            explanation=_explanation(comparison),
+            pairs=[pair.row() for pair in comparison.pairs],
+            paired=PAIRED,
+            chart=comparison_chart(comparison),
+            css=Markup(style.read_text("utf-8")),  # noqa: S704  our own file
+        )
     )
 
 

@@ -41,19 +41,47 @@ class Funnel:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of one slide; ``probabilities`` by class, in the model's order."""
+    """What a model says of one slide.
+
+    Attributes:
+        bundle: The trained model's name.
+        model: Which of its heads or aggregators.
+        probabilities: By class, in the model's order.
+        truth: The slide's class as the model's task has it.
+        split: On which side of the training it was.
+        classes: The set that holds the right class as often as was asked; None where nothing
+            calibrated it. An empty one says none of these.
+    """
 
     model: str
     probabilities: Mapping[str, float]
+    bundle: str = ""
+    truth: str | None = None
+    split: str | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
+    @property
+    def wrong(self) -> bool:
+        return self.truth not in (None, self.label)
+
+    @property
+    def set_words(self) -> str:
+        """The set as it is read; empty where there is none."""
+        if self.classes is None:
+            return ""
+        return " or ".join(self.classes) or "none of these"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlideCard:
-    """One slide (or TMA core) as the gallery shows it."""
+    """One slide (or TMA core): a row of the index and, where it is ``shown``, of the gallery.
+
+    ``predictions`` are of each trained model's primary one.
+    """
 
     slide_id: str
     patient_id: str | None = None
@@ -66,7 +94,8 @@ class SlideCard:
     flags: tuple[str, ...] = ()
     overlay: Picture | None = None
     heatmaps: tuple["Heatmap", ...] = ()
-    prediction: Prediction | None = None
+    predictions: tuple[Prediction, ...] = ()
+    shown: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +215,36 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetsRow:
+    """How often the primary model's sets of classes hold the right one, on one part at one level.
+
+    Attributes:
+        level, split: Of the cases.
+        asked: Coverage that was asked.
+        covered: What it is, over ``patients``.
+        size: Classes in a set, on average; ``single`` and ``empty`` are shares of cases.
+        calibrated_on: Validation patients that set the limit.
+        calibrated: They were enough; else every class is in every set.
+    """
+
+    level: str
+    split: str
+    asked: float
+    covered: Measure
+    patients: int
+    size: float
+    single: float
+    empty: float
+    calibrated_on: int
+    calibrated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelReport:
-    """One trained bundle: its evaluations, curves and what must be said about it."""
+    """One trained bundle: its evaluations, curves and what must be said about it.
+
+    ``task`` says what it tells apart where that is not the table's labels as they stand.
+    """
 
     name: str
     encoder: str
@@ -199,6 +256,8 @@ class ModelReport:
     random_weights: bool = False
     differences: tuple[ModelDifference, ...] = ()
     drift: Drift | None = None
+    sets: tuple[SetsRow, ...] = ()
+    task: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

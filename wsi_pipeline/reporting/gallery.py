@@ -1,7 +1,8 @@
 """The page on which a person looks at flagged tiles and decides about them.
 
-One file without network access. A page cannot write to the disk, so a small script keeps what was
-clicked and offers the table for download; without the script the page still shows everything.
+No network access; pictures lie beside the page and are fetched as one scrolls. A page cannot write
+to the disk, so a small script keeps what was clicked and offers the table for download; without the
+script the page still shows everything.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import write_text
+from wsi_pipeline.reporting.beside import Address, PicturesBeside, data_uri
 from wsi_pipeline.reporting.data import Picture
-from wsi_pipeline.reporting.page import data_uri
+from wsi_pipeline.reporting.page import templates
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
 from wsi_pipeline.reporting.scanned import Scanned, read_scanned
 from wsi_pipeline.run_folder import RunFolder
@@ -144,34 +145,37 @@ def css_colour(rgb: Sequence[int]) -> str:
     return f"rgb({' '.join(str(int(level)) for level in rgb)})"
 
 
-def render_gallery(title: str, slides: Iterable[GallerySlide], rows: Sequence[Decision]) -> str:
+def render_gallery(
+    title: str,
+    slides: Iterable[GallerySlide],
+    rows: Sequence[Decision],
+    address: Address = data_uri,
+) -> str:
     """Return the page as HTML text; the same data give the same text."""
-    environment = Environment(
-        loader=PackageLoader("wsi_pipeline.reporting"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["uri"] = data_uri
     folder = resources.files("wsi_pipeline.reporting") / "templates"
     style = "".join((folder / name).read_text("utf-8") for name in ("report.css", "gallery.css"))
     script = (folder / "gallery.js").read_text("utf-8")
-    return environment.get_template("gallery.html.j2").render(
-        title=title,
-        slides=list(slides),
-        rows=rows,
-        table={"columns": DECISION_COLUMNS, "rows": [_cells(row) for row in rows]},
-        css=Markup(style),  # noqa: S704  our own file
-        script=Markup(script),  # noqa: S704  likewise
+    return (
+        templates(address)
+        .get_template("gallery.html.j2")
+        .render(
+            title=title,
+            slides=list(slides),
+            rows=rows,
+            table={"columns": DECISION_COLUMNS, "rows": [_cells(row) for row in rows]},
+            css=Markup(style),  # noqa: S704  our own file
+            script=Markup(script),  # noqa: S704  likewise
+        )
     )
 
 
 def write_gallery(
     path: Path, title: str, slides: Iterable[GallerySlide], rows: Sequence[Decision]
 ) -> None:
-    """Write the page; ``path`` is whole or as it was before."""
-    write_text(path, render_gallery(title, slides, rows))
+    """Write the page, its pictures beside it; ``path`` is whole or as it was before."""
+    beside = PicturesBeside(path)
+    write_text(path, render_gallery(title, slides, rows, beside))
+    beside.prune()
 
 
 def _shown_tiles(store: TileStore, marks: Marks, most: int) -> dict[str, tuple[Rows, Rows]]:

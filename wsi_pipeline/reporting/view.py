@@ -11,7 +11,9 @@ from wsi_pipeline.reporting.data import (
     Measure,
     ModelReport,
     Picture,
+    Prediction,
     ReportData,
+    SetsRow,
 )
 from wsi_pipeline.reporting.figures import (
     class_bars_figure,
@@ -71,6 +73,33 @@ class FigureGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexCell:
+    """What one model says of a slide, in words; ``wrong`` where that is not the truth."""
+
+    words: str
+    wrong: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """One slide of the index; ``number`` of its card, None if it has none."""
+
+    number: int | None
+    slide_id: str
+    about: tuple[str, ...]
+    said: tuple[IndexCell, ...]
+    flags: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideIndex:
+    """Every slide as a line that leads to its card; ``models`` are columns."""
+
+    models: tuple[str, ...]
+    rows: tuple[IndexRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelView:
     """One trained bundle as the page prints it."""
 
@@ -84,6 +113,8 @@ class ModelView:
     drift: Picture | None
     drift_rows: tuple[tuple[str, str], ...]
     differences: tuple[tuple[str, ...], ...]
+    sets: tuple[tuple[str, ...], ...]
+    uncalibrated: int | None
 
 
 def funnel_rows(steps: Sequence[FunnelStep]) -> tuple[FunnelRow, ...]:
@@ -119,6 +150,51 @@ def model_view(report: ModelReport) -> ModelView:
         drift=_drift_picture(report),
         drift_rows=_drift_rows(report),
         differences=_differences(report),
+        sets=tuple(_set_row(row) for row in report.sets if row.calibrated),
+        uncalibrated=next((r.calibrated_on for r in report.sets if not r.calibrated), None),
+    )
+
+
+def slide_index(data: ReportData) -> SlideIndex:
+    """Return a line for each slide with tiles: whose, what, what each model says, flags."""
+    models = tuple(model.name for model in data.models)
+    rows, number = [], 0
+    for slide in data.slides:
+        number += slide.shown
+        said = {each.bundle: each for each in slide.predictions}
+        rows.append(
+            IndexRow(
+                number=number if slide.shown else None,
+                slide_id=slide.slide_id,
+                about=tuple(text or "–" for text in (slide.patient_id, slide.label, slide.cohort)),
+                said=tuple(_said(said.get(name)) for name in models),
+                flags=", ".join(flag.replace("_", " ") for flag in slide.flags),
+            )
+        )
+    return SlideIndex(models=models, rows=tuple(rows))
+
+
+def _said(found: Prediction | None) -> IndexCell:
+    if found is None:
+        return IndexCell(words="–", wrong=False)
+    words = f"{found.label} {found.probabilities[found.label]:.2f}"
+    if found.split:
+        words += f" ({found.split})"
+    return IndexCell(words=words, wrong=found.wrong)
+
+
+def _set_row(row: SetsRow) -> tuple[str, ...]:
+    """Level, part, asked, covered, patients, size, one class, none, calibrated on."""
+    return (
+        row.level,
+        row.split,
+        f"{row.asked:.0%}",
+        with_interval(row.covered, 3),
+        f"{row.patients:,}",
+        f"{row.size:.2f}",
+        f"{row.single:.0%}",
+        f"{row.empty:.0%}",
+        f"{row.calibrated_on:,} patients",
     )
 
 

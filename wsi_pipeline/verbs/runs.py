@@ -37,7 +37,7 @@ class VerifyConfig(StageConfig):
 
 
 class ReportConfig(StageConfig):
-    """Write one self-contained HTML page about a run folder."""
+    """Write an HTML page about a run folder, its pictures beside it."""
 
     verb: ClassVar = "report"
     example: ClassVar = "runs/liver"
@@ -58,7 +58,21 @@ class ReportConfig(StageConfig):
     date: Annotated[str | None, HOW] = Field(
         default=None, description="To be printed; without it equal runs give equal pages."
     )
-    max_slides: int = Field(default=60, ge=0, description="The most slides in the gallery.")
+    single_file: bool = Field(
+        default=False,
+        description="Put the pictures into the page, to send it as one file; for few slides.",
+    )
+    max_slides: int | None = Field(
+        default=None,
+        ge=0,
+        description="The most slides with pictures; all if not given, 60 in a single file. The "
+        "index has all.",
+    )
+
+    @property
+    def pictured(self) -> int | None:
+        """How many slides have pictures at most; None for all."""
+        return 60 if self.single_file and self.max_slides is None else self.max_slides
 
 
 class InitConfig(StageConfig):

@@ -1,0 +1,169 @@
+"""A page in a headless Chromium: how long until it is loaded, what it fetched, how it looks.
+
+python -m benchmarks.browser PAGE [--shot PICTURE] [--width 1024]
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+FLAGS: Final = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--remote-debugging-port=0", "--remote-allow-origins=*",
+)  # fmt: skip
+READY_S: Final = 30
+LOADED: Final = """new Promise(done => {
+  const tell = () => { const e = performance.getEntriesByType("navigation")[0];
+    if (!e.loadEventEnd) return setTimeout(tell, 20);
+    done(JSON.stringify({load: e.loadEventEnd, interactive: e.domInteractive,
+      images: document.images.length,
+      shown: [...document.images].filter(i => i.complete && i.naturalWidth).length,
+      wide: document.documentElement.scrollWidth > document.documentElement.clientWidth})) };
+  tell(); })"""
+EVERY_IMAGE: Final = """(async () => {
+  const bad = [];
+  for (const image of document.images) {
+    image.loading = "eager";
+    await image.decode().catch(() => bad.push(image.src.slice(-60))); }
+  return JSON.stringify({images: document.images.length, missing: bad.length,
+    first: bad.slice(0, 3)}) })()"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """``load_s`` until the load event's end, ``images`` of the page and ``shown`` by then; ``wide``
+    where it can be pushed sideways."""
+
+    load_s: float
+    interactive_s: float
+    images: int
+    shown: int
+    wide: bool
+
+
+@contextlib.contextmanager
+def chromium(width: int = 1024, height: int = 900) -> Iterator[str]:
+    """Start one with a fresh profile; yield the address at which it takes commands."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        raise SystemExit("chromium is not installed")
+    with tempfile.TemporaryDirectory() as profile:
+        started = subprocess.Popen(
+            [program, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            port = _wait_for(Path(profile) / "DevToolsActivePort")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            started.terminate()
+            started.wait(10)
+            time.sleep(0.2)
+
+
+def open_page(page: Path, *, rounds: int = 3) -> list[Opened]:
+    """Open the page so often, each time in a fresh browser."""
+    found = []
+    for _ in range(rounds):
+        with chromium() as address:
+            told = json.loads(asyncio.run(_visit(address, page, LOADED)))
+        found.append(
+            Opened(
+                load_s=told["load"] / 1000,
+                interactive_s=told["interactive"] / 1000,
+                images=told["images"],
+                shown=told["shown"],
+                wide=told["wide"],
+            )
+        )
+    return found
+
+
+def fetch_all(page: Path) -> dict[str, Any]:
+    """Fetch and decode what waits for one to scroll; say how many images there are, which fail."""
+    with chromium() as address:
+        found: dict[str, Any] = json.loads(asyncio.run(_visit(address, page, EVERY_IMAGE)))
+    return found
+
+
+def photograph(page: Path, picture: Path, width: int = 1024, anchor: str = "") -> None:
+    """Write what stands at ``anchor`` (an id), or the head of the page, as PNG."""
+    with chromium(width, 1400) as address:
+        asyncio.run(_visit(address, page, LOADED, picture, anchor))
+
+
+async def _visit(
+    address: str, page: Path, script: str, picture: Path | None = None, anchor: str = ""
+) -> str:
+    answer = await AsyncHTTPClient().fetch(f"{address}/json/list")
+    tab = next(each for each in json.loads(answer.body) if each["type"] == "page")
+    session = await websocket_connect(tab["webSocketDebuggerUrl"], max_message_size=2**28)
+    await _ask(session, 1, "Page.navigate", url=page.resolve().as_uri())
+    await asyncio.sleep(0.3)
+    told = await _ask(session, 2, "Runtime.evaluate", expression=script, awaitPromise=True)
+    if picture is not None:
+        if anchor:
+            go = f"document.getElementById({anchor!r}).scrollIntoView()"
+            await _ask(session, 3, "Runtime.evaluate", expression=go)
+            await asyncio.sleep(0.7)
+        shot = await _ask(session, 4, "Page.captureScreenshot", format="png")
+        picture.write_bytes(base64.b64decode(shot["data"]))
+    session.close()
+    return str(told["result"]["value"])
+
+
+async def _ask(
+    session: WebSocketClientConnection, number: int, method: str, **params: Any
+) -> dict[str, Any]:
+    await session.write_message(json.dumps({"id": number, "method": method, "params": params}))
+    while True:
+        message = await session.read_message()
+        if message is None:
+            raise SystemExit("the browser went away")
+        answer = json.loads(message)
+        if answer.get("id") == number:
+            found: dict[str, Any] = answer["result"]
+            return found
+
+
+def _wait_for(file: Path) -> str:
+    for _ in range(READY_S * 10):
+        if file.exists() and (lines := file.read_text().splitlines()):
+            return lines[0]
+        time.sleep(0.1)
+    raise SystemExit("the browser did not start")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--shot", type=Path)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--anchor", default="")
+    asked = parser.parse_args()
+    if asked.shot:
+        photograph(asked.page, asked.shot, asked.width, asked.anchor)
+        return
+    found = open_page(asked.page)
+    print(f"{asked.page}: {asked.page.stat().st_size / 1e6:.1f} MB")
+    print(f"load {statistics.median(each.load_s for each in found):.2f} s, {found[0]}")
+    print(f"all fetched: {fetch_all(asked.page)}")
+
+
+if __name__ == "__main__":
+    main()
