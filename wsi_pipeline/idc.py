@@ -108,6 +108,7 @@ class IdcObject(RemoteFile):
     etag: str
 
     noted: ClassVar[bool] = False
+    of_folder: ClassVar[bool] = True
 
     @property
     def address(self) -> str:

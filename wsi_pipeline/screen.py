@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,6 +19,7 @@ from wsi_pipeline.events import (
     EpochDone,
     Event,
     FileProgress,
+    Note,
     Planned,
     SlideDone,
     SlideFailed,
@@ -27,8 +27,10 @@ from wsi_pipeline.events import (
     SlideStarted,
     StageResumed,
     StageStarted,
+    Written,
 )
 from wsi_pipeline.journal import Journal
+from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.summary import Summaries, Summary, progress_line, time_line
 from wsi_pipeline.timing import bottleneck, trace_events
@@ -44,21 +46,21 @@ class Consumer(Protocol):
 
 def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
     """Show what stages do as it happens, then a table for each; return the exit status."""
-    first = list(islice(events, 1))  # a wrong request ends here, and leaves no folder
     console = Console()
     sums = Summaries(verb)
     with ExitStack() as stack:
-        log, kept = _kept(verb, config, stack)
+        kept = _Kept(verb, None if config.dry_run else config.run_folder, stack)
         shown: _Bars | _Lines = _Lines(console)
         if console.is_terminal:
             shown = _Bars(stack.enter_context(_progress(console)))
-        consumers: list[Consumer] = [sums, *kept, shown]
-        stack.enter_context(_ticking(sums, [log, shown]))
-        for event in chain(first, events):
+        consumers: list[Consumer] = [sums, kept, shown]
+        stack.enter_context(_ticking(sums, [kept, shown]))
+        for event in events:
             for consumer in consumers:
                 consumer.take(event)
+        kept.open()
         for summary in sums.stages:
-            log.say(time_line(summary))
+            kept.say(time_line(summary))
     _close(console, sums.stages)
     if config.profile and config.run_folder is not None:
         path = config.run_folder.trace(verb)
@@ -67,29 +69,8 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
     return 1 if any(summary.failed for summary in sums.stages) else 0
 
 
-def _kept(verb: str, config: StageConfig, stack: ExitStack) -> "tuple[_Log, list[Consumer]]":
-    """Open the log and the journal of the run folder; a log that goes nowhere where there is none.
-
-    Raises:
-        UsageError: Nothing can be written there.
-    """
-    folder = None if config.dry_run else config.run_folder
-    if folder is None:
-        return _Log(logging.NullHandler()), []
-    try:
-        journal = stack.enter_context(Journal(folder.journal, verb))
-        log = _Log(logging.FileHandler(folder.log(verb), encoding="utf-8", errors="replace"))
-    except OSError as error:
-        raise UsageError(
-            f"{folder.root}: no files can be written there ({os_reason(error)}); choose another "
-            "folder"
-        ) from None
-    stack.callback(log.close)
-    return log, [journal, log]
-
-
 @contextmanager
-def _ticking(sums: Summaries, listeners: "Sequence[_Log | _Bars | _Lines]") -> Iterator[None]:
+def _ticking(sums: Summaries, listeners: "Sequence[_Kept | _Bars | _Lines]") -> Iterator[None]:
     """Say how far the stage is once a minute, also while one slide takes an hour.
 
     A thread of its own: whatever blocks the stage, a decoder or a fit, cannot silence it.
@@ -151,6 +132,61 @@ class _Log:
 
     def close(self) -> None:
         self._handler.close()
+
+
+class _Kept:
+    """The journal and the log of the run folder; neither where there is none.
+
+    They are opened when the first stage begins its work, so that a request that is refused, even
+    after a query was answered, leaves no folder.
+    """
+
+    def __init__(self, verb: str, folder: RunFolder | None, stack: ExitStack) -> None:
+        self._verb = verb
+        self._folder = folder
+        self._stack = stack
+        self._early: list[Event] = []
+        self._journal: Journal | None = None
+        self._log = _Log(logging.NullHandler())
+
+    def take(self, event: Event) -> None:
+        if self._journal is None and isinstance(event, Note | Written):
+            self._early.append(event)
+            return
+        self.open()
+        self._take(event)
+
+    def say(self, line: str) -> None:
+        self._log.say(line)
+
+    def open(self) -> None:
+        """Begin both with what was said before.
+
+        Raises:
+            UsageError: Nothing can be written there.
+        """
+        folder = self._folder
+        if folder is None or self._journal is not None:
+            return
+        try:
+            self._journal = self._stack.enter_context(Journal(folder.journal, self._verb))
+            handler = logging.FileHandler(
+                folder.log(self._verb), encoding="utf-8", errors="replace"
+            )
+        except OSError as error:
+            raise UsageError(
+                f"{folder.root}: no files can be written there ({os_reason(error)}); choose "
+                "another folder"
+            ) from None
+        self._log = _Log(handler)
+        self._stack.callback(self._log.close)
+        for event in self._early:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if self._journal is not None:
+            self._journal.take(event)
+            self._log.take(event)
 
 
 class _Lines:

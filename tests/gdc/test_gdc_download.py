@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,21 @@ def test_disk_too_small(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"900\.00 TB are still to fetch, but only .* free"):
         check_disk(tmp_path / "not" / "there", 900 * 10**12)
     check_disk(tmp_path, 0)
+
+
+def test_a_download_that_is_refused_leaves_no_folder(
+    stand_in: Any, command: Command, out: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Also where something was said before: here that a row stands twice."""
+    entry = replace(stand_in.add(1000), size=900 * 10**12)
+    line = command(entry)
+    manifest = Path(line[0])
+    manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[-1] + "\n")
+    assert main(line) == 2
+    said = capsys.readouterr()
+    assert "1 repeated rows count once" in said.out
+    assert "900.00 TB are still to fetch" in said.err
+    assert not out.exists()
 
 
 def test_two_downloads_into_one_folder(

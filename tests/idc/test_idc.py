@@ -14,7 +14,7 @@ from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.gdc import GdcQuery
 from wsi_pipeline.idc import IdcObject, Series, index_path, read_index, select_series
-from wsi_pipeline.slides import open_slide
+from wsi_pipeline.slides import find_slides, open_slide
 
 duckdb = pytest.importorskip("duckdb", reason="the IDC's table is read by duckdb, of the extra idc")
 moto = pytest.importorskip("moto.server", reason="the bucket is moto's, of the extra dev")
@@ -228,6 +228,36 @@ def test_an_object_that_came_damaged_is_not_kept(
     damaged[7_000_000] ^= 1
     path.write_bytes(damaged)
     assert not file.is_content(path, "")
+
+
+def test_a_series_of_which_an_object_fails_is_no_slide_until_it_is_whole(
+    s3: Any, server: str, slide: Path, table: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What came is set aside, and nothing that lacks a level is there to be cut."""
+    count = upload(s3, slide, 1)
+    name = min(file.name for file in slide.glob("*.dcm"))
+    s3.put_object_acl(Bucket=BUCKET, Key=f"{uuid(1)}/{name}", ACL="private")
+    index = table(row(1, "Frozen HE TP TS1", count))
+    out, cohort = tmp_path / "slides", tmp_path / "cohort.csv"
+    command = [*QUICK, "--project=TCGA-LIHC", f"--server={server}", f"--idc-index={index}"]
+    command += [f"--out={out}", f"--cohort-out={cohort}"]
+    s3.delete_object(Bucket=BUCKET, Key=f"{uuid(1)}/{name}")
+    s3.put_object(Bucket=BUCKET, Key=f"{uuid(1)}/{name}.moved", Body=b"x", ACL="private")
+    assert download.main(command) == 1
+    (found,) = read_cohort(cohort)
+    assert find_slides(out).paths == []
+    assert len(list((out / ".coming" / found.path).glob("*.dcm"))) == count - 1
+    s3.delete_object(Bucket=BUCKET, Key=f"{uuid(1)}/{name}.moved")
+    upload(s3, slide, 1)
+    assert download.main(command) == 0
+    assert find_slides(out).paths == [out / found.path]
+    assert not (out / ".coming").exists()
+    with (out / "download_report.csv").open(newline="") as file:
+        told = Counter(each["status"] for each in csv.DictReader(file))
+    assert told == {"present": count - 1, "downloaded": 1}
+    (out / found.path / name).unlink()
+    assert download.main(command) == 0
+    assert (out / found.path / name).is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The download stage: a manifest or a query in, verified slides and a report out."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -101,6 +101,8 @@ def fetch(
     if config.verify and not out.is_dir():
         raise UsageError(f"{out}: there is no such folder to verify")
     remote.make_folder(out)
+    if not config.verify:
+        _check_disk(out, wanted)
     with try_lock(out / LOCK) as ours:
         if not ours:
             raise UsageError(f"{out}: another download is writing here; let it end first")
@@ -113,6 +115,22 @@ def fetch(
             with writing(report):
                 remote.write_report(report, results)
         yield Written(path=str(report), what="report per file")
+
+
+def _check_disk(out: Path, wanted: Wanted) -> None:
+    """Refuse what would not fit, and leave no empty folder.
+
+    Raises:
+        UsageError: As said.
+    """
+    ledger = remote.Ledger(out)
+    needed = sum(remote.bytes_to_fetch(entry, out, ledger) for entry in wanted.files)
+    try:
+        remote.check_disk(out, _at_once(wanted, needed))
+    except UsageError:
+        with suppress(OSError):  # something is in it
+            out.rmdir()
+        raise
 
 
 def _verified(
@@ -136,9 +154,6 @@ def _fetched(
     client: remote.Client,
     results: list[remote.FileResult],
 ) -> Iterator[Event]:
-    ledger = remote.Ledger(out)
-    needed = sum(remote.bytes_to_fetch(entry, out, ledger) for entry in wanted.files)
-    remote.check_disk(out, _at_once(wanted, needed))
     rate = config.max_mb_per_s * 1e6 if config.max_mb_per_s else None
     downloader = remote.Downloader(
         wanted.files,

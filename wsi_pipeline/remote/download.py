@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from wsi_pipeline.events import (
 )
 from wsi_pipeline.remote.client import Client, NoWayError
 from wsi_pipeline.remote.connections import Connections, Gate, RateLimit
-from wsi_pipeline.remote.files import FileResult, RemoteFile, slide_ids
+from wsi_pipeline.remote.files import COMING, FileResult, RemoteFile, slide_ids
 from wsi_pipeline.remote.ledger import Ledger, is_present, note_for_gdc_client
 from wsi_pipeline.remote.partial import PartialFile, read_state
 from wsi_pipeline.remote.progress import Meters, Moving, size_text
@@ -132,6 +133,7 @@ class Downloader:
             for entry, name in zip(entries, slide_ids(entries), strict=True)
         }
         self._lock = threading.Lock()
+        self._folders = Folders(entries, root, self._site.ledger)
 
     def run(self) -> Generator[Event, None, None]:
         """Yield events until every file is done or failed, or the server is found to be down.
@@ -170,6 +172,7 @@ class Downloader:
                 raise said
             if isinstance(said, FileResult):
                 self.results.append(said)
+                self._folders.take(said)
                 meters.ended(said.entry.size, said.received_bytes)
                 if said.error != NOT_TRIED:
                     yield self.outcome(said)
@@ -229,6 +232,51 @@ class Downloader:
         return outcome(result, self._names[result.entry.relative_path])
 
 
+class Folders:
+    """Folders that are slides: each appears under its name when all of its files are there.
+
+    One that is there and lacks a file, or has one that was found damaged, is set aside.
+
+    Raises:
+        UsageError: It cannot be.
+    """
+
+    def __init__(self, entries: Sequence[RemoteFile], root: Path, ledger: Ledger) -> None:
+        self._root = root
+        self._left: dict[str, set[RemoteFile]] = {}
+        for entry in entries:
+            if entry.of_folder:
+                self._left.setdefault(entry.id, set()).add(entry)
+        for name, files in self._left.items():
+            if any(bytes_to_fetch(file, root, ledger) for file in files):
+                self._set_aside(name)
+
+    def _set_aside(self, name: str) -> None:
+        there, aside = self._root / name, self._root / COMING / name
+        try:
+            for path in sorted(there.iterdir()) if there.is_dir() else ():
+                aside.mkdir(parents=True, exist_ok=True)
+                path.replace(aside / path.name)
+            if there.is_dir():
+                there.rmdir()
+        except OSError as error:
+            raise UsageError(
+                f"{there}: it lacks files, and cannot be set aside ({os_reason(error)})"
+            ) from None
+
+    def take(self, result: FileResult) -> None:
+        """Hear what became of a file; its folder gets its name once nothing is missing."""
+        left = self._left.get(result.entry.id)
+        if left is None or not result.ok:
+            return
+        left.discard(result.entry)
+        aside = self._root / COMING / result.entry.id
+        if not left and aside.is_dir():
+            aside.replace(self._root / result.entry.id)
+            with suppress(OSError):  # others are still there
+                aside.parent.rmdir()
+
+
 def _bring(entry: RemoteFile, site: _Site) -> FileResult:
     """Make sure that ``entry`` is below ``site.root``, whole and verified.
 
@@ -252,7 +300,7 @@ def _bring(entry: RemoteFile, site: _Site) -> FileResult:
 
 def _fetch(entry: RemoteFile, site: _Site, source: RemoteFile) -> FileResult:
     """Fetch ``entry`` from where ``source`` is."""
-    path = site.root / entry.relative_path
+    path = entry.place(site.root)
     partial = PartialFile(
         path, size=entry.size, md5=entry.md5, segment_bytes=site.settings.segment_bytes
     )
@@ -293,7 +341,7 @@ def _fetch(entry: RemoteFile, site: _Site, source: RemoteFile) -> FileResult:
 
 def _note(entry: RemoteFile, root: Path) -> None:
     if entry.noted:
-        note_for_gdc_client(root / entry.relative_path, entry.size)
+        note_for_gdc_client(entry.place(root), entry.size)
 
 
 def _resolved(entry: RemoteFile, site: _Site) -> Elsewhere | None:
@@ -333,7 +381,7 @@ def bytes_to_fetch(entry: RemoteFile, root: Path, ledger: Ledger) -> int:
 
     A file that was found damaged is not there.
     """
-    path = root / entry.relative_path
+    path = entry.place(root)
     try:
         if path.is_file() and path.stat().st_size == entry.size and not ledger.denies(entry):
             return 0

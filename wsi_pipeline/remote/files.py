@@ -13,6 +13,7 @@ from wsi_pipeline.tables import write_csv
 
 Status = Literal["downloaded", "present", "failed", "skipped", "missing", "damaged", "not tried"]
 FAILURES: Final = frozenset({"failed", "missing", "damaged", "not tried"})
+COMING: Final = ".coming"  # below the output folder: folders of which something is missing
 COLUMNS: Final = (
     "id",
     "filename",
@@ -39,11 +40,19 @@ class RemoteFile:
     size: int
 
     noted: ClassVar[bool] = True  # a note beside it tells gdc-client that it is finished
+    of_folder: ClassVar[bool] = False  # all that has its id is one slide, there whole or not at all
 
     @property
     def relative_path(self) -> Path:
         """Where the file goes below the output folder: ``<id>/<filename>``, as gdc-client does."""
         return Path(self.id, self.filename)
+
+    def place(self, root: Path) -> Path:
+        """Where the file is below ``root``; of a folder, aside until all is there."""
+        path = root / self.relative_path
+        if self.of_folder and not path.parent.is_dir():
+            return root / COMING / self.relative_path
+        return path
 
     @property
     def address(self) -> str:

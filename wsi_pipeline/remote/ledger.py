@@ -71,7 +71,7 @@ class Ledger:
             self._gap = ""
 
     def _row(self, entry: RemoteFile) -> tuple[str, str, str]:
-        stat = (self._root / entry.relative_path).stat()
+        stat = entry.place(self._root).stat()
         return entry.md5, str(stat.st_size), str(stat.st_mtime_ns)
 
     def _read(self) -> dict[str, tuple[str, str, str]]:
@@ -94,7 +94,7 @@ def is_present(entry: RemoteFile, root: Path, ledger: Ledger, stop: threading.Ev
     """Tell whether the file is there and right; it is read unless it was verified before."""
     if ledger.knows(entry):
         return True
-    path = root / entry.relative_path
+    path = entry.place(root)
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
     if not entry.is_content(path, file_md5(path, stop)):
@@ -119,7 +119,7 @@ def verify(entries: Sequence[RemoteFile], root: Path) -> Iterator[FileResult]:
 
 
 def _verify(entry: RemoteFile, root: Path, ledger: Ledger, stop: threading.Event) -> FileResult:
-    path = root / entry.relative_path
+    path = entry.place(root)
     try:
         size = path.stat().st_size
         md5 = file_md5(path, stop) if size == entry.size else ""
@@ -173,7 +173,7 @@ def remove_file(entry: RemoteFile, root: Path) -> None:
     Raises:
         OSError: It cannot be deleted.
     """
-    path = root / entry.relative_path
+    path = entry.place(root)
     path.unlink(missing_ok=True)
     _note_of(path).unlink(missing_ok=True)
     for folder in (_note_of(path).parent, path.parent):
