@@ -1,7 +1,7 @@
 """Plain data that several rooms share."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ RgbTiles = NDArray[np.uint8]  # (N, H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
 Coords = NDArray[np.int64]  # (N, 2), level-0 (x, y) of each tile's top-left corner
 Floats = NDArray[np.floating[Any]]
+Modality = Literal["slide", "ct"]  # what a file is read as
+Icc = Literal["keep", "apply"]  # what is done with a slide's colour profile
 
 
 @dataclass(frozen=True, kw_only=True)

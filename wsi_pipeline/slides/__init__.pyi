@@ -3,8 +3,6 @@ from .find import NOT_A_FILE, FoundSlides, find_slides, is_slide_file, printable
 from .mpp import ResolvedMpp, own_mpp, resolve_mpp
 from .open import (
     READERS,
-    Icc,
-    Modality,
     Reader,
     open_for_metadata,
     open_slide,
@@ -18,9 +16,7 @@ __all__ = [
     "NOT_A_FILE",
     "READERS",
     "FoundSlides",
-    "Icc",
     "LowImage",
-    "Modality",
     "Reader",
     "ResolvedMpp",
     "Slide",

@@ -8,7 +8,8 @@ from typing import Final
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, in_order, is_dicom
-from wsi_pipeline.slides.open import Modality, slide_suffixes
+from wsi_pipeline.slides.open import slide_suffixes
+from wsi_pipeline.types import Modality
 
 DICOM_SUFFIXES: Final = (".dcm", ".dicom")
 NOT_A_FILE: Final = "is neither a file nor a folder; a slide is one"

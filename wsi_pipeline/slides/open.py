@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -21,10 +21,8 @@ from wsi_pipeline.slides.mpp import is_ome
 from wsi_pipeline.slides.protocol import Slide
 from wsi_pipeline.slides.reader import SlideReader, UnsuitableError, is_url, reason
 from wsi_pipeline.slides.tiff_header import check_levels, check_tiff, read_directories
-from wsi_pipeline.types import RgbImage
+from wsi_pipeline.types import Icc, Modality, RgbImage
 
-Modality = Literal["slide", "ct"]
-Icc = Literal["keep", "apply"]
 Open = Callable[[str | Path, int], SlideReader]  # a path, and threads for one large read
 
 AUTO: Final = "auto"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from wsi_pipeline.settings import Chosen, Settings
+from wsi_pipeline.types import Icc, Modality
 
 if TYPE_CHECKING:
     from wsi_pipeline.types import Region
@@ -151,7 +152,7 @@ class StainSettings(Settings):
         "tile as scanned.",
     )
     denoise_radius_px: int = Field(default=1, ge=1, le=8, description="Its radius, px of a tile.")
-    icc: Literal["keep", "apply"] = Field(
+    icc: Icc = Field(
         default="keep", description="apply: change colours to sRGB by the slide's ICC profile."
     )
 
@@ -228,7 +229,7 @@ class StoreSettings(Settings):
     reader: Annotated[str, Chosen("wsi_pipeline.slides:READERS")] = Field(
         default="auto", description="What reads the slides; auto: what suits the file."
     )
-    modality: Literal["slide", "ct"] = Field(
+    modality: Modality = Field(
         default="slide",
         description="ct: read DICOM CT slices as flat pictures, native pixels; no tissue rule, no "
         "stain, no background rule, no flags unless asked for.",
