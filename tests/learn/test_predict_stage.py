@@ -11,8 +11,17 @@ import pytest
 import tifffile
 
 from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.engine import NO_TISSUE
 from wsi_pipeline.errors import ConfigError, LearnError
-from wsi_pipeline.events import Note, Planned, SlideDone, SlideFailed, SlideSkipped
+from wsi_pipeline.events import (
+    Note,
+    Planned,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    StageStarted,
+)
+from wsi_pipeline.journal import Journal
 from wsi_pipeline.learn import SplitSlide, patient_cases, read_prediction
 from wsi_pipeline.pipeline.predict import encoder_of, run
 from wsi_pipeline.pipeline.train import TrainConfig
@@ -198,10 +207,11 @@ def test_other_preparation_costs_the_slide_alone(folder):
     write_bag(stores / "a4.h5", rng, "a", flipped=True)
     events = predict(folder, geojson=False, heatmaps=False)
     errors = {event.slide_id: event.error for event in of(SlideFailed, events)}
-    assert errors.keys() == {"a0", "a1", "a2"}
+    assert errors.keys() == {"a0", "a1", "a2", "a3"}
     assert "mpp 0.5, found 0.25" in errors["a0"]
     assert "tile_px 256, found 224" in errors["a1"]
-    assert [(e.slide_id, e.reason) for e in of(SlideSkipped, events)] == [("a3", "no features")]
+    assert "no features of made.for_test; tile and extract it, or drop it" in errors["a3"]
+    assert of(SlideSkipped, events) == []
     flags = {event.slide_id: event.flags for event in of(SlideDone, events)}
     assert flags.pop("a4") == ("unlike_training",)
     assert sum(map(bool, flags.values())) == 0
@@ -210,6 +220,58 @@ def test_other_preparation_costs_the_slide_alone(folder):
     assert set(table[table.unlike_training == "yes"].slide_id) == {"a4"}
     assert set(table[table.novelty > table.novelty_limit].slide_id) == {"a4"}
     assert any(n.text.endswith("do not trust their scores: a4") for n in of(Note, events))
+
+
+def test_a_row_without_a_prediction_is_a_failure_unless_that_was_chosen(folder, capsys):
+    quick = ["--device", "cpu", "--no-geojson", "--no-heatmaps"]
+    stores = folder / "features" / ENCODER
+    for name in ("a0", "a1", "a2"):
+        (stores / f"{name}.h5").unlink()
+    (folder / "qc").mkdir()
+    (folder / "qc" / "decisions.csv").write_text(
+        "slide_id,x,y,decision,reason\na0,,,drop,wrong organ\n"
+    )
+    with Journal(folder / "logs" / "journal.jsonl", "tile") as journal:
+        journal.take(StageStarted(stage="tile", total=2))
+        journal.take(SlideSkipped(slide_id="a1", reason=NO_TISSUE, detail="all glass"))
+        journal.take(SlideFailed(slide_id="a2", error="the file ends in the middle"))
+    assert predict_main([str(folder), *quick]) == 1
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "a2" in told
+    assert "has no prediction: there are no features of made.for_test" in told
+    (stores / "a2.h5").write_bytes((stores / "a3.h5").read_bytes())
+    assert predict_main([str(folder), *quick]) == 0
+    table = pd.read_csv(folder / "predictions" / ENCODER / "slides.csv")
+    assert not {"a0", "a1"} & set(table.slide_id)
+
+
+def test_sets_of_classes_are_those_that_validation_calibrated(folder):
+    metrics = folder / "models" / ENCODER / "metrics.json"
+    stored = json.loads(metrics.read_text())
+    lacks = {"slide": 0.3, "patient": 0.75}
+    for row in stored["sets"]:
+        row["lack"] = lacks[row["level"]]
+    metrics.write_text(json.dumps(stored))
+    events = predict(folder, geojson=False, heatmaps=False)
+    for level, key in (("slide", "slide_id"), ("patient", "patient_id")):
+        table = pd.read_csv(folder / "predictions" / ENCODER / f"{level}s.csv")
+        values = table[["p_a", "p_b", "p_c"]].to_numpy()
+        for row, probabilities in zip(table.itertuples(), values, strict=True):
+            inside = [n for n in np.argsort(-probabilities) if 1 - probabilities[n] <= lacks[level]]
+            assert row.set == ("|".join("abc"[n] for n in inside) or "none of these"), key
+        assert set(table.set_coverage) == {0.9}
+    table = pd.read_csv(folder / "predictions" / ENCODER / "slides.csv")
+    primary = table[table.model == stored["primary"]]
+    none = list(primary[primary.set == "none of these"].slide_id)
+    (said,) = [n.text for n in of(Note, events) if n.text.startswith("sets of classes at 90%")]
+    assert f"{len(none)} none of these" in said
+    assert all(name in said for name in none[:3])
+    for row in stored["sets"]:
+        row["lack"] = None  # too few validation patients
+    metrics.write_text(json.dumps(stored))
+    events = predict(folder, geojson=False, heatmaps=False)
+    assert pd.read_csv(folder / "predictions" / ENCODER / "slides.csv").set.isna().all()
+    assert not [n for n in of(Note, events) if "sets of classes" in n.text]
 
 
 def test_the_model_must_be_named_where_several_are(folder, tmp_path):

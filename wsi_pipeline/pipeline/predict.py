@@ -4,18 +4,19 @@ From stored features this takes moments. New slides are tiled and encoded first,
 that the model's own slides were prepared with.
 """
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.engine import SlideTask, map_slides
+from wsi_pipeline.engine import NO_TISSUE, SlideTask, map_slides
 from wsi_pipeline.errors import ConfigError, named
 from wsi_pipeline.events import (
     Event,
@@ -27,24 +28,30 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.features import encoder_tag
+from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.learn import (
     FOLD,
     BundleConfig,
     SlidePrediction,
+    classes_in_set,
     read_bundle_config,
     read_ensemble_config,
     read_prediction,
     read_splits,
+    stored_lack,
 )
+from wsi_pipeline.pipeline.extract_jobs import DROPPED, TILING
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
 from wsi_pipeline.run_cohort import rows_of, unmatched_features
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.settings import digest
 from wsi_pipeline.tables import to_csv
+from wsi_pipeline.tiles import read_decisions
 from wsi_pipeline.verbs import VERBS
 from wsi_pipeline.verbs.models import PredictConfig
 
-NO_FEATURES = "no features"
+NONE_OF_THESE: Final = "none of these"  # an empty set of classes
+SET_COLUMNS: Final = ("set", "set_coverage")
 
 
 def run(config: PredictConfig) -> Iterator[Event]:
@@ -71,10 +78,8 @@ def run(config: PredictConfig) -> Iterator[Event]:
     if config.dry_run:
         yield from (Planned(row={"slide": t.slide_id, "model": model.name}) for t in present)
         return
-    for task in tasks:
-        if not task.features.exists():
-            yield SlideSkipped(slide_id=task.slide_id, reason=NO_FEATURES)
-    lost = set()
+    lost = {task.slide_id for task in tasks if not task.features.exists()}
+    yield from _without_features(run, model, sorted(lost))
     for event in map_slides(
         predict_slide,
         [
@@ -93,6 +98,30 @@ def run(config: PredictConfig) -> Iterator[Event]:
     yield from _summarise(
         config, folder, model, [task for task in present if task.slide_id not in lost]
     )
+
+
+def _without_features(
+    run: RunFolder, model: BundleConfig, slide_ids: Sequence[str]
+) -> Iterator[SlideSkipped | SlideFailed]:
+    """Tell the fate of rows that cannot be scored: lost, unless that was chosen or seen.
+
+    A person dropped the slide, or it was cut and has no tissue; all else is a failure, as it was
+    asked for and has no prediction.
+    """
+    decisions = read_decisions(run.decisions) if slide_ids else None
+    outcomes = read_outcomes(run.journal) if slide_ids else {}
+    for slide_id in slide_ids:
+        told = outcomes.get((slide_id, TILING))
+        if decisions is not None and decisions.drops_slide(slide_id):
+            yield SlideSkipped(slide_id=slide_id, reason=DROPPED)
+        elif told is not None and told.fate == "skipped" and told.words.startswith(NO_TISSUE):
+            yield SlideSkipped(slide_id=slide_id, reason=NO_TISSUE)
+        else:
+            yield SlideFailed(
+                slide_id=slide_id,
+                error=f"has no prediction: there are no features of {model.encoder}; tile and "
+                f"extract it, or drop it in {run.decisions}",
+            )
 
 
 def find_model(config: PredictConfig) -> tuple[Path, BundleConfig]:
@@ -240,11 +269,13 @@ def _summarise(
     splits = {slide.slide_id: slide.split for slide in read_splits(folder / BundleFile.SPLITS)}
     if not isinstance(model.digests["weights"], str):  # all folds but one were trained on each
         splits = {k: split if split == "external" else "train" for k, split in splits.items()}
+    sets = ClassSets.of(folder, model.classes)
     target = RunFolder(config.run).predicted_slides(model.name)
-    write_text(target, slides_csv(found, cohort, splits, model))
+    write_text(target, slides_csv(found, cohort, splits, model, sets))
     patients = RunFolder(config.run).predicted_patients(model.name)
-    write_text(patients, patients_csv(found, cohort, model))
+    write_text(patients, patients_csv(found, cohort, model, sets))
     yield from _warn(found, model)
+    yield from _tell_sets(found, model, sets)
     known = sum(splits.get(slide_id) in ("train", "val") for slide_id in found)
     if known:
         yield Note(
@@ -265,17 +296,72 @@ def _warn(found: Mapping[str, SlidePrediction], model: BundleConfig) -> Iterator
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassSets:
+    """Sets of classes that hold the right one as often as was asked, as a model calibrated them.
+
+    Attributes:
+        classes: The model's.
+        rows: Of its ``metrics.json``; none of a model from before sets, or of folds together, which
+            no validation patients calibrate.
+    """
+
+    classes: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, folder: Path, classes: tuple[str, ...]) -> Self:
+        """Read those of the model in ``folder``."""
+        path = folder / BundleFile.METRICS
+        metrics = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return cls(classes=classes, rows=tuple(metrics.get("sets") or ()))
+
+    def cells(self, probabilities: NDArray[np.float64], name: str, level: str) -> list[str]:
+        """Return the set of one slide or patient, and the coverage that was asked of it, as text.
+
+        Both are empty where nothing calibrates it.
+        """
+        lack = stored_lack(self.rows, name, level)
+        if lack is None:
+            return ["", ""]
+        inside = classes_in_set(probabilities, self.classes, lack)
+        return ["|".join(inside) or NONE_OF_THESE, f"{self.asked:g}"]
+
+    @property
+    def asked(self) -> float:
+        return float(self.rows[0]["asked"])
+
+
+def _tell_sets(
+    found: Mapping[str, SlidePrediction], model: BundleConfig, sets: ClassSets
+) -> Iterator[Note]:
+    """Say how many slides the primary model is sure of, and name those that are none of these."""
+    said = {name: sets.cells(it.slide[model.primary], model.primary, "slide")[0]
+            for name, it in found.items()}  # fmt: skip
+    if not any(said.values()):
+        return
+    none = [name for name, words in said.items() if words == NONE_OF_THESE]
+    several = sum("|" in words for words in said.values())
+    text = (
+        f"sets of classes at {sets.asked:.0%}: {len(said) - several - len(none)} slides of one "
+        f"class, {several} of several, {len(none)} {NONE_OF_THESE}"
+    )
+    yield Note(text=f"{text}: {named(none)}" if none else text)
+
+
 def slides_csv(
     found: Mapping[str, SlidePrediction],
     cohort: Mapping[str, CohortSlide],
     splits: Mapping[str, str],
     model: BundleConfig,
+    sets: ClassSets,
 ) -> str:
     """One row per slide and model; ``split`` says on which side of the training the slide was.
 
     ``spread`` is the standard deviation, between the folds of a cross-validated model, of the
     predicted class's probability. ``novelty`` above ``novelty_limit`` makes a slide
-    ``unlike_training``.
+    ``unlike_training``. ``set`` holds the classes that cannot be excluded, the likeliest first, or
+    says ``none of these``; ``set_coverage`` is how often such a set shall hold the right one.
     """
     limit = model.novelty.get("limit")
     usual = "" if limit is None else f"{limit:.4f}"
@@ -289,9 +375,11 @@ def slides_csv(
             scores = _scores(probabilities, model)
             spread = prediction.spread.get(name)
             between = "" if spread is None else f"{spread[probabilities.argmax()]:.6f}"
-            rows.append([*who, splits.get(slide_id, ""), name, *scores, between, *novelty])
+            found_set = sets.cells(probabilities, name, "slide")
+            row = [*who, splits.get(slide_id, ""), name, *scores, between, *novelty, *found_set]
+            rows.append(row)
     first = ["slide_id", "patient_id", "label", "split", "model"]
-    last = ["spread", "novelty", "novelty_limit", "unlike_training"]
+    last = ["spread", "novelty", "novelty_limit", "unlike_training", *SET_COLUMNS]
     return to_csv([*first, *_score_columns(model), *last], rows)
 
 
@@ -299,6 +387,7 @@ def patients_csv(
     found: Mapping[str, SlidePrediction],
     cohort: Mapping[str, CohortSlide],
     model: BundleConfig,
+    sets: ClassSets,
 ) -> str:
     """One row per patient, label and model; ``unlike_training`` if one of the slides is.
 
@@ -316,9 +405,10 @@ def patients_csv(
         unlike = _yes(any(is_unlike(model, slide.novelty) for slide in slides))
         for name in slides[0].slide:
             mean = np.mean([slide.slide[name] for slide in slides], axis=0)
-            rows.append([patient, label, len(slides), name, *_scores(mean, model), unlike])
+            told = [*_scores(mean, model), unlike, *sets.cells(mean, name, "patient")]
+            rows.append([patient, label, len(slides), name, *told])
     who = ["patient_id", "label", "slides", "model"]
-    return to_csv([*who, *_score_columns(model), "unlike_training"], rows)
+    return to_csv([*who, *_score_columns(model), "unlike_training", *SET_COLUMNS], rows)
 
 
 def _score_columns(model: BundleConfig) -> list[str]:
