@@ -5,7 +5,7 @@ already is one; a row that says something else of a slide is refused, unless it 
 on. What the stores hold is compared with the table, so that no slide is left out unsaid.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -74,14 +74,45 @@ def merge_rows(
     return merged.event
 
 
+def check_merges(
+    run: RunFolder, tables: Mapping[Path, Sequence[CohortSlide]], *, overwrite: bool = False
+) -> None:
+    """Look whether all of these tables can be added to the run's, one after the other.
+
+    Raises:
+        CohortError: One says something else of a slide than another or the run's own, or they
+            contradict each other; by line.
+    """
+    rows = rows_of(run)
+    homes = {row.slide_id: run.cohort for row in rows}
+    for source, slides in tables.items():
+        rows = _joined(run, rows, slides, source, homes=homes, overwrite=overwrite).rows
+        homes |= {slide.slide_id: source for slide in slides}
+
+
 def _merge(
     run: RunFolder, slides: Sequence[CohortSlide], source: Path, *, overwrite: bool
 ) -> _Merged:
-    there = {row.slide_id: row for row in rows_of(run)}
+    rows = rows_of(run)
+    homes = {row.slide_id: run.cohort for row in rows}
+    return _joined(run, rows, slides, source, homes=homes, overwrite=overwrite)
+
+
+def _joined(
+    run: RunFolder,
+    rows: Sequence[CohortSlide],
+    slides: Sequence[CohortSlide],
+    source: Path,
+    *,
+    homes: Mapping[str, Path],
+    overwrite: bool,
+) -> _Merged:
+    """Add ``slides`` of ``source`` to ``rows``, each of which stands in its table in ``homes``."""
+    there = {row.slide_id: row for row in rows}
     pairs = [(there[slide.slide_id], slide) for slide in slides if slide.slide_id in there]
     told = [
-        f"{_place(source, new)}: slide {new.slide_id!r} differs from {_place(run.cohort, old)}: "
-        f"{'; '.join(found)}"
+        f"{_place(source, new)}: slide {new.slide_id!r} differs from "
+        f"{_place(homes[old.slide_id], old)}: {'; '.join(found)}"
         for old, new in pairs
         if (found := _differences(old, new))
     ]
@@ -90,15 +121,15 @@ def _merge(
             "\n".join(told) + "\nput the table right, or pass --overwrite to let the new rows hold"
         )
     changed = sum(old != replace(new, path=old.path, root=old.root) for old, new in pairs)
-    rows = there | {slide.slide_id: slide for slide in slides}
+    joined = there | {slide.slide_id: slide for slide in slides}
     new = [slide for slide in slides if slide.slide_id not in there]
     if there and new:  # of several tables: whoever came first, they stand alike
-        rows = dict(sorted(rows.items()))
+        joined = dict(sorted(joined.items()))
     asked = {slide.slide_id for slide in slides}
     problems = contradictions(
         [
-            (_place(source if name in asked else run.cohort, row), row)
-            for name, row in (there | rows).items()
+            (_place(source if name in asked else homes[name], row), row)
+            for name, row in (there | joined).items()
         ]
     )
     if problems:
@@ -110,7 +141,7 @@ def _merge(
         changed=changed,
         others=len(there.keys() - asked),
     )
-    return _Merged(list(rows.values()), event)
+    return _Merged(list(joined.values()), event)
 
 
 def _place(table: Path, row: CohortSlide) -> str:

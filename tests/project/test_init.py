@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.init import main
-from wsi_pipeline.pipeline.run import read_study
+from wsi_pipeline.pipeline.study_file import read_study
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from wsi_pipeline.cohort import CohortSlide, read_cohort, write_cohort
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline.compare import read_plan
 from wsi_pipeline.pipeline.needs import check_external, check_needs
-from wsi_pipeline.pipeline.run import read_study
+from wsi_pipeline.pipeline.study_file import read_study
 from wsi_pipeline.run import main
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +32,18 @@ encoder = "densenet121"
 
 @pytest.fixture
 def study(tmp_path: Path, data_dir: Path) -> Path:
-    """A study of one real slide, from a table to the report."""
-    row = CohortSlide(
-        slide_id="small",
-        path="CMU-1-Small-Region.svs",
-        patient_id="p",
-        label="hcc",
-        cohort="c",
-    )
-    write_cohort(tmp_path / "cohort.csv", [row])
+    """A study of one real slide under two names, from a table to the report."""
+    rows = [
+        CohortSlide(
+            slide_id=slide_id,
+            path="CMU-1-Small-Region.svs",
+            patient_id=f"p-{slide_id}",
+            label=label,
+            cohort="c",
+        )
+        for slide_id, label in (("small", "hcc"), ("again", "cca"))
+    ]
+    write_cohort(tmp_path / "cohort.csv", rows)
     path = tmp_path / "study.toml"
     text = STUDY.format(folder=tmp_path, slides=data_dir / "slides", download="")
     path.write_text(text)
@@ -111,6 +114,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for name in filter(None, (row.path, row.tma_map)):
                 (tmp_path / "slides" / name).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / "slides" / name).touch()
+            if row.tma_map:
+                cores = "row,column,core_id,patient_id,label\nA,1,A1,p1,hcc\nA,2,A2,p2,normal\n"
+                (tmp_path / "slides" / row.tma_map).write_text(cores)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

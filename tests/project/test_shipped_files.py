@@ -12,7 +12,7 @@ import pytest
 from wsi_pipeline.cli import parse
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline.compare import STUDY, read_plan
-from wsi_pipeline.pipeline.run import read_study
+from wsi_pipeline.pipeline.study_file import read_study
 from wsi_pipeline.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.errors import ConfigError, named
+from wsi_pipeline.learn import TaskSettings
+from wsi_pipeline.microarray import read_map
 from wsi_pipeline.pipeline.deleted import read_deleted
-from wsi_pipeline.pipeline.resolve_cohort import no_core_map, rows_of_table, unusable
-from wsi_pipeline.run_cohort import rows_of
-from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.pipeline.resolve_cohort import beside, no_core_map, rows_of_table, unusable
+from wsi_pipeline.pipeline.study_file import Plan
+from wsi_pipeline.run_cohort import check_merges, rows_of
+from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.slides import is_slide_file
-from wsi_pipeline.verbs import Verb
+from wsi_pipeline.verbs.models import PredictConfig, TrainConfig
 from wsi_pipeline.verbs.tiles import TileConfig
-
-Plan = Sequence[tuple[Verb, StageConfig]]
 
 FILES: Final = ("cohort", "slides", "map", "query")  # settings that name what must be there
 MADE_FILES: Final = ("out", "cohort_out", "manifest_out")  # and what a stage puts there
@@ -33,12 +34,17 @@ class Missing:
 def missing(plan: Plan) -> Iterator[Missing]:
     """Yield what is not there yet, stage by stage."""
     made: dict[Path, str] = {}
+    unnamed: set[Path] = set()  # where a model comes whose name is not known yet
     for verb, config in plan:
-        for path in _needed(verb.name, config):
+        for path in _needed(config):
             if not path.exists():
-                yield Missing(stage=verb.name, path=path, maker=made.get(path.absolute()))
+                there = path.absolute()
+                maker = made.get(there if there.parent not in unnamed else there.parent)
+                yield Missing(stage=verb.name, path=path, maker=maker)
         for path in _made(config):
             made.setdefault(path.absolute(), verb.name)
+        if isinstance(config, TrainConfig) and not config.name:
+            unnamed.add(RunFolder(config.run).models.absolute())
 
 
 def check_needs(plan: Plan, source: Path) -> dict[str, Missing]:
@@ -54,8 +60,86 @@ def check_needs(plan: Plan, source: Path) -> dict[str, Missing]:
                 f"{source}: [{each.stage}] needs {each.path}, which is not there, and no stage of "
                 "this study before it makes it; nothing was begun"
             )
+    check_tables(plan)
     check_external(plan, source)
+    check_tasks(plan, source)
     return {each.stage: each for each in reversed(found)}
+
+
+def check_tables(plan: Plan) -> None:
+    """Hold the cohort tables of one run folder against each other, and against its own rows.
+
+    Raises:
+        CohortError: A table is wrong, or two of them contradict each other.
+    """
+    for root, tiled in _tiled(plan).items():
+        tables = {config.cohort: rows_of_table(config) for config in tiled if config.cohort.exists()
+                  and _is_table(config.cohort)}  # fmt: skip
+        if len(tables) > 1:
+            overwrite = any(config.overwrite for config in tiled)
+            check_merges(RunFolder(root), tables, overwrite=overwrite)
+
+
+def check_tasks(plan: Plan, source: Path) -> None:
+    """Look whether each task's labels are in the tables, before anything is cut for it.
+
+    A table that a stage before makes, or a core map that is not there, is not there to be asked.
+
+    Raises:
+        ConfigError: A label or a class is not there, nothing says what a label is, or a task has
+            one class alone.
+    """
+    tiled = _tiled(plan)
+    for verb, config in plan:
+        if not isinstance(config, TaskSettings) or getattr(config, "images", None) is not None:
+            continue
+        root = getattr(config, "run", None)
+        labels = _labels(root, tiled.get(root, []), config.label_column) if root else None
+        if labels is None:
+            continue
+        name = getattr(config, "name", None)
+        where = f"{source}: [{verb.name}]" + (f" {name!r}" if name else "")
+        if not labels:
+            raise ConfigError(
+                f"{where}: the cohort tables have nothing in the column {config.label_column}; "
+                "nothing was begun"
+            )
+        try:
+            classes = set(config.classes_of(labels).values())
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}; nothing was begun") from None
+        if len(classes) < 2:
+            raise ConfigError(
+                f"{where}: {named(sorted(classes))} is the only class, so there is nothing to tell "
+                "apart; nothing was begun"
+            )
+
+
+def _tiled(plan: Plan) -> dict[Path, list[TileConfig]]:
+    """Return what is cut, by run folder."""
+    found: dict[Path, list[TileConfig]] = {}
+    for _, config in plan:
+        if isinstance(config, TileConfig):
+            found.setdefault(config.run, []).append(config)
+    return found
+
+
+def _labels(root: Path, tiled: Sequence[TileConfig], column: str) -> set[str] | None:
+    """Return the labels that a run folder has and will have; None where that cannot be known."""
+    rows = rows_of(RunFolder(root))
+    labels = {getattr(row, column) for row in rows}
+    for config in tiled:
+        if not config.cohort.exists() or not _is_table(config.cohort):
+            return None
+        for row in rows_of_table(config):
+            if row.tma_map is None:
+                labels.add(getattr(row, column))
+                continue
+            mapped = beside(config, row, row.tma_map)
+            if column != "label" or not mapped.is_file():
+                return None
+            labels |= {core.label for core in read_map(mapped)}
+    return {label for label in labels if label} if rows or tiled else None
 
 
 def check_external(plan: Plan, source: Path) -> None:
@@ -70,8 +154,7 @@ def check_external(plan: Plan, source: Path) -> None:
     """
     tiled = [config for _, config in plan if isinstance(config, TileConfig)]
     fetched = any(verb.name == "download" for verb, _ in plan)
-    if any(not config.cohort.exists() for config in tiled):
-        return
+    made = any(not config.cohort.exists() for config in tiled)
     for verb, config in plan:
         name, root = getattr(config, "external", None), getattr(config, "run", None)
         if name is None or not isinstance(root, Path):
@@ -82,6 +165,8 @@ def check_external(plan: Plan, source: Path) -> None:
         rows = [*here, *(row for _, row in new)]
         if not rows and not tiled:
             continue  # the stage itself says what its run folder lacks
+        if made and not any(row.cohort == name for row in rows):
+            continue
         if not any(row.cohort == name for row in rows):
             known = named(sorted({row.cohort for row in rows if row.cohort}) or ["nothing"])
             raise ConfigError(
@@ -104,14 +189,16 @@ def _is_table(cohort: Path) -> bool:
     return cohort.is_file() and not is_slide_file(cohort)
 
 
-def _needed(stage: str, config: StageConfig) -> Iterator[Path]:
+def _needed(config: StageConfig) -> Iterator[Path]:
     given = [getattr(config, name, None) for name in FILES]
     yield from (path for path in given if isinstance(path, Path) and ":/" not in str(path))
     parts = config.needs
     if getattr(config, "source", "tiles") == "slide":
         parts = ()  # the slides themselves are encoded
-    if stage == "predict" and getattr(config, "model", None) is not None:
+    if isinstance(config, PredictConfig) and config.model is not None:
         parts = ("features",)
+        if not (config.model / BundleFile.CONFIG).exists():
+            yield RunFolder(config.run).models / config.model
     yield from _in_run(config, parts)
 
 
@@ -119,6 +206,8 @@ def _made(config: StageConfig) -> Iterator[Path]:
     given = [getattr(config, name, None) for name in MADE_FILES]
     yield from (path for path in given if isinstance(path, Path))
     yield from _in_run(config, config.makes)
+    if isinstance(config, TrainConfig) and config.name:
+        yield RunFolder(config.run).model(config.name)
 
 
 def _in_run(config: StageConfig, parts: Sequence[str]) -> Iterator[Path]:

@@ -1,65 +1,28 @@
 """A whole study from one TOML file: its stages in their order, each resumable.
 
-The file has a table a stage, ``[tile]`` or any other verb; those present are run, in the order in
-which the verbs are listed. ``[study]`` holds what several of them share, for instance the run
-folder; a stage takes from it the settings it knows.
+The file has a table a stage, ``[tile]`` or any other verb, or several (``study_file``); those
+present are run, in the order in which the verbs are listed. ``[study]`` holds what several of them
+share, for instance the run folder; a stage takes from it the settings it knows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
 from wsi_pipeline.pipeline import download, overlap
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
-from wsi_pipeline.pipeline.needs import Missing, Plan, check_needs
-from wsi_pipeline.registry import unknown
+from wsi_pipeline.pipeline.needs import Missing, check_needs
+from wsi_pipeline.pipeline.study_file import Plan, read_study
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.settings import StageConfig, load_toml
+from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.slides import is_slide_file
-from wsi_pipeline.verbs import Verb, stages
+from wsi_pipeline.verbs import Verb
 from wsi_pipeline.verbs.runs import RunConfig
 from wsi_pipeline.verbs.slides import DownloadConfig
 from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
-SHARED = "study"
 ESTIMATED = ("tile", "extract", "download")  # their dry runs tell what they come to
-
-
-def read_study(path: Path) -> list[tuple[Verb, StageConfig]]:
-    """Read and validate a study file.
-
-    Returns:
-        The stages it names, in the order they run, each with its config.
-
-    Raises:
-        ConfigError: It names no stage, an unknown one, or an unknown or impossible setting.
-    """
-    tables, known = load_toml(path), stages()
-    for name in tables:
-        if name not in (SHARED, *known):
-            raise ConfigError(f"{path}: [{name}]: {unknown('stage', name, (SHARED, *known))}")
-    shared: dict[str, Any] = tables.get(SHARED, {})
-    plan = []
-    used: set[str] = set()
-    for verb in (verb for name, verb in known.items() if name in tables):
-        config_class = verb.config_class
-        common = {key: shared[key] for key in shared if key in config_class.model_fields}
-        used |= common.keys()
-        values = common | tables[verb.name]
-        plan.append((verb, config_class.from_mapping(values, f"{path} [{verb.name}]")))
-    if not plan:
-        raise ConfigError(
-            f"{path}: names no stage; give at least one of "
-            f"{', '.join(f'[{name}]' for name in known)}"
-        )
-    if shared.keys() - used:
-        raise ConfigError(
-            f"{path} [{SHARED}]: no stage of this study knows "
-            f"{', '.join(map(repr, sorted(shared.keys() - used)))}"
-        )
-    return plan
 
 
 def run(config: RunConfig) -> Iterator[Event]:
@@ -77,18 +40,18 @@ def run(config: RunConfig) -> Iterator[Event]:
     if missing := [name for name in config.only if name not in names]:
         raise ConfigError(f"--only {', '.join(missing)}: {config.study} has {', '.join(names)}")
     chosen = [pair for pair in plan if not config.only or pair[0].name in config.only]
-    waiting = check_needs(chosen, config.study)
+    how = _how(config)
+    asked = [(found, stage.model_copy(update=how)) for found, stage in chosen]
+    waiting = check_needs(asked, config.study)
     if config.dry_run:
         yield from _planned(config, chosen, waiting)
         return
-    how = _how(config)
-    together = _overlapped(config, [stage.model_copy(update=how) for _, stage in chosen])
+    together = _overlapped(config, [stage for _, stage in asked])
     if together is not None:
         yield from overlap.run(together)
-        done = ("download", "tile", *(["extract"] if together.extract else []))
-        chosen = [pair for pair in chosen if pair[0].name not in done]
-    for found, stage_config in chosen:
-        yield from run_stage(found, stage_config.model_copy(update=how).for_scheduler())
+        asked = asked[3 if together.extract else 2 :]  # download, tile, and extract where it may
+    for found, stage_config in asked:
+        yield from run_stage(found, stage_config.for_scheduler())
 
 
 def _planned(config: RunConfig, chosen: Plan, waiting: Mapping[str, Missing]) -> Iterator[Event]:
