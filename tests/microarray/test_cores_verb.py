@@ -258,3 +258,36 @@ def test_a_corrected_grid_is_carried_to_the_next_section(array: Path, tmp_path: 
     for name in ("TMA-A1", "TMA-C3", "TMA-B4"):
         assert int(two[name]["x"]) - int(one[name]["x"]) == pytest.approx(9, abs=3)
         assert two[name]["patient_id"] == one[name]["patient_id"]
+
+
+def test_of_several_arrays_the_one_that_is_the_maps_is_taken(tmp_path: Path) -> None:
+    """Two arrays side by side, each with gaps of its own and a map of its own."""
+    rng = np.random.default_rng(4)
+    holes = {
+        "one": {(0, 0), (0, 1), (1, 4), (3, 2), (4, 5), (2, 2)},
+        "two": {(4, 0), (3, 1), (0, 3), (2, 4), (1, 1), (0, 5)},
+    }
+    pictures = []
+    for name, empty in holes.items():
+        picture = np.full((620, 740, 3), 243, np.uint8)
+        lines = ["row,column,core_id,patient_id,label"]
+        for row in range(5):
+            for column in range(6):
+                if (row, column) in empty:
+                    continue
+                lines.append(f"{'ABCDE'[row]},{column + 1},{name}-{row}{column},P{row},hcc")
+                centre = (120 + 100 * column, 110 + 100 * row)
+                cv2.circle(picture, centre, 34, (170, 110, 190), -1)
+        noise = rng.integers(-8, 8, picture.shape)
+        pictures.append(np.clip(picture + noise, 0, 255).astype(np.uint8))
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    gap = np.full((620, 200, 3), 243, np.uint8)
+    cv2.imwrite(str(tmp_path / "both.png"), np.hstack([pictures[0], gap, pictures[1]]))
+    for name, left in (("one", 0), ("two", 940)):
+        asked = [str(tmp_path / "both.png"), "--map", str(tmp_path / f"{name}.csv")]
+        assert main([*asked, "--preview", str(tmp_path / f"{name}.jpg"), "--out",
+                     str(tmp_path / f"{name}.cores.csv")]) == 0  # fmt: skip
+        found = rows(tmp_path / f"{name}.cores.csv")
+        core = found[f"{name}-30"]
+        assert int(core["x"]) + int(core["width"]) / 2 == pytest.approx(left + 120, abs=5)
+        assert int(core["y"]) + int(core["height"]) / 2 == pytest.approx(410, abs=5)

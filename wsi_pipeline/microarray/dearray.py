@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.microarray.field import Points
 from wsi_pipeline.microarray.lattice import Lattice, fit_lattice
+from wsi_pipeline.microarray.pale import pale_spots
 from wsi_pipeline.microarray.pitch import Pitch, pitch_of
 from wsi_pipeline.microarray.scale import core_sizes
 from wsi_pipeline.microarray.spots import Spots, find_spots, round_pieces
@@ -16,9 +17,11 @@ from wsi_pipeline.types import Mask, RgbImage
 
 CLEAR = 0.5  # agreement at which no other size of core is tried
 STREWN = (0.08, 6.0)  # discs strewn at random agree by less, but for one picture in a hundred:
-LEAST, MOST = 0.25, 0.8  # the first, plus the second by their number, within these
+LEAST, MOST = 0.4, 0.8  # the first, plus the second by their number, within these
+KNOWN_LEAST = 0.25  # where the spacing is known: text repeats by 0.35, but not at any spacing
 OTHER_SIZE = 0.8  # of the cores' diameter and below is a size of its own
 OTHERS = (5, 0.1)  # round pieces of it, and their share of the cores
+FEWEST = 4  # cores that can agree on anything; three always do
 WEAK_JOINT = 0.8  # probability of how two parts of the array lie beside each other
 UNSURE_GAP = 0.25  # steps from whole at which a gap is not surely a spacer, or empty lines
 
@@ -140,6 +143,9 @@ def dearray(overview: RgbImage | Mask, hints: Hints | None = None) -> Dearray:
     """
     view, spots, pitch, diameter = _search(overview, hints or Hints())
     lattice = fit_lattice(spots, pitch)
+    pale = pale_spots(view, lattice, diameter)
+    if len(pale.centres):
+        lattice = fit_lattice(spots.joined(pale), pitch)
     if not len(lattice.cells):
         raise NoTissueError("No cores found: no spot on the overview has the size of a core.")
     columns, rows = (int(k) + 1 for k in lattice.cells.max(axis=0))
@@ -188,18 +194,25 @@ def _search(overview: RgbImage | Mask, hints: Hints) -> tuple[View, Spots, Pitch
     view = view_of(overview)
     sizes = [hints.core_px * view.scale] if hints.core_px else core_sizes(view.mask)
     best: _Try | None = None
+    crowded = ""
     for size in sizes:
-        tried = _try(overview, view, size, hints)
+        try:
+            tried = _try(overview, view, size, hints)
+        except NoTissueError as error:
+            crowded = f" ({error})"
+            continue
         if tried is not None and (best is None or tried.worth > best.worth):
             best = tried
         if best is not None and best.pitch.agreement > CLEAR:
             break
     number = 0 if best is None else int((best.spots.coverage >= 0.4).sum())
-    enough = float(np.clip(STREWN[0] + STREWN[1] / max(number, 1), LEAST, MOST))
-    if best is None or number < 2 or best.pitch.agreement < enough:
-        found = "" if best is None else (
+    least = LEAST if hints.pitch_px is None else KNOWN_LEAST
+    enough = float(np.clip(STREWN[0] + STREWN[1] / max(number, 1), least, MOST))
+    fewest = FEWEST if hints.pitch_px is None else 2
+    if best is None or number < fewest or best.pitch.agreement < enough:
+        found = crowded if best is None else (
             f" ({number} spots agree on rows and columns by {best.pitch.agreement:.2f}, discs "
-            f"strewn at random by up to {enough:.2f})"
+            f"strewn at random or letters by up to {enough:.2f})"
         )  # fmt: skip
         raise NoTissueError(
             f"No cores found: nothing on the overview repeats in rows and columns{found}. Is it a "

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 NEIGHBOURS = 8
 NUGGET = 0.015  # step²: half of what two cores side by side differ by, jitter alone
@@ -46,14 +47,10 @@ class Field:
             places: (M, 2) in steps.
             exclude_self: The places are the field's own; each is predicted from the others.
         """
-        apart = distances(places, self.places)
-        if exclude_self:
-            np.fill_diagonal(apart, np.inf)
         count = min(NEIGHBOURS, len(self.places) - exclude_self)
         if count < 1:
             return np.zeros_like(places), np.full(len(places), np.inf)
-        near = np.argpartition(apart, count - 1, axis=1)[:, :count]
-        reach = np.take_along_axis(apart, near, axis=1)
+        reach, near = _nearest(places, self.places, count, exclude_self=exclude_self)
         among = np.hypot(
             *np.moveaxis(self.places[near][:, :, None] - self.places[near][:, None], -1, 0)
         )
@@ -90,6 +87,21 @@ class Field:
         slope = np.polyfit(x, y, 1)[0]
         drift = float(np.clip(slope, *BOUNDS[1]))
         return replace(self, drift=drift, nugget=float(np.clip(y[0] - drift * x[0], *BOUNDS[0])))
+
+
+def _nearest(
+    places: Points, known: Points, count: int, *, exclude_self: bool
+) -> tuple[Floats, NDArray[np.int64]]:
+    """(M, count) distances to the nearest of the known places, and their indices."""
+    wanted = count + exclude_self
+    found = KDTree(known).query(places, k=wanted)
+    reach = np.asarray(found[0], dtype=np.float64).reshape(-1, wanted)
+    near = np.asarray(found[1], dtype=np.int64).reshape(-1, wanted)
+    if exclude_self:
+        reach[near == np.arange(len(places))[:, None]] = np.inf
+        order = np.argsort(reach, axis=1, kind="stable")[:, :count]
+        reach, near = np.take_along_axis(reach, order, 1), np.take_along_axis(near, order, 1)
+    return reach, near
 
 
 def distances(first: Points, second: Points) -> Floats:

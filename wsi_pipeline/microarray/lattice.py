@@ -15,8 +15,7 @@ from wsi_pipeline.microarray.patches import FULL, RING, Cells, Placed, place_spo
 from wsi_pipeline.microarray.pitch import Pitch
 from wsi_pipeline.microarray.spots import Spots
 
-WHOLE = 0.7  # coverage of a core that may open a row or column at the edge
-SOLID = 0.5  # coverage of a spot that is worth a look wherever it lies
+WHOLE = 0.7  # coverage of a core that may open a row at the edge, or stand off the grid
 SUPPORT = 0.15  # coverage that a full neighbour is worth
 SUPPORTED = 0.65
 COMPANY = 3  # cores that the lines of an array usually have, before a lonely one is told
@@ -72,7 +71,7 @@ class Lattice:
         """Indices of spots that look like cores and are none of the grid."""
         off = np.ones(len(self.places), bool)
         off[self.chosen] = False
-        return np.flatnonzero(off & (self.spots.coverage >= SOLID))
+        return np.flatnonzero(off & (self.spots.coverage >= WHOLE))
 
 
 def fit_lattice(spots: Spots, pitch: Pitch) -> Lattice:

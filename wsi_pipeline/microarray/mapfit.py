@@ -23,12 +23,14 @@ UNSEEN = 1.5  # of a place outside the picture
 TURNS = {0: 0.0, 180: 1.0, 90: 3.0, 270: 3.0}  # how rare arrays are scanned so, in nats
 MIRRORED = 3.0
 TRIED = 6  # offsets looked at for each orientation
-KEPT = 8  # ways that are worked out
+KEPT = 6  # ways that are worked out, and the best of each orientation
+HOPELESS = 60.0  # nats behind the best: not worked out
 WANTED = 3.0  # what a whole core is worth at a place, against none
 REACH = 0.85  # steps from a place within which its core is looked for
 BENT = 0.5  # weight of the geometry against the pattern
 ROUNDS = 4
 
+_Start = tuple[float, "Orientation", Cells, Cells, float]  # evidence, …, cells, laid, price
 Seen = Callable[[Points], NDArray[np.bool_]]
 
 
@@ -107,7 +109,7 @@ def lay_map(
         seen: Which positions, in steps, lie inside the picture.
         orientations: Those that may be.
     """
-    starts = []
+    starts: list[_Start] = []
     for cells, price in _numberings(lattice):
         for orientation in orientations:
             laid = orientation.lay(places)
@@ -116,7 +118,7 @@ def lay_map(
                 starts.append((total, orientation, cells, laid + offset, price))
     starts.sort(key=lambda start: -start[0])
     ways: list[Way] = []
-    for _, orientation, cells, laid, price in starts[:KEPT]:
+    for _, orientation, cells, laid, price in _promising(starts):
         way = _Work(lattice, cells, laid, seen).finished(orientation, places)
         way = replace(way, evidence=way.evidence - price - orientation.price)
         ways.append(way)
@@ -126,6 +128,13 @@ def lay_map(
         if not any(np.array_equal(way.spots, other.spots) for other in distinct):
             distinct.append(way)
     return distinct
+
+
+def _promising(starts: list[_Start]) -> list[_Start]:
+    """The best few, and the best of each orientation, so that none is forgotten as a rival."""
+    firsts = {orientation: k for k, (_, orientation, *_) in reversed(list(enumerate(starts)))}
+    kept = sorted({*range(min(KEPT, len(starts))), *firsts.values()})
+    return [starts[k] for k in kept if starts[k][0] > starts[0][0] - HOPELESS]
 
 
 def fullness(coverage: Floats) -> Floats:
@@ -167,19 +176,22 @@ def _offsets(lattice: Lattice, cells: Cells, laid: Cells, seen: Seen) -> list[tu
         places=lattice.places[lattice.chosen],
         offsets=lattice.places[lattice.chosen] - cells[lattice.chosen],
     )
-    found = []
-    for index in best:
-        offset = np.array(np.unravel_index(int(index), size)) + low
-        found.append((offset, _evidence(cells[used], full, laid + offset, field, seen)))
-    return found
+    offsets = np.stack(np.unravel_index(best, size), axis=1) + low
+    asked, which = np.unique(
+        (laid[None] + offsets[:, None]).reshape(-1, 2), axis=0, return_inverse=True
+    )
+    visible = seen(_positions(asked, field))[which.reshape(len(offsets), len(laid))]
+    return [
+        (offset, _evidence(cells[used], full, laid + offset, inside))
+        for offset, inside in zip(offsets, visible, strict=True)
+    ]
 
 
-def _evidence(cells: Cells, full: Floats, laid: Cells, field: Field, seen: Seen) -> float:
+def _evidence(cells: Cells, full: Floats, laid: Cells, visible: NDArray[np.bool_]) -> float:
     """Log marginal likelihood of what is present and what is not, lost and stray cores apart."""
     from scipy.special import betaln
 
     present = {(int(x), int(y)): float(q) for (x, y), q in zip(cells, full, strict=True)}
-    visible = seen(_positions(laid, field))
     hit = np.array([present.get((int(x), int(y)), 0.0) for x, y in laid])
     extra = float(full.sum() - hit.sum())
     lost = float((visible * (1 - hit)).sum())
@@ -208,7 +220,6 @@ class _Work:
         self.full = fullness(lattice.spots.coverage)
         self.index = {(int(x), int(y)): k for k, (x, y) in enumerate(laid)}
         self.part = lattice.placed.part >= 0
-        self.bent = 0.0
 
     def finished(self, orientation: Orientation, places: Cells) -> Way:
         """Work it out."""
@@ -227,7 +238,8 @@ class _Work:
         positions = _positions(self.laid, field)
         on_grid = self.part.copy()
         origin = self.laid[0] - orientation.lay(places[:1])[0]
-        evidence = _evidence(self.cells[on_grid], self.full[on_grid], self.laid, field, self.seen)
+        visible = self.seen(positions)
+        evidence = _evidence(self.cells[on_grid], self.full[on_grid], self.laid, visible)
         extras = [
             k
             for k in np.flatnonzero(on_grid)
@@ -237,7 +249,7 @@ class _Work:
             orientation=orientation,
             spots=spots,
             places=positions,
-            seen=self.seen(positions),
+            seen=visible,
             certainty=self._certainty(spots),
             extras=np.array(extras, dtype=np.int64),
             evidence=evidence + BENT * self._geometry(field),

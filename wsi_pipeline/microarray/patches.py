@@ -10,7 +10,9 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
+from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.microarray.field import Field, Floats, Points, distances, likelihoods
 
 NOWHERE = 0.02  # density of spots that belong in no cell
@@ -22,7 +24,11 @@ CORRELATED = 30.0  # steps over which what cores are off by is alike
 BESIDE = 6.0  # steps between patches that are compared
 CLASH, OPENED = 0.2, 0.1  # weight for each cell taken already, for each line opened
 FULL = 0.4  # coverage of a core that leads; crumbs follow
+CRUMB = 0.93  # probability of the cell of a crumb: it lies where a core would, or is debris
 FAR = 1.75  # steps: beyond it a spot is no neighbour
+MOST_PATCHES = 150  # what is torn into more is no array, and each is compared with each
+FACING = 150  # cores on each side of a joint that are asked
+CODE = np.array([1_000_003, 1])  # makes one number of a cell
 ROUNDS = 4
 RING = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
 
@@ -131,31 +137,36 @@ class Patches:
             if self.patch[seed] < 0:
                 self.patch[seed] = number
                 self.cells[seed] = np.round(self.places[seed])
-                while self._grow_once(solid, number):
+                taken = {(int(self.cells[seed, 0]), int(self.cells[seed, 1]))}
+                while self._grow_once(solid, number, taken):
                     pass
                 number += 1
 
+    def _away(self, spots: Members, others: Members | NDArray[np.bool_]) -> Floats:
+        """(N,) how far the nearest of the others is, in steps."""
+        return np.asarray(KDTree(self.places[others]).query(self.places[spots])[0])
+
     def _support(self, solid: NDArray[np.int64]) -> Floats:
         """How full a spot is and how many of its eight neighbours stand where they should."""
-        delta = self.places[solid][:, None] - self.places[solid][None]
+        tree = KDTree(self.places[solid])
         support = self.coverage[solid].copy()
         for step in RING:
             if step.any():
-                miss = np.abs(delta - step).max(axis=2).min(axis=1)
+                miss, _ = tree.query(self.places[solid] - step, p=np.inf)
                 support += np.clip(1 - miss / 0.4, 0, 1)
         return support
 
-    def _grow_once(self, solid: NDArray[np.int64], number: int) -> bool:
+    def _grow_once(
+        self, solid: NDArray[np.int64], number: int, taken: set[tuple[int, int]]
+    ) -> bool:
         """Add the spots whose cells in this patch are sure; False when there is none."""
         members = self.patch == number
         waiting = solid[self.patch[solid] < 0]
         if len(waiting):
-            reach = distances(self.places[waiting], self.places[members]).min(axis=1)
-            waiting = waiting[reach < FAR]
+            waiting = waiting[self._away(waiting, members) < FAR]
         if not len(waiting):
             return False
         cells, sure = self._best_cells(waiting, self.field_of(members))
-        taken = {(int(x), int(y)) for x, y in self.cells[members]}
         enough = max(SURE, min(0.995, float(sure.max())))
         grown = False
         for index in np.argsort(-sure, kind="stable"):
@@ -175,8 +186,17 @@ class Patches:
         return cells, np.asarray(around[:, 4] / (around.sum(axis=1) + NOWHERE))
 
     def _merge(self) -> None:
-        """Join the patches, always the surest two next, then reconsider each in turn."""
+        """Join the patches, always the surest two next, then reconsider each in turn.
+
+        Raises:
+            NoTissueError: There are too many for an array.
+        """
         patches = [np.flatnonzero(self.patch == k) for k in range(int(self.patch.max()) + 1)]
+        if len(patches) > MOST_PATCHES:
+            raise NoTissueError(
+                f"No cores found: {sum(map(len, patches))} spots do not go on from one to the next "
+                f"as the cores of an array do, they fall into {len(patches)} parts."
+            )
         groups = dict(enumerate(patches))
         joins: dict[tuple[int, int], _Join] = {}
         while len(groups) > 1:
@@ -209,14 +229,15 @@ class Patches:
 
     def _join(self, base: Members, moved: Members, far: bool = False) -> "_Join":
         """How the second group's cells must be shifted to go on with the first's."""
-        if not far and distances(self.places[base], self.places[moved]).min() > BESIDE:
+        if not far and self._away(moved, base).min() > BESIDE:
             return _Join(shift=np.zeros(2, np.int64), sure=0.0, order=0.0)
-        spots = np.concatenate([base, moved])
+        sides = self._facing(base, moved), self._facing(moved, base)
+        spots = np.concatenate(sides)
         offsets = self.places[spots] - self.cells[spots]
-        among = np.arange(len(spots)) >= len(base)
+        among = np.arange(len(spots)) >= len(sides[0])
         shift, variance = jump(self.field, self.places[spots], offsets, among)
         options = np.round(shift).astype(np.int64) + RING
-        room = np.array([self._room(base, moved, option) for option in options])
+        room = self._room(base, moved, options)
         fit = likelihoods(shift - options, np.full(len(options), variance))
         best = int(np.argmax(np.log(fit) + room))
         rivals = (fit * np.exp(np.minimum(room - room[best], 50))).sum()
@@ -226,13 +247,23 @@ class Patches:
             order=float(fit[best] / (rivals + NOWHERE * np.exp(-room[best]))),
         )
 
-    def _room(self, base: Members, moved: Members, shift: Cells) -> float:
-        """Log weight, lower where cells are taken already or new lines would be opened."""
-        here, there = self.cells[base], self.cells[moved] + shift
-        taken = {(int(x), int(y)) for x, y in here}
-        clashes = sum((int(x), int(y)) in taken for x, y in there)
-        opened = sum(np.setdiff1d(there[:, k], here[:, k]).size for k in (0, 1))
-        return float(clashes * np.log(CLASH) + opened * np.log(OPENED))
+    def _facing(self, group: Members, other: Members) -> Members:
+        """The spots of a group that lie nearest to another; those far off say little more."""
+        if len(group) <= FACING:
+            return group
+        return group[np.argsort(self._away(group, other), kind="stable")[:FACING]]
+
+    def _room(self, base: Members, moved: Members, shifts: Cells) -> Floats:
+        """Log weight of each shift, lower where cells are taken or new lines would be opened."""
+        here, there = self.cells[base], self.cells[moved][:, None] + shifts
+        taken = here @ CODE
+        clashes = np.isin(there @ CODE, taken).sum(axis=0)
+        lines = [np.unique(here[:, k]) for k in (0, 1)]
+        opened = [
+            sum(np.setdiff1d(option[:, k], lines[k]).size for k in (0, 1))
+            for option in np.moveaxis(there, 1, 0)
+        ]
+        return np.asarray(clashes * np.log(CLASH) + np.array(opened) * np.log(OPENED))
 
     def _settle(self, group: Members, patches: list[Members]) -> None:
         """Move single patches where all the others have them, until none moves."""
@@ -261,10 +292,11 @@ class Patches:
             if not len(waiting):
                 return
             cells, sure = self._best_cells(waiting, self.field_of(members))
-            reach = distances(self.places[waiting], self.places[members]).min(axis=1)
+            reach = self._away(waiting, members)
             taken = {(int(x), int(y)) for x, y in self.cells[members]}
             vacant = np.array([(int(x), int(y)) not in taken for x, y in cells])
-            fits = vacant & (sure >= 0.5) & (reach < 2 * FAR)
+            enough = np.where(self.coverage[waiting] < FULL, CRUMB, 0.5)
+            fits = vacant & (sure >= enough) & (reach < 2 * FAR)
             if not fits.any():
                 return
             best = int(np.argmax(np.where(fits, sure + self.coverage[waiting], -1)))

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.microarray.field import Points
+from wsi_pipeline.microarray.field import Points, distances
 
 REACH = 4.0  # nearest-neighbour distances within which vectors are compared
 SHORTEST = 0.85  # diameters between two cores
@@ -21,6 +21,7 @@ LONGEST = 4.5
 MAX_TILT_DEG = 40.0
 BINS_PER_DIAMETER = 12
 LEAST_SIDE = 324  # of the grid the vectors are counted on
+MOST_PAIRS = 200_000  # beyond them every second or third will do
 CANDIDATES = 5  # waves tried along each axis
 LEAST_SINE = 0.5  # of the angle between rows and columns
 UNEVEN = 0.25  # log of the ratio of the two steps that is not unusual
@@ -65,15 +66,16 @@ def pitch_of(
     shortest, longest = SHORTEST * diameter_px, LONGEST * diameter_px
     if expected_px is not None:
         shortest, longest = 0.75 * expected_px, 1.25 * expected_px
-    apart = centres[:, None] - centres[None]
-    distance = np.hypot(apart[..., 0], apart[..., 1])
+    distance = distances(centres, centres)
     solid = weights >= np.median(weights)
     others = np.where(distance > 0.5 * diameter_px, distance, np.inf)[solid][:, solid]
     usual = float(np.clip(np.median(others.min(axis=1)), shortest, longest))
     first, second = np.nonzero((distance > 0.5 * diameter_px) & (distance < REACH * usual))
     if not len(first):
         return None
-    vectors = apart[first, second]
+    thinned = -(-len(first) // MOST_PAIRS)
+    first, second = first[::thinned], second[::thinned]
+    vectors = centres[first] - centres[second]
     weight = weights[first] * weights[second]
     weight = weight * np.exp(-((distance[first, second] / (0.6 * REACH * usual)) ** 2))
     neighbours = _Neighbours(vectors, weight, diameter_px / BINS_PER_DIAMETER)

@@ -26,6 +26,8 @@ OVERVIEW_PX: Final = 1600  # longest side, about
 MARGIN: Final = 1.1  # of a core's diameter
 CLOSEST: Final = 0.8  # of it, where a neighbour would come into the square
 LOST: Final = 0.1  # share of a core that is tissue, below which it is lost
+APART: Final = (3.5, 2.6)  # steps between the cores of two arrays, at least
+MANY: Final = 9  # cores that make an array
 FOUND: Final = 0.9  # certainty of a core without a map
 
 Naming = Literal["letters", "numbers"]
@@ -74,6 +76,7 @@ class Microarray:
             the spots without a row.
         array: The grid, in pixels of the overview.
         joined: How the map was laid; None without one.
+        origin: Level-0 x, y of the overview's corner.
         downsample: Level-0 pixels per pixel of the overview.
         mpp: Level-0 resolution, µm/px; None where unknown.
         doubts: Why cores may have wrong names, a sentence each; none: they are sure.
@@ -83,6 +86,7 @@ class Microarray:
     cores: list[PlacedCore]
     array: Dearray
     joined: Joined | None
+    origin: tuple[float, float]
     downsample: float
     mpp: float | None
     doubts: tuple[str, ...]
@@ -99,6 +103,8 @@ def place_cores(
 ) -> Microarray:
     """Find a TMA slide's cores and join them with its core map.
 
+    Where several arrays lie on the slide, the one that alone is surely the map's is taken.
+
     Args:
         path: The slide, or a flat picture of it; a URL will do.
         mapped: Its core map; None names every place after the grid.
@@ -110,6 +116,30 @@ def place_cores(
         ConfigError: A length in µm for a slide of unknown resolution.
     """
     search = search or CoreSearch()
+    whole = _place_in(path, mapped, search)
+    if mapped is None or search.region is not None or not whole.doubts:
+        return whole
+    regions = next((found for reach in APART if len(found := _parts(whole, reach)) > 1), [])
+    sure = []
+    for region in regions:
+        try:
+            part = _place_in(path, mapped, replace(search, region=region))
+        except SlideError:
+            continue
+        sure += [] if part.doubts else [part]
+    if len(sure) == 1:
+        return sure[0]
+    if not regions:
+        return whole
+    said = "; ".join(f"{r.x},{r.y},{r.width},{r.height}" for r in regions)
+    doubt = f"{len(regions)} arrays seem to lie on the slide, say which by its --region: {said}"
+    return replace(whole, doubts=(*whole.doubts, doubt))
+
+
+def _place_in(
+    path: str | Path, mapped: Sequence[MappedCore] | None, search: CoreSearch
+) -> Microarray:
+    """Find the cores in the region that is asked for, and join them with the map."""
     with open_slide(path, search.reader) as slide:
         mpp = _mpp(slide, search)
         overview = _read_overview(slide, search.region)
@@ -138,10 +168,37 @@ def place_cores(
         cores=[placed.row(row) for row in rows] + [placed.stray(core) for core in strays],
         array=array,
         joined=joined,
+        origin=overview.origin,
         downsample=overview.downsample,
         mpp=mpp,
         doubts=doubts,
     )
+
+
+def _parts(found: Microarray, reach: float) -> list[Region]:
+    """Regions of the slide with cores that stand apart from all others, by so many steps."""
+    array = found.array
+    cores = [*array.present, *array.strays]
+    at = np.array([(core.x, core.y) for core in cores])
+    step = reach * max(array.pitch_px)
+    group = np.arange(len(at))
+    for one in range(len(at)):
+        near = np.hypot(*(at - at[one]).T) <= step
+        group[np.isin(group, group[near])] = group[one]
+    margin = max(array.pitch_px)
+    regions = []
+    for members in (at[group == number] for number in np.unique(group)):
+        if len(members) >= MANY:
+            low, high = members.min(axis=0) - margin, members.max(axis=0) + margin
+            corner = np.maximum(low, 0)
+            size = np.minimum(high, np.array(array.size)) - corner
+            x, y = (
+                round(start + value * found.downsample)
+                for start, value in zip(found.origin, corner, strict=True)
+            )
+            width, height = (round(float(side) * found.downsample) for side in size)
+            regions.append(Region(x=x, y=y, width=width, height=height))
+    return regions
 
 
 def picture_cores(

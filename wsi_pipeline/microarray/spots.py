@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.microarray.field import Points
 from wsi_pipeline.microarray.view import View
 from wsi_pipeline.tissue import disc
@@ -21,6 +22,8 @@ RING_PENALTY = 0.5  # tissue just outside a core's disc speaks against a centre
 SOFTENING = 0.075  # diameters
 MIN_COVERAGE = 0.1  # of a core's disc; less is debris
 SEPARATION = 0.8  # diameters: cores may touch and be squeezed, but two do not lie on each other
+MOST = 2500  # spots and crumbs: no array has as many, and what follows grows with their square
+MOST_WORK = 40_000_000  # pixels looked at again as spots are taken away; arrays need a quarter
 BLUR_COVERAGE = 0.8
 BLUR_SLOPE = 0.26  # of the spot's density a pixel: dust out of focus and dried water fade slower
 
@@ -49,6 +52,14 @@ class Spots:
             diameters=self.diameters[keep],
         )
 
+    def joined(self, others: "Spots") -> "Spots":
+        """These spots and then the others."""
+        return Spots(
+            centres=np.concatenate([self.centres, others.centres]),
+            coverage=np.concatenate([self.coverage, others.coverage]),
+            diameters=np.concatenate([self.diameters, others.diameters]),
+        )
+
 
 def find_spots(view: View, diameters: Sequence[float]) -> Spots:
     """Find whatever may be a core or what is left of one.
@@ -56,6 +67,9 @@ def find_spots(view: View, diameters: Sequence[float]) -> Spots:
     Args:
         view: The overview.
         diameters: Sizes of the cores, pixels of the view.
+
+    Raises:
+        NoTissueError: There are more than any array has.
     """
     smallest = min(diameters)
     spots = _explain(_without_specks(view.mask, smallest), diameters)
@@ -83,24 +97,33 @@ def _explain(mask: Mask, diameters: Sequence[float]) -> Spots:
     discs = [_Disc(diameter) for diameter in diameters]
     widest = max(disc.reach for disc in discs)
     pad = 5 * widest  # room for the widest window around a centre just outside the image
-    rest = np.pad(mask, pad).astype(np.float32)
-    scores = np.stack([_filtered(rest, each.kernel) for each in discs])
+    near = np.pad(mask, widest).astype(np.float32)  # farther out there is nothing to score
+    scores = np.stack([np.pad(_filtered(near, each.kernel), pad - widest) for each in discs])
+    rest = np.pad(near, pad - widest)
+    tops = scores.max(axis=2)  # of each line, so that the best is found without a look at all
     found: list[tuple[float, float, float, float]] = []
-    while True:
-        size, y, x = (int(k) for k in np.unravel_index(int(np.argmax(scores)), scores.shape))
-        if scores[size, y, x] < MIN_COVERAGE / 2:
+    work = 0
+    while work <= MOST_WORK and len(found) <= MOST:
+        size, y = (int(k) for k in np.unravel_index(int(np.argmax(tops)), tops.shape))
+        if tops[size, y] < MIN_COVERAGE / 2:
             break
+        x = int(np.argmax(scores[size, y]))
         best = discs[size]
         window = _window(y, x, best.reach)
         share = float((rest[window] * best.inner).sum() / best.inner.sum())
         if share >= MIN_COVERAGE:
             found.append((x - pad, y - pad, share, best.diameter_px))
         rest[window][best.taken] = 0
-        near = best.reach + widest
-        changed = rest[_window(y, x, near + widest)]
-        for each, score in zip(discs, scores, strict=True):
+        reach = best.reach + widest
+        lines = slice(y - reach, y + reach + 1)
+        changed = rest[_window(y, x, reach + widest)]
+        work += changed.size
+        for each, score, top in zip(discs, scores, tops, strict=True):
             fresh = _filtered(changed, each.kernel)
-            score[_window(y, x, near)] = fresh[widest:-widest, widest:-widest]
+            score[_window(y, x, reach)] = fresh[widest:-widest, widest:-widest]
+            top[lines] = score[lines].max(axis=1)
+    else:
+        raise NoTissueError(f"more than {MOST:,} spots of a core's size")
     table = np.array(found, dtype=np.float64).reshape(-1, 4)
     return Spots(centres=table[:, :2], coverage=table[:, 2], diameters=table[:, 3])
 
