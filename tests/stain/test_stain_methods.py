@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,11 +19,13 @@ from wsi_pipeline.stain import (
     read_reference,
     restore_stain,
     sample_pixels,
+    staintools,
 )
 from wsi_pipeline.stain.plausible import judge_he
 from wsi_pipeline.stain.reference import stained
 from wsi_pipeline.stain.reinhard import lab_statistics
 from wsi_pipeline.stain.stains import unit_rows
+from wsi_pipeline.tiles import TileSettings
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,17 @@ def test_missing_staintools_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "staintools.stain_extraction.vahadane_stain_extractor", None)
     with pytest.raises(ConfigError, match="--no-deps staintools spams-bin"):
         fit_stain("vahadane", np.full((3000, 3), 120, np.uint8))
+
+
+@pytest.mark.parametrize("asked", [{"stain": "vahadane"}, {"stain_backend": "staintools"}])
+def test_missing_staintools_is_said_before_a_slide_is_opened(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TileSettings(**asked)
+    monkeypatch.setattr(staintools, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--no-deps staintools spams-bin"):
+        TileSettings(**asked)
+    TileSettings(stain="none", stain_backend="staintools")
 
 
 def test_reinhard_leaves_glass_and_lumina_white(tiles: np.ndarray) -> None:

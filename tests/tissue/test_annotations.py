@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Point, Polygon, box
 
-from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.errors import SlideError
 from wsi_pipeline.tissue import (
     annotated_mask,
     draw_annotation,
@@ -172,7 +172,7 @@ def test_tiles_take_the_class_that_covers_enough() -> None:
     assert tile_labels(drawn, coords, 100) == ["Tumor", None, None, None]
     assert tile_labels(drawn, coords, 100, min_overlap=0.4) == ["Tumor", "Tumor", None, "Stroma"]
     assert tile_labels([], coords, 100) == [None] * 4
-    with pytest.raises(ConfigError, match="min_overlap"):
+    with pytest.raises(ValueError, match="min_overlap"):
         tile_labels(drawn, coords, 100, min_overlap=0)
 
 

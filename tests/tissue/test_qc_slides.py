@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles import TileSettings
 from wsi_pipeline.tiles.blocks import read_blocks
@@ -174,7 +173,7 @@ def test_the_same_field_at_another_resolution_has_the_same_ink(data_dir: Path) -
 
 
 def test_an_impossible_resolution_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mpp"):
+    with pytest.raises(ValueError, match="mpp"):
         pen_fractions(np.zeros((1, 8, 8, 3), np.uint8), 0.0)
 
 

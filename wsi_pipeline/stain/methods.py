@@ -23,6 +23,7 @@ from wsi_pipeline.stain.stains import REFERENCE, Stains, unit_rows
 from wsi_pipeline.stain.staintools import (
     StaintoolsReinhard,
     macenko_matrix,
+    require_staintools,
     restore_reinhard,
     vahadane_matrix,
 )
@@ -251,13 +252,14 @@ def backed(method: str, backend: str) -> str:
     """Return the name of a method as ``backend`` has it.
 
     Raises:
-        ConfigError: It has no such method.
+        ConfigError: It has no such method, or is not installed.
     """
-    if backend == "own" or method in ("vahadane", "none"):
-        return method
-    name = f"{BACKENDS[backend]}{method}"
-    if name not in STAIN_METHODS:
+    own = backend == "own" or method in ("vahadane", "none")
+    name = method if own else f"{BACKENDS[backend]}{method}"
+    if not own and name not in STAIN_METHODS:
         raise ConfigError(f"{backend} has no stain method {method!r}: macenko, reinhard, vahadane")
+    if name == "vahadane" or name.startswith(BACKENDS["staintools"]):
+        require_staintools(method)
     return name
 
 

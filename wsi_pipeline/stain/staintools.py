@@ -5,6 +5,7 @@ transfer is its own, tile by tile. Its background is a lightness of 0.8; glass i
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ MISSING = (
     "needs staintools, which is not installed: pip install --no-deps staintools spams-bin (its own "
     "list of dependencies brings a second OpenCV), or choose --stain macenko."
 )
+
+
+def require_staintools(method: str) -> None:
+    """Refuse a method of staintools where that is not installed, before any slide is opened.
+
+    Raises:
+        ConfigError: As said.
+    """
+    if any(find_spec(name) is None for name in ("staintools", "spams")):
+        raise ConfigError(f"Stain method {method!r} {MISSING}")
 
 
 def macenko_matrix(pixels: Pixels) -> NDArray[np.float64]:

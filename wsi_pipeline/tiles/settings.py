@@ -139,7 +139,7 @@ class StainSettings(Settings):
 
     @model_validator(mode="after")
     def _backend_has_method(self) -> Self:
-        if self.stain_backend != "own":
+        if self.stain not in ("macenko", "none") or self.stain_backend != "own":
             from wsi_pipeline.stain import backed
 
             backed(self.stain, self.stain_backend)

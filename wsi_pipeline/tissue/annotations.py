@@ -17,7 +17,7 @@ from shapely.geometry import LinearRing, MultiPolygon, Polygon, mapping, shape
 from skimage.draw import polygon as polygon_pixels
 
 from wsi_pipeline.atomic import write_text
-from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.errors import SlideError
 from wsi_pipeline.tissue.asap import read_asap
 from wsi_pipeline.types import Coords, Mask
 
@@ -155,10 +155,10 @@ def annotated_mask(
         (H, W) bool; a pixel belongs to a region when its centre does.
 
     Raises:
-        ConfigError: A downsample that is not positive.
+        ValueError: A downsample that is not positive.
     """
     if not downsample > 0:
-        raise ConfigError(f"downsample must be positive; got {downsample}.")
+        raise ValueError(f"downsample must be positive; got {downsample}.")
     known = [annotation for annotation in annotations if not annotation.area.is_empty]
     included = [annotation for annotation in known if annotation.include]
     mask = np.zeros(shape_px, bool) if included else np.ones(shape_px, bool)
@@ -190,10 +190,10 @@ def tile_labels(
         N labels; None where no class covers enough.
 
     Raises:
-        ConfigError: ``min_overlap`` or the tile's side is out of range.
+        ValueError: ``min_overlap`` or the tile's side is out of range.
     """
     if not (0 < min_overlap <= 1 and tile_px_level0 > 0):
-        raise ConfigError(
+        raise ValueError(
             "min_overlap must lie in (0, 1] and tile_px_level0 above 0; "
             f"got {min_overlap} and {tile_px_level0}."
         )

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.types import RgbImage, RgbTiles
 
 COARSE_MPP: Final = 2.0
@@ -124,7 +123,7 @@ def coarse_tiles(tiles: RgbTiles, mpp: float | None = UNKNOWN_MPP) -> CoarseTile
         mpp: Their resolution, µm/px; None is taken for 0.5.
 
     Raises:
-        ConfigError: ``tiles`` has another shape or type, or ``mpp`` is not positive.
+        ValueError: ``tiles`` has another shape or type, or ``mpp`` is not positive.
     """
     check_tiles(tiles)
     size, um_per_px = coarse_size((tiles.shape[2], tiles.shape[1]), mpp)
@@ -135,11 +134,11 @@ def coarse_size(side: tuple[int, int], mpp: float | None) -> tuple[tuple[int, in
     """Return the (width, height) that tiles of a (width, height) are reduced to, and its µm/px.
 
     Raises:
-        ConfigError: ``mpp`` is not positive.
+        ValueError: ``mpp`` is not positive.
     """
     mpp = UNKNOWN_MPP if mpp is None else mpp
     if not mpp > 0:
-        raise ConfigError(f"The tiles' mpp must be positive; got {mpp}.")
+        raise ValueError(f"The tiles' mpp must be positive; got {mpp}.")
     factor = max(1, round(COARSE_MPP / mpp))
     size = (max(side[0] // factor, 1), max(side[1] // factor, 1))
     return size, mpp * side[0] / size[0]
@@ -212,7 +211,7 @@ def check_tiles(tiles: RgbTiles) -> None:
     """Refuse what is not a stack of RGB tiles.
 
     Raises:
-        ConfigError: As said.
+        ValueError: As said.
     """
     if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8 or 0 in tiles.shape[1:]:
-        raise ConfigError(f"Expected tiles (N, H, W, 3) uint8; got {tiles.shape} {tiles.dtype}.")
+        raise ValueError(f"Expected tiles (N, H, W, 3) uint8; got {tiles.shape} {tiles.dtype}.")

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.types import Coords, Mask
 
 
@@ -31,14 +30,14 @@ def tissue_fractions(
         (N,) float32 in [0, 1].
 
     Raises:
-        ConfigError: A side or downsample that is not positive, or arrays of another shape.
+        ValueError: A side or downsample that is not positive, or arrays of another shape.
     """
     if mask.ndim != 2 or coords.ndim != 2 or coords.shape[1] != 2:
-        raise ConfigError(
+        raise ValueError(
             f"Expected mask (H, W) and coords (N, 2); got {mask.shape} and {coords.shape}."
         )
     if not (tile_px_level0 > 0 and downsample > 0):
-        raise ConfigError(
+        raise ValueError(
             "tile_px_level0 and downsample must be positive; "
             f"got {tile_px_level0} and {downsample}."
         )

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tissue.ink import disc, find_ink
 from wsi_pipeline.tissue.methods import TISSUE_METHODS, Appearance, Proposal, appearance
 from wsi_pipeline.tissue.pieces import Piece, Pieces, seen_pieces
@@ -107,7 +106,8 @@ def find_tissue(
         The mask, the thresholds that made it, and flags; an empty mask is not an error.
 
     Raises:
-        ConfigError: Unknown method, an impossible size, or not an RGB image.
+        ConfigError: Unknown method.
+        ValueError: An impossible size, or not an RGB image.
     """
     _check(rgb, um_per_px, min_area_um2, max_hole_um2)
     scale = UNKNOWN_UM_PER_PX if um_per_px is None else um_per_px
@@ -210,12 +210,10 @@ def _check(
     rgb: RgbImage, um_per_px: float | None, min_area_um2: float, max_hole_um2: float
 ) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
-        raise ConfigError(
-            f"Tissue is found on (H, W, 3) uint8 images; got {rgb.shape} {rgb.dtype}."
-        )
+        raise ValueError(f"Tissue is found on (H, W, 3) uint8 images; got {rgb.shape} {rgb.dtype}.")
     if um_per_px is not None and not (np.isfinite(um_per_px) and um_per_px > 0):
-        raise ConfigError(f"um_per_px must be positive, or None when unknown; got {um_per_px}.")
+        raise ValueError(f"um_per_px must be positive, or None when unknown; got {um_per_px}.")
     if min_area_um2 < 0 or max_hole_um2 < 0:
-        raise ConfigError(
+        raise ValueError(
             f"min_area_um2 and max_hole_um2 must be >= 0; got {min_area_um2} and {max_hole_um2}."
         )

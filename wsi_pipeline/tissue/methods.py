@@ -27,11 +27,16 @@ FIXED_CUTS = {"saturation": 0.07, "density": 0.05}
 PALE_CUTS = (0.04, 0.025)  # saturation and density, from which a piece is looked at
 WEAK_RATIO = 0.5  # pale tissue reaches half the cuts, and touches tissue that reaches them
 SEED_SHARE = 0.1  # a piece in which fewer pixels reach the cuts is a bubble or a smear
+LITTLE_GLASS = 0.1  # of an overview, below which its glass may be tinted
+TINTED_OVER_COLOURLESS = 4.0  # at most 2.8 where glass is neutral
+EVEN_LEVELS = 4  # grey levels about the commonest
+EVEN_SHARE = 0.3  # of glass within them: 0.33 and more; of what overexposure leaves of tissue 0.25
 COLOUR_SHARE = 0.2  # stains absorb by colour; coverslip edges, dust and unscanned areas are grey
 
 # By grey level, for an overview of large glass has millions of pixels.
 _SHARES = (np.arange(256) / 255).astype(np.float32)
 _NEARLY_COLOURLESS = (np.arange(256) * 0.08).astype(np.uint8)  # the most that channels may differ
+_TINTED = (np.arange(256) * 0.18).astype(np.uint8)
 _COLOURED = (COLOUR_SHARE * (255 - np.arange(256, dtype=np.float32))).astype(np.uint8)
 
 
@@ -104,8 +109,10 @@ def appearance(rgb: RgbImage, ink: Mask) -> Appearance:
 def background_colour(rgb: RgbImage) -> tuple[NDArray[np.float64], bool]:
     """Colour of empty glass.
 
-    The commonest bright, nearly colourless value; pure white is passed over while anything else
-    qualifies, because scanners paint what they did not scan with it.
+    The commonest bright, nearly colourless value. Pure white is passed over where the rest has a
+    commonest value, because scanners paint what they did not scan with it; overexposed glass is
+    white, and what is left then are pale shades of tissue. Where hardly anything is colourless,
+    one tint that is far commoner is glass, unless green is its lowest channel, as of pale stain.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -115,15 +122,35 @@ def background_colour(rgb: RgbImage) -> tuple[NDArray[np.float64], bool]:
     """
     channels = cv2.split(rgb)
     highest, lowest = _extremes(channels)
-    most = np.asarray(cv2.LUT(highest, _NEARLY_COLOURLESS))
-    glass = (lowest >= 150) & (highest - lowest <= most)
-    scanned = glass & (lowest < 254)
-    chosen = scanned if _share(scanned) >= 0.01 else glass
-    if _share(chosen) < 0.01:
+    bright, difference = lowest >= 150, highest - lowest
+    glass = bright & (difference <= np.asarray(cv2.LUT(highest, _NEARLY_COLOURLESS)))
+    share = _share(glass)
+    if share < LITTLE_GLASS:
+        tinted = bright & (difference <= np.asarray(cv2.LUT(highest, _TINTED)))
+        if _share(tinted) >= max(0.01, TINTED_OVER_COLOURLESS * share):
+            colour, evenness = _commonest(rgb, channels, tinted)
+            if evenness >= EVEN_SHARE and colour[1] > colour.min():
+                return colour, True
+    if share < 0.01:
         return np.full(3, 255.0), False
-    where = chosen.view(np.uint8)
+    scanned = glass & (lowest < 254)
+    if _share(scanned) >= 0.01:
+        colour, evenness = _commonest(rgb, channels, scanned)
+        if evenness >= EVEN_SHARE:
+            return colour, True
+    return _commonest(rgb, channels, glass)[0], True
+
+
+def _commonest(
+    rgb: RgbImage, channels: Sequence[MatLike], mask: Mask
+) -> tuple[NDArray[np.float64], float]:
+    """The commonest level of each channel in the mask; and the share of it that lies nearby."""
+    where = mask.view(np.uint8)
     counts = [cv2.calcHist([channel], [0], where, [256], [0, 256]) for channel in channels]
-    return np.array([np.argmax(c) for c in counts], dtype=np.float64), True
+    colour = np.array([np.argmax(c) for c in counts], dtype=np.float64)
+    near = cv2.inRange(rgb, colour - EVEN_LEVELS, colour + EVEN_LEVELS)
+    together = cv2.countNonZero(cv2.bitwise_and(near, near, mask=where))
+    return colour, together / cv2.countNonZero(where)
 
 
 def _share(mask: Mask) -> float:

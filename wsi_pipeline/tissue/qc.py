@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tissue.coarse import (
     UNKNOWN_MPP,
     CoarseTiles,
@@ -44,7 +43,7 @@ def focus(tiles: RgbTiles, places: NDArray[np.integer[Any]] | None = None) -> ND
         (N,) or (n,) float32, in squared grey levels.
 
     Raises:
-        ConfigError: ``tiles`` has another shape or type.
+        ValueError: ``tiles`` has another shape or type.
 
     Source: Pech-Pacheco et al., ICPR 2000.
     """
@@ -69,7 +68,7 @@ def sharpness(
         (N,) or (n,) float32; a tile without any detail has 0.
 
     Raises:
-        ConfigError: ``tiles`` has another shape or type.
+        ValueError: ``tiles`` has another shape or type.
     """
     return detail(tiles, places)[1]
 
@@ -124,11 +123,11 @@ def background_fractions(tiles: RgbTiles, threshold: int = BACKGROUND_LEVEL) -> 
         (N,) float32 in [0, 1].
 
     Raises:
-        ConfigError: ``tiles`` has another shape or type, or the threshold is outside 0 to 255.
+        ValueError: ``tiles`` has another shape or type, or the threshold is outside 0 to 255.
     """
     check_tiles(tiles)
     if not 0 <= threshold <= 255:
-        raise ConfigError(f"The background threshold must lie in 0 to 255; got {threshold}.")
+        raise ValueError(f"The background threshold must lie in 0 to 255; got {threshold}.")
     low, high = np.full(3, threshold, np.float64), np.full(3, 255, np.float64)
     if not len(tiles):
         return np.zeros(0, np.float32)
@@ -153,7 +152,7 @@ def ink_fractions(
         ``red``, ``green``, ``blue`` and ``black``, each (N,) float32 in [0, 1].
 
     Raises:
-        ConfigError: ``tiles`` has another shape or type.
+        ValueError: ``tiles`` has another shape or type.
     """
     shares = _ink_shares(coarse_tiles(tiles, mpp))
     return {name: shares[:, column].copy() for column, name in enumerate(RULES)}
@@ -174,7 +173,7 @@ def pen_fractions(tiles: RgbTiles, mpp: float | None = UNKNOWN_MPP) -> NDArray[n
         (N,) float32 in [0, 1].
 
     Raises:
-        ConfigError: ``tiles`` has another shape or type.
+        ValueError: ``tiles`` has another shape or type.
     """
     return coarse_pen_fractions(coarse_tiles(tiles, mpp))
 
