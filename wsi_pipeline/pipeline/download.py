@@ -13,6 +13,7 @@ from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.pipeline.download_gdc import find_gdc, open_gdc
 from wsi_pipeline.pipeline.download_idc import find_idc, open_idc
 from wsi_pipeline.pipeline.download_source import Wanted, writing
+from wsi_pipeline.pipeline.forecast import forecast_download
 from wsi_pipeline.verbs.slides import DownloadConfig
 
 REPORT: Final = "download_report.csv"
@@ -58,7 +59,12 @@ def source_of(config: DownloadConfig) -> Iterator[tuple[remote.Client, Find]]:
 
 def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
     """Say file by file what a download would fetch."""
+    rate = config.max_mb_per_s * 1e6 if config.max_mb_per_s else None
     if wanted.megabytes is not None:
+        total = round(wanted.megabytes * 1e6)
+        size = remote.size_text(total)
+        yield Planned(row={"file": "all series", "size": size, "to fetch": size, "bytes": total})
+        yield forecast_download(config.run_folder, total, rate)
         if config.out:
             remote.check_disk(config.out, _at_once(wanted, round(wanted.megabytes * 1e6)))
         return
@@ -75,6 +81,7 @@ def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
                 "file": entry.filename,
                 "size": remote.size_text(entry.size),
                 "to fetch": remote.size_text(left),
+                "bytes": entry.size,
             }
         )
     total = sum(entry.size for entry in entries)
@@ -82,6 +89,7 @@ def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
         text=f"{len(entries)} files, {remote.size_text(total)} ({total} bytes); "
         f"{remote.size_text(needed)} to fetch"
     )
+    yield forecast_download(config.run_folder, needed, rate)
     if config.out:
         remote.check_disk(config.out, _at_once(wanted, needed))
 

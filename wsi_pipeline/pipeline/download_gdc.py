@@ -3,10 +3,9 @@
 from collections.abc import Generator, Sequence
 
 from wsi_pipeline import gdc, remote
-from wsi_pipeline.cohort import write_cohort
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.events import Event, Note, Written
-from wsi_pipeline.pipeline.download_source import Wanted, retry_policy, writing
+from wsi_pipeline.pipeline.download_source import Wanted, retry_policy, write_slides, writing
 from wsi_pipeline.verbs.slides import DownloadConfig
 
 Files = list[gdc.ManifestEntry]
@@ -74,8 +73,7 @@ def _queried(config: DownloadConfig, client: remote.Client) -> Generator[Event, 
                 gdc.write_manifest(config.manifest_out, selection.entries)
             yield Written(path=str(config.manifest_out), what="manifest")
         if config.cohort_out:
-            with writing(config.cohort_out):
-                write_cohort(config.cohort_out, selection.slides)
+            write_slides(config, config.cohort_out, selection.slides)
             yield Written(path=str(config.cohort_out), what="cohort table")
     return list(selection.entries)
 

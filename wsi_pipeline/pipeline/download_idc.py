@@ -4,11 +4,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from wsi_pipeline import idc, remote
-from wsi_pipeline.cohort import write_cohort
 from wsi_pipeline.errors import DownloadError, UsageError
 from wsi_pipeline.events import Event, Note, SlideFailed, Written
 from wsi_pipeline.gdc import GdcQuery
-from wsi_pipeline.pipeline.download_source import Wanted, retry_policy, writing
+from wsi_pipeline.pipeline.download_source import Wanted, retry_policy, write_slides, writing
 from wsi_pipeline.verbs.slides import DownloadConfig
 
 
@@ -76,8 +75,7 @@ def _written(config: DownloadConfig, selection: idc.IdcSelection) -> Generator[E
             config.manifest_out.write_text("\n".join(lines) + "\n", "utf-8")
         yield Written(path=str(config.manifest_out), what="manifest for s5cmd")
     if config.cohort_out:
-        with writing(config.cohort_out):
-            write_cohort(config.cohort_out, selection.slides)
+        write_slides(config, config.cohort_out, selection.slides)
         yield Written(path=str(config.cohort_out), what="cohort table")
 
 

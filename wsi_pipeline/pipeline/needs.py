@@ -18,7 +18,8 @@ from wsi_pipeline.slides import is_slide_file
 from wsi_pipeline.verbs.models import PredictConfig, TrainConfig
 from wsi_pipeline.verbs.tiles import TileConfig
 
-FILES: Final = ("cohort", "slides", "map", "query")  # settings that name what must be there
+# settings that name what must be there
+FILES: Final = ("add_cohort", "cohort", "slides", "map", "query")
 MADE_FILES: Final = ("out", "cohort_out", "manifest_out")  # and what a stage puts there
 
 

@@ -199,6 +199,7 @@ def _prepare(config: PredictConfig, model: BundleConfig) -> Iterator[Event]:
     chosen = _encoder(config, model)
     settings = model.tiling | how
     settings |= {"cohort": config.new_slides, "mpp_override": config.mpp_override}
+    settings |= {"cache": config.cache, "cache_gb": config.cache_gb}
     yield from tile.run(tile.config_class.from_mapping(settings, source))
     if config.dry_run:
         return

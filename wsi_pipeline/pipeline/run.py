@@ -11,7 +11,7 @@ from typing import Any
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
 from wsi_pipeline.pipeline import download, overlap
-from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
+from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract, forecast_unseen
 from wsi_pipeline.pipeline.needs import Missing, check_needs
 from wsi_pipeline.pipeline.study_file import Plan, read_study
 from wsi_pipeline.run_folder import RunFolder
@@ -56,10 +56,14 @@ def run(config: RunConfig) -> Iterator[Event]:
 
 def _planned(config: RunConfig, chosen: Plan, waiting: Mapping[str, Missing]) -> Iterator[Event]:
     """Say what each stage comes to, or what has to be made first."""
-    how, tiles = _how(config), 0
+    how, tiles, slide_bytes = _how(config), 0, 0
     for found, stage_config in chosen:
         if lost := waiting.get(found.name):
             yield Note(text=f"{found.name}: can be planned once {lost.maker} has made {lost.path}")
+            if isinstance(stage_config, TileConfig) and slide_bytes:
+                unseen = forecast_unseen(stage_config, slide_bytes)
+                tiles += unseen.tiles
+                yield unseen.note()
             if isinstance(stage_config, ExtractConfig) and tiles:
                 yield _forecast(stage_config, tiles)
             continue
@@ -70,6 +74,7 @@ def _planned(config: RunConfig, chosen: Plan, waiting: Mapping[str, Missing]) ->
         for event in events:
             if isinstance(event, Planned):
                 tiles += int(event.row.get("tiles ≈") or 0)
+                slide_bytes += int(event.row.get("bytes") or 0)
             yield event
     named = ", ".join(f.name for f, _ in chosen if f.name not in ESTIMATED)
     if named:

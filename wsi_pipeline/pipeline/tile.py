@@ -1,19 +1,22 @@
 """The tile stage: slides to tile stores, between a scanner and everything learned from them."""
 
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from wsi_pipeline.cohort import doubtful_labels
 from wsi_pipeline.engine import NO_TISSUE, SlideTask, is_done, map_slides, provenance
-from wsi_pipeline.errors import StoreError
+from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.events import (
     Event,
     Note,
     SlideDone,
     SlideSkipped,
+    SlideStarted,
     StageStarted,
     Written,
 )
@@ -23,6 +26,7 @@ from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest
+from wsi_pipeline.slides import SlideCache
 from wsi_pipeline.tiles import (
     FLAGS,
     STORE_FORMATS,
@@ -71,16 +75,50 @@ def run(config: TileConfig) -> Iterator[Event]:
 def cut(config: TileConfig, tasks: Sequence[CutTask]) -> Iterator[Event]:
     """Cut slides, each under its lock, and yield what became of them."""
     run = RunFolder(config.run)
-    yield from map_slides(
-        cut_one,
-        [
-            SlideTask(
-                slide_id=task.slide_id, lock=run.lock("tile", task.slide_id), payload=task
-            )
-            for task in tasks
-        ],
-        config,
-    )  # fmt: skip
+    work = [
+        SlideTask(slide_id=task.slide_id, lock=run.lock("tile", task.slide_id), payload=task)
+        for task in tasks
+    ]
+    with reading_ahead(config, tasks) as begun:
+        for event in map_slides(cut_one, work, config):
+            if isinstance(event, SlideStarted):
+                begun()
+            yield event
+
+
+@contextmanager
+def reading_ahead(config: TileConfig, tasks: Sequence[CutTask]) -> Iterator[Callable[[], None]]:
+    """Copy slides into the cache before their turn; call what is yielded when one has begun.
+
+    The workers of a running scheduler have disks of their own, and copy their slides themselves.
+    """
+    if config.slide_cache is None or config.scheduler is not None:
+        yield lambda: None
+        return
+    cache = SlideCache(*config.slide_cache)
+    turns, ended = threading.Semaphore(max(1, config.workers) + 1), threading.Event()
+    tiles = RunFolder(config.run).tiles
+    todo = [task for task in tasks if task.deleted is None]
+    paths = {task.path: None for task in todo if find_store(tiles, task.slide_id) is None}
+
+    def read() -> None:
+        for path in paths:
+            there = False
+            while not there:
+                turns.acquire()
+                if ended.is_set():
+                    return
+                there = True  # also if it cannot be had: that is told at its own turn
+                with suppress(SlideError, OSError):
+                    there = cache.read_ahead(path)
+
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield turns.release
+    finally:
+        ended.set()
+        turns.release()
 
 
 def written(config: TileConfig) -> Iterator[Written]:
@@ -108,13 +146,15 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
     ):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
     task.require_file()
-    result = cut_slide(
-        task.path, store, config, task.request,
-        thumbnail=RunFolder(config.run).thumbnail(task.slide_id),
-        provenance={**asked, "versions": provenance(PACKAGES)},
-        watch=Stopwatch(keep_spans=config.profile),
-        threads=config.threads_each,
-    )  # fmt: skip
+    watch = Stopwatch(keep_spans=config.profile)
+    with _local(task, watch) as path:
+        result = cut_slide(
+            path, store, config, task.request,
+            thumbnail=RunFolder(config.run).thumbnail(task.slide_id),
+            provenance={**asked, "versions": provenance(PACKAGES)},
+            watch=watch,
+            threads=config.threads_each,
+        )  # fmt: skip
     if present is not None and present != store:
         _remove(present)
     return SlideDone(
@@ -125,6 +165,23 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         phases=dict(result.watch.seconds),
         spans=tuple(result.watch.spans),
     )
+
+
+@contextmanager
+def _local(task: CutTask, watch: Stopwatch) -> Iterator[str | Path]:
+    """Yield where the slide is read: its copy, where there is a cache.
+
+    Raises:
+        SlideError: It cannot be copied.
+    """
+    if task.settings.slide_cache is None:
+        yield task.path
+        return
+    with ExitStack() as stack:
+        with watch.phase("copy"):
+            copy = SlideCache(*task.settings.slide_cache).local(task.path)
+            path = stack.enter_context(copy)
+        yield path
 
 
 def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[str, Any] | None:

@@ -1,3 +1,4 @@
+from .cache import SlideCache
 from .files import compression_of, slide_digest
 from .find import NOT_A_FILE, FoundSlides, find_slides, is_slide_file, printable
 from .mpp import ResolvedMpp, own_mpp, resolve_mpp
@@ -20,6 +21,7 @@ __all__ = [
     "Reader",
     "ResolvedMpp",
     "Slide",
+    "SlideCache",
     "SlideInfo",
     "SlideReader",
     "UnsuitableError",

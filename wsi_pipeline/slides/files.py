@@ -1,8 +1,11 @@
 """A slide as a file: what tells it from another, and how it is packed."""
 
 import hashlib
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, header_errors, is_dicom
@@ -12,6 +15,7 @@ from wsi_pipeline.slides.tiff_header import COMPRESSIONS, read_directories
 
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 64
+MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def slide_digest(path: str | Path) -> str:
@@ -30,10 +34,10 @@ def slide_digest(path: str | Path) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     if is_url(path):
-        digest.update(_url_identity(str(path)).encode())
+        digest.update(url_identity(str(path)).text.encode())
         return digest.hexdigest()
     try:
-        for file in _files(Path(path)):
+        for file in files_of_slide(Path(path)):
             _add_file(digest, file)
     except OSError as error:
         raise SlideOpenError(
@@ -42,7 +46,8 @@ def slide_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _files(path: Path) -> Iterable[Path]:
+def files_of_slide(path: Path) -> Iterable[Path]:
+    """Return all files that a slide consists of, in order of their names."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     companion = companion_of(path)
@@ -67,7 +72,31 @@ def _add_file(digest: hashlib.blake2b, path: Path) -> None:
             digest.update(file.read(SAMPLE_BYTES))
 
 
-def _url_identity(url: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class UrlFacts:
+    """What a server says of a file: ``tag`` changes when the file does."""
+
+    url: str
+    size: int
+    tag: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.url}\n{self.size}\n{self.tag}"
+
+    @property
+    def md5(self) -> str | None:
+        """The entity tag where it is one: an object store's, of what came in one piece."""
+        tag = self.tag.strip('"')
+        return tag if MD5.fullmatch(tag) and self.url.startswith("s3://") else None
+
+
+def url_identity(url: str) -> UrlFacts:
+    """Ask a server for a file's size and entity tag.
+
+    Raises:
+        SlideOpenError: It cannot be reached.
+    """
     import fsspec  # only URLs need it, and it is slow to import
 
     try:
@@ -79,7 +108,7 @@ def _url_identity(url: str) -> str:
             f"{url}: it cannot be reached ({error}); check the address and the credentials."
         ) from error
     tag = facts.get("ETag") or facts.get("etag") or facts.get("md5") or facts.get("mtime") or ""
-    return f"{url}\n{facts.get('size')}\n{tag}"
+    return UrlFacts(url=url, size=facts.get("size"), tag=str(tag))
 
 
 def compression_of(path: str | Path, size: tuple[int, int]) -> str | None:

@@ -159,6 +159,12 @@ class PredictConfig(StageConfig):
         description="New slides, a folder or a cohort table: tile and encode them into the run "
         "folder first, as the model's own were. Give them a run folder of their own.",
     )
+    cache: Annotated[Path | None, HOW, DIR] = Field(
+        default=None, description="With --new-slides: local folder to copy slides to, as for tile."
+    )
+    cache_gb: Annotated[float, HOW] = Field(
+        default=200.0, gt=0, description="The most that such copies take, 10^9 bytes."
+    )
     heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
     heatmap_classes: Literal["predicted", "all"] = Field(
         default="predicted",

@@ -61,6 +61,11 @@ class DownloadConfig(StageConfig):
     cohort_out: Annotated[Path | None, FILE] = Field(
         default=None, description="Write the query's cohort table (CSV)."
     )
+    add_cohort: Annotated[Path | None, FILE] = Field(
+        default=None,
+        description="Cohort table whose slides are added to --cohort-out: your own, such as a "
+        "microarray to validate on.",
+    )
     server: Annotated[str | None, HOW] = Field(
         default=None, description="The source's address, in the place of its own."
     )
@@ -131,6 +136,8 @@ class DownloadConfig(StageConfig):
                 "--cohort-out, --recipe, --columns and --filters go with --query; a manifest has "
                 "no labels"
             )
+        if self.add_cohort and not self.cohort_out:
+            raise ValueError("--add-cohort goes with --cohort-out, to which its slides are added")
         if self.source == "idc" and (self.manifest or self.verify or self.token_file):
             raise ValueError("the IDC takes --project or --query, and no manifest, check or token")
         if self.source == "gdc" and (self.series or self.idc_index):

@@ -41,6 +41,22 @@ class TileConfig(StageConfig, TileSettings):
         "are computed.",
     )
 
+    cache: Annotated[Path | None, HOW, DIR] = Field(
+        default=None,
+        description="Local folder to copy slides of a share or a bucket to: the next is read ahead "
+        "while the present one is cut. Several processes may share it.",
+    )
+    cache_gb: Annotated[float, HOW] = Field(
+        default=200.0,
+        gt=0,
+        description="The most that such copies take, 10^9 bytes; the longest unused go first.",
+    )
+
+    @property
+    def slide_cache(self) -> tuple[Path, int] | None:
+        """Where copies of slides go, and how many bytes they may take; None without a cache."""
+        return None if self.cache is None else (self.cache, round(self.cache_gb * 1e9))
+
 
 class QcConfig(StageConfig):
     """Show flagged tiles on one page, and write the table that says which of them to drop."""
