@@ -1,12 +1,13 @@
 """How often a microarray's cores get the wrong names, and how often a person is asked.
 
-    python -m benchmarks.microarrays DATA [--only PART] [--json FILE]
+    python -m benchmarks.microarrays DATA [--only PART] [--results FILE]
 
 DATA holds ``tma`` and ``tma_hard``: overviews with drawn circles. Each circle's row and column
 stands in ``tests/microarray/truth.json``, read off the pictures by hand. Each array is joined with
 a map made from its own circles, as it is and after something was done to its picture; with maps of
 the wrong shape; with those of the other arrays. A name is wrong if the core that was given it lies
-more than three quarters of a step from the circle it belongs to.
+more than three quarters of a step from the circle it belongs to. Results are written as they come:
+a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +41,7 @@ Points = NDArray[np.float64]
 Place = tuple[int, int]  # row, column
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
     """An overview, its circles, and the row and column of each; None where it is not sure."""
 
@@ -72,6 +74,7 @@ class Labelled:
 class Result:
     """One join: ``accepted`` without a look; ``wrong`` names of ``joined``; why it was asked."""
 
+    case: str
     part: str
     name: str
     accepted: bool
@@ -205,21 +208,27 @@ def match(found: Dearray, array: Labelled) -> tuple[int, int, int]:
     return int((cost[one, two] < 1e6).sum()), len(cores), len(array.centres)
 
 
-def judge(part: str, array: Labelled, mapped: list[MappedCore]) -> Result:
+def judge(case: str, part: str, array: Labelled, mapped: list[MappedCore]) -> Result:
     """Join an array with a map and count the names that are wrong, of those that would be used."""
     started = time.process_time()
     try:
-        joined = join_core_map(dearray(array.rgb), mapped)
+        joined = join_core_map(_dearrayed(array), mapped)
     except WsiError as error:
         seconds = time.process_time() - started
-        return Result(part=part, name=array.name, accepted=False, joined=0, wrong=0, margin=0.0,
-                      why=str(error), seconds=seconds)  # fmt: skip
+        return Result(case=case, part=part, name=array.name, accepted=False, joined=0, wrong=0,
+                      margin=0.0, why=str(error), seconds=seconds)  # fmt: skip
     used, wrong = _names(joined, array)
     return Result(
-        part=part, name=array.name, accepted=not joined.doubts, joined=used, wrong=wrong,
+        case=case, part=part, name=array.name, accepted=not joined.doubts, joined=used, wrong=wrong,
         margin=min(joined.margin, 999.0), why="; ".join(joined.doubts),
         seconds=time.process_time() - started,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _dearrayed(array: Labelled) -> Dearray:
+    """The cores of the array that was asked for last, which several maps may be laid on."""
+    return dearray(array.rgb)
 
 
 def _names(joined: Joined, array: Labelled) -> tuple[int, int]:
@@ -342,26 +351,40 @@ def tell_names(results: list[Result]) -> None:
         )
 
 
+def _read(path: Path | None) -> dict[str, Result]:
+    if path is None or not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["case"]: Result(**line) for line in lines}
+
+
+def _append(path: Path | None, result: Result) -> None:
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+
+
 def main() -> int:
     """Print the tables; 1 if a name that would have been used is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", choices=[*PARTS, "found"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--results", type=Path)
     asked = parser.parse_args()
     arrays = list(labelled(asked.data))
     if asked.only in (None, "found"):
         tell_found(arrays)
-    results = [
-        judge(what, changed, mapped)
-        for name, part in PARTS.items()
-        if asked.only in (None, name)
-        for array in arrays
-        for what, changed, mapped in part(array, arrays)
-    ]
+    results = []
+    known = _read(asked.results)
+    for part in PARTS if asked.only is None else {asked.only} & set(PARTS):
+        for array in arrays:
+            for number, (what, changed, mapped) in enumerate(PARTS[part](array, arrays)):
+                case = f"{part}/{array.name}/{number}"
+                if case not in known:
+                    known[case] = judge(case, what, changed, mapped)
+                    _append(asked.results, known[case])
+                results.append(known[case])
     tell_names(results)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
     return int(any(result.accepted and result.wrong for result in results))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.cores import main
+from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import SlideDone, SlideFailed
 from wsi_pipeline.microarray import as_slides, check_review, read_cores
 from wsi_pipeline.pipeline.tile import run as tile
@@ -182,6 +183,23 @@ def test_doubt_stops_until_a_person_has_looked(
     table.write_text(lines)
     assert not [event for event in tile(config) if isinstance(event, SlideFailed) and
                 event.slide_id == "tma"]  # fmt: skip
+
+
+def test_a_core_map_that_cannot_be_read_costs_its_slide_alone(array: Path, tmp_path: Path) -> None:
+    (array / "wrong.csv").write_text("row,column\nA,1\n")
+    table = array / "two.csv"
+    rows_of = "slide_id,path,patient_id,label,cohort,tma_map,tma_lies\n"
+    wrong = "bad,tma.png,,,x,wrong.csv,\n"
+    table.write_text(rows_of + wrong + "tma,tma.png,,,x,map.csv,as-scanned\n")
+    config = TileConfig(cohort=table, run=tmp_path / "run", mpp=8, mpp_override=8, tile_px=32)
+    events = list(tile(config))
+    (failed,) = [event for event in events if isinstance(event, SlideFailed)]
+    assert failed.slide_id == "bad"
+    assert "wrong.csv" in failed.error
+    assert sum(isinstance(event, SlideDone) for event in events) == 10
+    table.write_text(rows_of + wrong)
+    with pytest.raises(CohortError, match=r"wrong\.csv"):
+        list(tile(config.model_copy(update={"run": tmp_path / "other"})))
 
 
 def test_a_grid_is_corrected_by_a_flag(array: Path, tmp_path: Path) -> None:

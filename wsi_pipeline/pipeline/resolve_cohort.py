@@ -59,10 +59,12 @@ class ResolvedCohort:
 def resolve_cohort(config: TileConfig) -> ResolvedCohort:
     """Read the cohort and find the cores of its TMA slides.
 
-    A slide that cannot be used costs itself: its file is gone, its name or its folder unusable.
+    A slide that cannot be used costs itself: its file is gone, its name or its folder unusable, its
+    core map or its table of cores cannot be read.
 
     Raises:
-        CohortError: The table is wrong, no file that it names is there, or a core's id is taken.
+        CohortError: The table is wrong, no file that it names is there, none of the core maps that
+            are all it names can be read, or a core's id is taken.
         ConfigError: The folder of masks is missing.
     """
     if config.masks is not None and not config.masks.is_dir():
@@ -97,6 +99,7 @@ def resolve_rows(
         *(SlideFailed(slide_id=name, error=said) for name, said in wrong.items()),
     ]
     slides: list[CohortSlide] = []
+    unread: list[CohortError] = []
     for row in rows:
         if row.slide_id in wrong:
             continue
@@ -105,13 +108,14 @@ def resolve_rows(
             continue
         try:
             cores = _cores(config, row)
-        except CohortError:
-            raise
         except WsiError as error:
+            unread += [error] if isinstance(error, CohortError) else []
             events.append(SlideFailed(slide_id=row.slide_id, error=str(error)))
             continue
         events += _missing(row, cores)
         slides += as_slides(row, cores)
+    if unread and len(unread) == len(rows):
+        raise CohortError("\n".join(map(str, unread)))
     lost = [row for row in rows if row.slide_id in wrong and row.tma_map is None]
     _check_ids(config.cohort, slides + lost)
     return ResolvedCohort(slides=slides, lost=lost, events=events, wrong=wrong, deleted=deleted)
