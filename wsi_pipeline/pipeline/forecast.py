@@ -32,19 +32,23 @@ TILE_MEGABYTES: Final = 0.2  # of a tile of 256 px, without compression
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A stage's cost: ``seconds`` by the clock, ``megabytes`` on disk, ``rate`` says whence."""
+    """A stage's cost: ``seconds`` by the clock, ``megabytes`` on disk, ``rate`` says whence.
+
+    ``memory_gb`` is what one process needs.
+    """
 
     stage: str
     tiles: int
     seconds: float
     megabytes: float
     rate: str
+    memory_gb: float = MEMORY_GB
 
     def note(self) -> Note:
         """Say it in a line."""
         return Note(
             text=f"{self.stage}: about {self.tiles:,} tiles, {self.megabytes:,.0f} MB, "
-            f"{duration(self.seconds)} ({self.rate}), {MEMORY_GB} GB of memory a process"
+            f"{duration(self.seconds)} ({self.rate}), {self.memory_gb} GB of memory a process"
         )
 
 

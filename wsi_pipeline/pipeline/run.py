@@ -12,6 +12,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
 from wsi_pipeline.pipeline import download, overlap
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract, forecast_unseen
+from wsi_pipeline.pipeline.forecast_study import with_sum
 from wsi_pipeline.pipeline.needs import Missing, check_needs
 from wsi_pipeline.pipeline.study_file import Plan, read_study
 from wsi_pipeline.run_folder import RunFolder
@@ -22,7 +23,7 @@ from wsi_pipeline.verbs.runs import RunConfig
 from wsi_pipeline.verbs.slides import DownloadConfig
 from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
-ESTIMATED = ("tile", "extract", "download")  # their dry runs tell what they come to
+ESTIMATED = ("tile", "extract", "download", "audit", "train", "predict", "report")
 
 
 def run(config: RunConfig) -> Iterator[Event]:
@@ -44,7 +45,7 @@ def run(config: RunConfig) -> Iterator[Event]:
     asked = [(found, stage.model_copy(update=how)) for found, stage in chosen]
     waiting = check_needs(asked, config.study)
     if config.dry_run:
-        yield from _planned(config, chosen, waiting)
+        yield from with_sum(chosen, _planned(config, chosen, waiting))
         return
     together = _overlapped(config, [stage for _, stage in asked])
     if together is not None:
@@ -78,7 +79,7 @@ def _planned(config: RunConfig, chosen: Plan, waiting: Mapping[str, Missing]) ->
             yield event
     named = ", ".join(f.name for f, _ in chosen if f.name not in ESTIMATED)
     if named:
-        yield Note(text=f"hours and bytes are told for tile and extract, not for {named}")
+        yield Note(text=f"hours and bytes are not told for {named}")
 
 
 def _overlapped(config: RunConfig, chosen: Sequence[StageConfig]) -> overlap.Overlapped | None:
