@@ -13,6 +13,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from wsi_pipeline.errors import DiskFullError
+from wsi_pipeline.inventory import note_gone, recorded
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.partial-xxxx
@@ -22,7 +23,8 @@ PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.p
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced and takes ``path``'s place.
 
-    On an exception the temporary is removed and ``path`` stays as it was.
+    In a run folder the inventory lists it. On an exception the temporary is removed and ``path``
+    stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
@@ -34,7 +36,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        partial.replace(path)
+        with recorded(path, partial):
+            partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         _raise_if_full(path, error)
@@ -54,7 +57,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for name in names:
                 _sync(Path(folder, name))
             _sync(Path(folder))
-        replace_folder(partial, path)
+        with recorded(path, partial):
+            replace_folder(partial, path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         _raise_if_full(path, error)
@@ -69,6 +73,15 @@ def replace_folder(partial: Path, path: Path) -> None:
     partial.replace(path)
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there, and strike it from its run's inventory."""
+    note_gone(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_partials(path: Path) -> None:

@@ -14,6 +14,7 @@ from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.cohort import CohortSlide, contradictions, read_cohort, write_cohort
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import RowsMerged, Unmatched
+from wsi_pipeline.inventory import begin
 from wsi_pipeline.run_folder import RunFolder, stores_in
 
 PATIENCE_S: Final = 60.0  # another process has the table for milliseconds
@@ -62,6 +63,7 @@ def merge_rows(
     """
     if not write:
         return _merge(run, slides, source, overwrite=overwrite).event
+    begin(run.root)
     with try_lock(run.lock("cohort", run.cohort.name), wait_s=PATIENCE_S) as mine:
         if not mine:
             raise CohortError(

@@ -29,8 +29,8 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
+from wsi_pipeline.inventory import begin
 from wsi_pipeline.journal import Journal
-from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.summary import Summaries, Summary, progress_line, time_line
 from wsi_pipeline.timing import bottleneck, trace_events
@@ -49,7 +49,7 @@ def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
     console = Console()
     sums = Summaries(verb)
     with ExitStack() as stack:
-        kept = _Kept(verb, None if config.dry_run else config.run_folder, stack)
+        kept = _Kept(verb, config, stack)
         shown: _Bars | _Lines = _Lines(console)
         if console.is_terminal:
             shown = _Bars(stack.enter_context(_progress(console)))
@@ -141,9 +141,10 @@ class _Kept:
     after a query was answered, leaves no folder.
     """
 
-    def __init__(self, verb: str, folder: RunFolder | None, stack: ExitStack) -> None:
+    def __init__(self, verb: str, config: StageConfig, stack: ExitStack) -> None:
         self._verb = verb
-        self._folder = folder
+        self._folder = None if config.dry_run else config.run_folder
+        self._only_reads = config.only_reads
         self._stack = stack
         self._early: list[Event] = []
         self._journal: Journal | None = None
@@ -160,7 +161,7 @@ class _Kept:
         self._log.say(line)
 
     def open(self) -> None:
-        """Begin both with what was said before.
+        """Begin both with what was said before, and the inventory of what will be written.
 
         Raises:
             UsageError: Nothing can be written there.
@@ -169,11 +170,16 @@ class _Kept:
         if folder is None or self._journal is not None:
             return
         try:
+            if not self._only_reads:
+                begin(folder.root)
             self._journal = self._stack.enter_context(Journal(folder.journal, self._verb))
             handler = logging.FileHandler(
                 folder.log(self._verb), encoding="utf-8", errors="replace"
             )
         except OSError as error:
+            if self._only_reads:
+                self._folder = self._journal = None
+                return
             raise UsageError(
                 f"{folder.root}: no files can be written there ({os_reason(error)}); choose "
                 "another folder"

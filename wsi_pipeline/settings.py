@@ -129,6 +129,7 @@ class StageConfig(Settings):
             the module in ``pipeline`` that is called as the verb.
         needs: Parts of the run folder that it works on, as ``RunFolder`` names them.
         makes: Those that it makes.
+        only_reads: Whether it can do without a log in a run folder that cannot be written.
     """
 
     topic: ClassVar = "how the work is done"
@@ -137,6 +138,7 @@ class StageConfig(Settings):
     stage: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
+    only_reads: ClassVar[bool] = False
 
     workers: Annotated[int, HOW] = Field(
         default=0, ge=0, description="Worker processes; 0 works in this process."

@@ -155,13 +155,13 @@ def test_a_sound_run_folder_passes(run: Path) -> None:
 def truncate(run: Path) -> str:
     path = run / "features" / ENCODER / f"{SLIDE}.h5"
     path.write_bytes(path.read_bytes()[:-900])
-    return "HDF5"
+    return "damaged"
 
 
 def not_a_number(run: Path) -> str:
     with h5py.File(run / "features" / ENCODER / f"{SLIDE}.h5", "r+") as file:
         file["features"][2, 5] = np.nan
-    return "finite"
+    return "damaged"
 
 
 def fewer_rows(run: Path) -> str:
@@ -171,7 +171,7 @@ def fewer_rows(run: Path) -> str:
         del file["coords"]
         file["coords"] = coords
         file["coords"].attrs.update(attributes)
-    return "coords"
+    return "damaged"
 
 
 def stale(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -16,10 +17,13 @@ Work = Callable[[Any], SlideDone | SlideSkipped | SlideFailed]
 
 @dataclass(frozen=True, kw_only=True)
 class SlideTask:
-    """One slide's work order: ``payload`` is what the function gets and must pickle."""
+    """One slide's work order: ``payload`` is what the function gets and must pickle.
+
+    Who only reads needs no ``lock``.
+    """
 
     slide_id: str
-    lock: Path
+    lock: Path | None
     payload: Any
 
 
@@ -53,7 +57,7 @@ def attempt(work: Work, task: SlideTask) -> Fate:
         UsageError: As :func:`fate_of`.
     """
     try:
-        with try_lock(task.lock) as held:
+        with nullcontext(True) if task.lock is None else try_lock(task.lock) as held:
             if not held:
                 return Busy(slide_id=task.slide_id)
             return work(task.payload)

@@ -18,6 +18,7 @@ from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.features.store import FeatureBag, FeatureMeta, read_features
+from wsi_pipeline.hdf5 import open_hdf5
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest
 from wsi_pipeline.types import Coords
@@ -119,7 +120,8 @@ def um_to_level0(coords_um: NDArray[np.floating[Any]], mpp_level0: float) -> Coo
 
 def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]], dict[str, Any]]:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as checked:
+            file = checked.file
             name = STAMP_FEATURES if STAMP_FEATURES in file else "features"
             if not {name, "coords"} <= set(file):
                 found = ", ".join(file) or "nothing"
@@ -131,6 +133,8 @@ def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]], d
             attributes = dict(file.attrs) | dict(file["coords"].attrs) | dict(file[name].attrs)
             if name == STAMP_FEATURES and "tile_size" in attributes:  # as STAMP 2.0 named it
                 attributes.setdefault("tile_size_um", attributes["tile_size"])
+    except StoreCorruptError:
+        raise
     except (OSError, KeyError, RuntimeError) as error:
         raise StoreCorruptError(f"{path}: not a readable HDF5 file: {error}") from error
     if features.ndim == 3 and len(features) == 1:  # as TRIDENT's slide encoders are fed

@@ -7,6 +7,7 @@ tools use; everything else that is known stands on the root.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,13 +16,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import atomic_file, remove_partials
+from wsi_pipeline.atomic import remove_partials
 from wsi_pipeline.errors import StoreCorruptError, StoreError
+from wsi_pipeline.hdf5 import SEALED, create_hdf5, open_hdf5
+from wsi_pipeline.inventory import check_listed
 from wsi_pipeline.types import Coords
 
 SCHEMA: Final = "wsi_pipeline.features"
 SCHEMA_VERSION: Final = 1
 JSON_NAMES: Final = "json_attributes"  # root attributes that hold JSON text
+AGAIN: Final = "repair the run folder, or extract again with --overwrite"
 UM_PER_PX_AT_1X: Final = 10.0  # 20x is 0.5 µm/px by convention
 NOMINAL: Final = (5, 10, 20, 40, 60, 80, 100)
 COORDS_ATTRIBUTES: Final = (
@@ -110,7 +114,7 @@ def write_features(
             f"{bad[0]}; nothing was written. Try --precision fp32, and float32 on disk"
         )
     remove_partials(path)
-    with atomic_file(path) as partial, h5py.File(partial, "w") as file:
+    with create_hdf5(path) as file:
         stored = file.create_dataset("features", data=values)
         stored.attrs.update(_features_attributes(meta))
         places = file.create_dataset("coords", data=np.asarray(coords, np.int64))
@@ -125,8 +129,7 @@ def read_features(path: Path) -> FeatureBag:
         StoreError: There is none, or it is no feature file.
         StoreCorruptError: It cannot be read.
     """
-    file = _open(path)
-    with file:
+    with _open(path) as file:
         try:
             if not {"features", "coords"} <= set(file):
                 raise StoreError(
@@ -139,9 +142,7 @@ def read_features(path: Path) -> FeatureBag:
                 attributes=_all_attributes(file),
             )
         except (OSError, KeyError, RuntimeError) as error:
-            raise StoreCorruptError(
-                f"{path}: damaged: {error}; delete it and extract again"
-            ) from error
+            raise StoreCorruptError(f"{path}: damaged: {error}; {AGAIN}") from error
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -177,15 +178,25 @@ def find_features(features_folder: Path, encoder: str) -> Path:
     raise StoreError(f"{features_folder}: {encoder!r}: {problem}; found {names}")
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """Open a store whose bytes are those that were written.
+
+    Raises:
+        StoreError: There is none.
+        StoreCorruptError: They are not, or it is no HDF5 file.
+    """
     if not path.is_file():
         raise StoreError(f"{path}: there is no such feature store; extract the slide first")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise StoreCorruptError(
-            f"{path}: not a readable HDF5 file: {error}; delete it and extract again"
-        ) from error
+    with ExitStack() as stack:
+        try:
+            check_listed(path)
+            file = stack.enter_context(open_hdf5(path)).file
+        except StoreCorruptError as error:
+            raise StoreCorruptError(f"{error}; {AGAIN}") from error
+        except OSError as error:
+            raise StoreCorruptError(f"{path}: not readable as HDF5: {error}; {AGAIN}") from error
+        yield file
 
 
 def _features_attributes(meta: FeatureMeta) -> dict[str, Any]:
@@ -243,6 +254,7 @@ def _write_root(file: h5py.File, attributes: Mapping[str, Any]) -> None:
 
 def _all_attributes(file: h5py.File) -> dict[str, Any]:
     attributes = _plain(file.attrs)
+    attributes.pop(SEALED, None)
     nested = json.loads(attributes.pop(JSON_NAMES, "[]"))
     attributes |= {name: json.loads(attributes[name]) for name in nested}
     for name in ("coords", "features"):
@@ -277,7 +289,7 @@ def verify_features(
     """
     try:
         bag = read_features(path)
-        with h5py.File(path, "r") as file:
+        with _open(path) as file:
             problems = [*_attributes(file), *_types(file)]
     except StoreError as error:
         return [str(error)]

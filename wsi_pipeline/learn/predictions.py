@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.hdf5 import create_hdf5, open_hdf5
+from wsi_pipeline.inventory import check_listed
 from wsi_pipeline.learn.scores import Probabilities
 from wsi_pipeline.learn.splits import SplitSlide
 from wsi_pipeline.tables import to_csv
@@ -48,7 +48,7 @@ class SlidePrediction:
 
 def write_prediction(path: Path, prediction: SlidePrediction) -> None:
     """Write one slide's prediction; ``path`` is whole or as it was before."""
-    with atomic_file(path) as partial, h5py.File(partial, "w") as file:
+    with create_hdf5(path) as file:
         file["coords"] = prediction.coords
         file["tile_probabilities"] = prediction.tiles
         for name, values in prediction.attention.items():
@@ -67,7 +67,9 @@ def read_prediction(path: Path) -> SlidePrediction:
         StoreCorruptError: The file is missing, damaged or something else.
     """
     try:
-        with h5py.File(path, "r") as file:
+        check_listed(path)
+        with open_hdf5(path) as checked:
+            file = checked.file
             return SlidePrediction(
                 classes=tuple(json.loads(file.attrs["classes"])),
                 coords=file["coords"][()],
@@ -81,8 +83,10 @@ def read_prediction(path: Path) -> SlidePrediction:
                 made_from=json.loads(file.attrs["made_from"]),
             )
     except (OSError, KeyError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise StoreCorruptError(
-            f"{path}: not a readable prediction ({error}); delete it and predict again"
+            f"{path}: not a readable prediction ({reason}); repair the run folder, or predict "
+            "again with --overwrite"
         ) from error
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from wsi_pipeline.atomic import remove
 from wsi_pipeline.engine import NO_TISSUE, is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
@@ -206,7 +207,7 @@ def _leave_out(config: ExtractConfig, slide_id: str, target: Path) -> SlideSkipp
                 f"{RunFolder(config.run).decisions}; pass --overwrite to remove it"
             )
         if not config.dry_run:
-            target.unlink(missing_ok=True)
+            remove(target)
     return SlideSkipped(slide_id=slide_id, reason=DROPPED)
 
 

@@ -5,14 +5,13 @@ or not at all, and ``config.json`` comes last.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from wsi_pipeline import learn
-from wsi_pipeline.atomic import atomic_folder, write_json, write_text
+from wsi_pipeline.atomic import atomic_folder, remove, write_json, write_text
 from wsi_pipeline.engine import is_done, provenance
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event
@@ -195,12 +194,12 @@ def save_folds(job: Job[SourceT], jobs: Sequence[Job[SourceT]], judged: Judged) 
 
 def _remove_stale(target: Path, folds: Sequence[str]) -> None:
     """Remove what another training left in the folder: folds too many, weights of a single one."""
-    (target / BundleFile.CONFIG).unlink(missing_ok=True)
+    remove(target / BundleFile.CONFIG)
     for file in (BundleFile.WEIGHTS, BundleFile.ENCODER, BundleFile.EPOCHS, BundleFile.SPEED):
-        (target / file).unlink(missing_ok=True)
+        remove(target / file)
     for folder in target.glob(learn.FOLD.format("*")):
         if folder.name not in folds:
-            shutil.rmtree(folder)
+            remove(folder)
 
 
 def _write_figures(

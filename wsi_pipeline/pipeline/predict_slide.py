@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import write_text
+from wsi_pipeline.atomic import remove, write_text
 from wsi_pipeline.engine import is_done
 from wsi_pipeline.errors import LearnError, StoreCorruptError, StoreError
 from wsi_pipeline.events import SlideDone, SlideSkipped
@@ -226,7 +226,7 @@ def draw(
             layers.append(layer)
             continue
         for suffix in ("png", "json", "ome.tif"):
-            (folder / f"{model}-{layer.suffix}" / f"{slide_id}.{suffix}").unlink(missing_ok=True)
+            remove(folder / f"{model}-{layer.suffix}" / f"{slide_id}.{suffix}")
     for layer in layers:
         target = folder / f"{model}-{layer.suffix}"
         rgb = _picture(placed, layer)

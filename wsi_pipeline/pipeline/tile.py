@@ -1,6 +1,5 @@
 """The tile stage: slides to tile stores, between a scanner and everything learned from them."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from wsi_pipeline.atomic import remove
 from wsi_pipeline.cohort import doubtful_labels
 from wsi_pipeline.engine import NO_TISSUE, SlideTask, is_done, map_slides, provenance
 from wsi_pipeline.errors import SlideError, StoreError
@@ -156,7 +156,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
             threads=config.threads_each,
         )  # fmt: skip
     if present is not None and present != store:
-        _remove(present)
+        remove(present)  # a store in the other format, which the new one replaces
     return SlideDone(
         slide_id=task.slide_id,
         counts=funnel(result.counts),
@@ -194,14 +194,6 @@ def _stored(path: Path, asked: Mapping[str, Any], config: TileConfig) -> dict[st
         raise
     stored = {name: attributes.get(name) for name in asked}
     return stored | {"config": settings_of_store(stored["config"] or {}, asked["config"])}
-
-
-def _remove(store: Path) -> None:
-    """Remove a store in the other format, which the new one replaces."""
-    if store.is_dir():
-        shutil.rmtree(store)
-    else:
-        store.unlink()
 
 
 def funnel(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Is a run folder sound? Every store is opened, counted and held against what it was made from."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ import numpy as np
 from wsi_pipeline.atomic import PARTIAL
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.engine import SlideTask, map_slides
-from wsi_pipeline.errors import ConfigError, StoreError, WsiError, named
+from wsi_pipeline.errors import CohortError, ConfigError, StoreError, WsiError, named
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -23,12 +23,14 @@ from wsi_pipeline.events import (
     Unmatched,
 )
 from wsi_pipeline.features import read_attributes, read_features, verify_features
+from wsi_pipeline.inventory import NAME
 from wsi_pipeline.learn import (
     check_bundle,
     features_digest,
     read_bundle_config,
     read_prediction,
 )
+from wsi_pipeline.pipeline.holdings import Finding, Holdings, check_holdings
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import STORE, BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.slides import slide_digest
@@ -47,6 +49,45 @@ from wsi_pipeline.types import Floats
 from wsi_pipeline.verbs.runs import VerifyConfig
 
 ROOMS: Final = ("tiles", "features", "models", "predictions")
+
+
+def run(config: VerifyConfig) -> Iterator[Event]:
+    """Check the run folder; what is wrong with a slide or a model is one failure that names it.
+
+    Raises:
+        ConfigError: There is no such run folder, or nothing in it.
+    """
+    unread: list[Finding] = []
+    tasks = [] if config.fast else list(verify_tasks(config, unread))
+    models = _models(config.run)
+    held = check_holdings(config.run, fast=config.fast)
+    if not tasks and not models and not held.files:
+        raise ConfigError(f"{config.run}: no run folder with anything in it to check")
+    yield StageStarted(
+        stage="verify", total=len(tasks) + len(models), unit="slides, models and files"
+    )
+    if not unread:
+        yield from _strangers(RunFolder(config.run))
+    if config.dry_run:
+        yield from (Planned(row={"slide or model": task.slide_id}) for task in tasks)
+        yield from (Planned(row={"slide or model": _name(path)}) for path in models)
+        return
+    yield from map_slides(
+        verify_slide,
+        [
+            SlideTask(
+                slide_id=task.slide_id,
+                lock=None,  # it only reads, also where nothing can be written
+                payload=task,
+            )
+            for task in tasks
+        ],
+        config,
+    )
+    for path in models:
+        yield from _model(config.run, path)
+    yield from _tell(config.run, held, unread)
+    yield from _left_behind(config.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,49 +109,164 @@ class VerifyTask:
     pixels: bool
 
 
-def run(config: VerifyConfig) -> Iterator[Event]:
-    """Check the run folder; what is wrong with a slide or a model is one failure that names it.
+def verify_slide(task: VerifyTask) -> SlideDone | SlideSkipped:
+    """Check a slide's tiles, features and predictions.
 
     Raises:
-        ConfigError: There is no such run folder, or nothing in it.
-        CohortError: The cohort table or the table of decisions is unusable.
+        StoreError: It names everything that is wrong.
     """
-    tasks = list(_tasks(config))
-    models = _models(config.run)
-    if not tasks and not models:
-        raise ConfigError(f"{config.run}: no run folder with anything in it to check")
-    yield StageStarted(stage="verify", total=len(tasks) + len(models), unit="slides and models")
-    yield from _strangers(RunFolder(config.run))
-    if config.dry_run:
-        yield from (Planned(row={"slide or model": task.slide_id}) for task in tasks)
-        yield from (Planned(row={"slide or model": _name(path)}) for path in models)
-        return
-    yield from map_slides(
-        verify_slide,
-        [
-            SlideTask(
-                slide_id=task.slide_id,
-                lock=RunFolder(config.run).lock("verify", task.slide_id),
-                payload=task,
-            )
-            for task in tasks
-        ],
-        config,
+    started = time.monotonic()
+    checked = check_slide(task)
+    if not checked.stores:
+        return SlideSkipped(slide_id=task.slide_id, reason="nothing there")
+    if checked.wrong:
+        problems = [problem for found in checked.wrong.values() for problem in found]
+        raise StoreError("; ".join(dict.fromkeys(problems)))
+    return SlideDone(
+        slide_id=task.slide_id,
+        counts=checked.stores,
+        seconds=time.monotonic() - started,
     )
-    for path in models:
-        yield from _model(config.run, path)
-    yield from _left_behind(config.run)
 
 
-def _tasks(config: VerifyConfig) -> Iterator[VerifyTask]:
-    cohort = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
-    decisions = read_decisions(RunFolder(config.run).decisions)
+@dataclass(frozen=True)
+class CheckedSlide:
+    """How many stores of each kind a slide has, and what is wrong with which."""
+
+    stores: Mapping[str, int]
+    wrong: Mapping[Path, list[str]]
+
+
+def check_slide(task: VerifyTask) -> CheckedSlide:
+    """Check a slide's tiles, features and predictions, one after the other."""
+    tiles = find_store(RunFolder(task.run).tiles, task.slide_id)
+    features = sorted(RunFolder(task.run).features.glob(f"[!.]*/{task.slide_id}{STORE}"))
+    predictions = sorted(RunFolder(task.run).predictions.glob(f"[!.]*/{task.slide_id}{STORE}"))
+    if tiles is None and not features and not predictions:
+        return CheckedSlide({}, {})
+    wrong: dict[Path, list[str]] = {}
+    if tiles is not None:
+        unread: list[str] = []
+        now = _digest_now(task, unread)
+        wrong[tiles] = unread + verify_tiles(tiles, now, pixels=task.pixels)
+    store = None if tiles is None else _open(tiles)
+    for path in features:
+        wrong[path] = _features(path, store, task)
+    for path in predictions:
+        wrong[path] = list(_prediction(path, task))
+    counts = {
+        "tile stores": int(tiles is not None),
+        "feature stores": len(features),
+        "predictions": len(predictions),
+    }
+    return CheckedSlide(counts, {path: found for path, found in wrong.items() if found})
+
+
+def _digest_now(task: VerifyTask, problems: list[str]) -> str | None:
+    if task.slide is None:
+        return None
+    try:
+        return slide_digest(task.slide)
+    except WsiError as error:
+        problems.append(str(error))
+        return None
+
+
+def _open(path: Path) -> TileStore | None:
+    """Open a store that has been checked; None where it was found wanting."""
+    try:
+        return open_tiles(path)
+    except StoreError:
+        return None
+
+
+def _features(path: Path, store: TileStore | None, task: VerifyTask) -> list[str]:
+    """Check a feature store, and whether its tiles are still those it was made of."""
+    try:
+        made_from: dict[str, Any] = read_attributes(path).get("made_from") or {}
+    except StoreError as error:
+        return [str(error)]
+    if store is None or made_from.get("source") != "tiles":
+        return verify_features(path)
+    kept = store.coords[kept_mask(store.coords, task.dropped)]
+    return verify_features(path, store_digest(store), kept)
+
+
+def _prediction(path: Path, task: VerifyTask) -> Iterator[str]:
+    """Yield what is wrong with a prediction: itself, its features, its model."""
+    again = "predict again with --overwrite"
+    try:
+        found = read_prediction(path)
+        bundle = RunFolder(task.run).model(path.parent.name)
+        if (bundle / BundleFile.CONFIG).exists():
+            weights = read_bundle_config(bundle).digests.get("weights")
+            if found.made_from.get("weights") != weights:
+                yield f"{path}: is of an earlier model {path.parent.name}; {again}"
+            encoder = read_bundle_config(bundle).encoder
+            store = RunFolder(task.run).feature_store(encoder, task.slide_id)
+            if store.exists():
+                digest = features_digest(read_features(store).features)
+                if found.made_from.get("features") != digest:
+                    yield f"{path}: is of other features than {store}; {again}"
+    except WsiError as error:
+        yield str(error)
+        return
+    values: list[Floats] = [found.tiles.ravel(), *found.attention.values(), *found.slide.values()]
+    if not np.isfinite(np.concatenate(values)).all():
+        yield f"{path}: holds values that are not finite; {again}"
+    rows = {len(found.coords), len(found.tiles), *map(len, found.attention.values())}
+    if len(rows) > 1:
+        yield f"{path}: row counts differ: {', '.join(map(str, sorted(rows)))}; {again}"
+
+
+def _tell(run: Path, held: Holdings, unread: Sequence[Finding]) -> Iterator[Event]:
+    """Tell of files that are not as they were written, each once."""
+    wrong: dict[str, list[str]] = {}
+    for finding in (*held.findings, *unread):
+        wrong.setdefault(finding.name, []).append(finding.problem)
+    for name, problems in wrong.items():
+        yield SlideFailed(
+            slide_id=name, error=f"{run / name}: {'; '.join(problems)}{_advice(run, name)}"
+        )
+    if good := held.files - len({finding.name for finding in held.findings} - {NAME}):
+        yield SlideDone(slide_id="files", counts={"files": good - len(held.unlisted)})
+    yield from (Note(text=remark) for remark in held.remarks)
+    if held.unlisted:
+        yield Note(
+            text=f"{len(held.unlisted)} files have no digests, as an older version wrote them: "
+            f"{named(held.unlisted, 3)}; `wsi repair {run} --adopt` gives them digests as they are"
+        )
+
+
+def _advice(run: Path, name: str) -> str:
+    if name == NAME:
+        return f"; `wsi repair {run} --accept all` lists anew what is there"
+    return (
+        f"; `wsi repair {run}` redoes what can be redone, or with --accept {name} takes the file "
+        "as it is, if a person changed it"
+    )
+
+
+def verify_tasks(config: VerifyConfig, unread: list[Finding]) -> Iterator[VerifyTask]:
+    """Yield what is to be checked of each slide; tables that cannot be read go to ``unread``."""
+    run = RunFolder(config.run)
+    cohort: dict[str, CohortSlide] = {}
+    decisions = None
+    try:
+        cohort = {row.slide_id: row for row in rows_of(run)}
+    except CohortError as error:
+        unread.append(Finding(run.cohort.name, f"cannot be used: {error}"))
+    try:
+        decisions = read_decisions(run.decisions)
+    except CohortError as error:
+        name = run.decisions.relative_to(run.root).as_posix()
+        unread.append(Finding(name, f"cannot be used: {error}"))
     for slide_id in dict.fromkeys((*cohort, *_present(config.run))):
         yield VerifyTask(
             slide_id=slide_id,
             run=config.run,
             slide=_slide(config, cohort.get(slide_id)),
-            dropped=decisions.dropped_tiles(slide_id),
+            dropped=decisions.dropped_tiles(slide_id) if decisions else frozenset(),
             pixels=config.pixels,
         )
 
@@ -135,9 +291,13 @@ def _present(run: Path) -> list[str]:
 
 
 def _slide(config: VerifyConfig, row: CohortSlide | None) -> str | None:
-    if config.slides is None or row is None:
+    """Return the slide's file; None where it is not at hand and nobody says where it should be."""
+    found = None if row is None else row.locate(config.slides)
+    if found is None or (
+        config.slides is None and not (isinstance(found, Path) and found.exists())
+    ):
         return None
-    return str(row.locate(config.slides))
+    return str(found)
 
 
 def _models(run: Path) -> list[Path]:
@@ -176,96 +336,6 @@ def _differs(store: Path, digest: str) -> bool:
         return store.exists() and features_digest(read_features(store).features) != digest
     except StoreError:
         return False
-
-
-def verify_slide(task: VerifyTask) -> SlideDone | SlideSkipped:
-    """Check a slide's tiles, features and predictions.
-
-    Raises:
-        StoreError: It names everything that is wrong.
-    """
-    started = time.monotonic()
-    tiles = find_store(RunFolder(task.run).tiles, task.slide_id)
-    features = sorted(RunFolder(task.run).features.glob(f"[!.]*/{task.slide_id}{STORE}"))
-    predictions = sorted(RunFolder(task.run).predictions.glob(f"[!.]*/{task.slide_id}{STORE}"))
-    if tiles is None and not features and not predictions:
-        return SlideSkipped(slide_id=task.slide_id, reason="nothing there")
-    problems: list[str] = []
-    if tiles is not None:
-        problems += verify_tiles(tiles, _digest_now(task, problems), pixels=task.pixels)
-    store = None if tiles is None else _opened(tiles)
-    for path in features:
-        problems += _wrong_features(path, store, task)
-    for path in predictions:
-        problems += _wrong_prediction(path, task)
-    if problems:
-        raise StoreError("; ".join(dict.fromkeys(problems)))
-    return SlideDone(
-        slide_id=task.slide_id,
-        counts={
-            "tile stores": int(tiles is not None),
-            "feature stores": len(features),
-            "predictions": len(predictions),
-        },
-        seconds=time.monotonic() - started,
-    )
-
-
-def _digest_now(task: VerifyTask, problems: list[str]) -> str | None:
-    if task.slide is None:
-        return None
-    try:
-        return slide_digest(task.slide)
-    except WsiError as error:
-        problems.append(str(error))
-        return None
-
-
-def _opened(path: Path) -> TileStore | None:
-    """Open a store that has been checked; None where it was found wanting."""
-    try:
-        return open_tiles(path)
-    except StoreError:
-        return None
-
-
-def _wrong_features(path: Path, store: TileStore | None, task: VerifyTask) -> list[str]:
-    """Check a feature store, and whether its tiles are still those it was made of."""
-    try:
-        made_from: dict[str, Any] = read_attributes(path).get("made_from") or {}
-    except StoreError as error:
-        return [str(error)]
-    if store is None or made_from.get("source") != "tiles":
-        return verify_features(path)
-    kept = store.coords[kept_mask(store.coords, task.dropped)]
-    return verify_features(path, store_digest(store), kept)
-
-
-def _wrong_prediction(path: Path, task: VerifyTask) -> Iterator[str]:
-    """Yield what is wrong with a prediction: itself, its features, its model."""
-    again = "predict again with --overwrite"
-    try:
-        found = read_prediction(path)
-        bundle = RunFolder(task.run).model(path.parent.name)
-        if (bundle / BundleFile.CONFIG).exists():
-            weights = read_bundle_config(bundle).digests.get("weights")
-            if found.made_from.get("weights") != weights:
-                yield f"{path}: is of an earlier model {path.parent.name}; {again}"
-            encoder = read_bundle_config(bundle).encoder
-            store = RunFolder(task.run).feature_store(encoder, task.slide_id)
-            if store.exists():
-                digest = features_digest(read_features(store).features)
-                if found.made_from.get("features") != digest:
-                    yield f"{path}: is of other features than {store}; {again}"
-    except WsiError as error:
-        yield str(error)
-        return
-    values: list[Floats] = [found.tiles.ravel(), *found.attention.values(), *found.slide.values()]
-    if not np.isfinite(np.concatenate(values)).all():
-        yield f"{path}: holds values that are not finite; {again}"
-    rows = {len(found.coords), len(found.tiles), *map(len, found.attention.values())}
-    if len(rows) > 1:
-        yield f"{path}: row counts differ: {', '.join(map(str, sorted(rows)))}; {again}"
 
 
 def _left_behind(run: Path) -> Iterator[Note]:

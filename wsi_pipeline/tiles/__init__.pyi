@@ -21,6 +21,7 @@ from .formats import (
     create_tiles,
     find_store,
     open_tiles,
+    seal_tiles,
     stores_of,
     verify_tiles,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "propose",
     "read_blocks",
     "read_decisions",
+    "seal_tiles",
     "settings_of_store",
     "stain_reference",
     "store_digest",

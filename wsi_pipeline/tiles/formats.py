@@ -9,9 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import remove_partials
-from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
+from wsi_pipeline.inventory import check_listed
 from wsi_pipeline.registry import Registry
-from wsi_pipeline.tiles.store import AGAIN, CODES, Backend, TileStore, TileWriter, column_dtype
+from wsi_pipeline.tiles.store import (
+    AGAIN,
+    CODES,
+    Backend,
+    TileStore,
+    TileWriter,
+    column_dtype,
+    store_damaged,
+)
 
 AUTO: Final = "auto"  # the codec that a format prefers
 
@@ -89,14 +98,20 @@ def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: str = AUTO) 
 
 
 def open_tiles(path: Path) -> TileStore:
-    """Open a store for reading; that all of its files are there is looked at, not what is in them.
+    """Open a store for reading.
+
+    All but the tiles is held against its digests here; the tiles are when they are read.
 
     Raises:
         StoreError: There is none, or a newer version wrote it.
-        StoreCorruptError: It is incomplete or damaged.
+        StoreCorruptError: It is incomplete or damaged, or not the one that its run wrote.
     """
     if not path.exists():
         raise StoreError(f"{path}: there is no such tile store; cut the slide first")
+    try:
+        check_listed(path)
+    except StoreCorruptError as error:
+        raise store_damaged(error) from error
     store = _format_of(path).load().open_store(path)
     old = {name: store.columns[name] for name in CODES if name in store.columns}
     codes = {name: held.astype(np.int32) for name, held in old.items() if _are_whole(held)}
@@ -106,6 +121,15 @@ def open_tiles(path: Path) -> TileStore:
 def _are_whole(codes: NDArray[Any]) -> bool:
     """Whether codes that a store from before kept as float32 are whole numbers, undamaged."""
     return bool((np.isfinite(codes) & (codes == np.rint(codes))).all())
+
+
+def seal_tiles(path: Path) -> None:
+    """Give a store of an older version digests of its bytes as they are now.
+
+    Raises:
+        StoreError: It cannot be opened.
+    """
+    _format_of(path).load().seal_store(path)
 
 
 def find_store(folder: Path, slide_id: str) -> Path | None:
@@ -135,7 +159,7 @@ def verify_tiles(path: Path, slide_digest: str | None = None, *, pixels: bool = 
     Args:
         path: The store.
         slide_digest: Digest of the slide as it is now; None leaves staleness unchecked.
-        pixels: Whether to decode every tile.
+        pixels: Whether to read every tile.
 
     Returns:
         What is wrong with it, one sentence each; empty when nothing is.
@@ -179,7 +203,6 @@ def _stale(store: TileStore, slide_digest: str | None) -> Iterator[str]:
 
 def _undecodable(store: TileStore) -> Iterator[str]:
     try:
-        for _ in store.batches():
-            pass
+        store.tiles.check()
     except StoreError as error:
         yield str(error)

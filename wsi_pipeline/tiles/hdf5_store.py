@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +16,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.digests import Parts, part_digest, seal_file
 from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.hdf5 import SEALED, create_hdf5, find_chunks, open_hdf5
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
-from wsi_pipeline.tiles.store import AGAIN, Columns, StoreFile, TileArray, TileStore, check_marks
+from wsi_pipeline.tiles.store import (
+    AGAIN,
+    Columns,
+    StoreFile,
+    TileArray,
+    TileStore,
+    check_marks,
+    store_damaged,
+)
 from wsi_pipeline.types import Coords, RgbTiles
 
 JSON_NAMES: Final = "json_attributes"  # the root attributes that hold JSON text
@@ -28,7 +38,7 @@ PACKED_CHUNK: Final = 1 << 20  # bytes
 @contextmanager
 def create_store(path: Path, tile_px: int, capacity: int, codec: str) -> Iterator[StoreFile]:
     """Yield the writing half of a file that takes ``path``'s place on leaving."""
-    with atomic_file(path) as partial, h5py.File(partial, "w") as file:
+    with create_hdf5(path, parts=JPEG if codec == "jpeg" else "tiles") as file:
         if codec == "jpeg":
             yield _Hdf5File(file, _create(file, JPEG, 0, (), PACKED_CHUNK), Packer())
         else:
@@ -90,23 +100,35 @@ def _is_scalar(value: Any) -> bool:
 def open_store(path: Path) -> TileStore:
     """Open an HDF5 tile store; see :func:`wsi_pipeline.tiles.open_tiles`."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as checked:
+            file, parts = checked.file, checked.parts
             attributes = _attributes(file)
             check_marks(path, attributes)
             names = [name for name in file if name not in ("tiles", JPEG)]
             arrays = {name: np.asarray(file[name][()]) for name in names}
             tiles: TileArray
             if attributes.get("codec") == "jpeg":
-                stream = _Chunks(path, file[JPEG])
+                stream = _Chunks(path, file[JPEG], parts)
                 tiles = PackedTiles(path, attributes["tile_px"], arrays.pop(OFFSET), stream)
             else:
-                tiles = _Hdf5Tiles(_Chunks(path, file["tiles"]))
+                tiles = _Hdf5Tiles(_Chunks(path, file["tiles"], parts))
             coords = arrays.pop("coords")
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreCorruptError):
-            raise
+            raise store_damaged(error) from error
         raise StoreCorruptError(f"{path}: damaged: {error}; {AGAIN}") from error
-    return TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
+    return TileStore(
+        path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes,
+        sealed=checked.seal is not None,
+    )  # fmt: skip
+
+
+def seal_store(path: Path) -> None:
+    """Give a store of an older version its digests, as it is now."""
+    with open_hdf5(path) as checked:
+        packed = checked.file.attrs.get("codec") == "jpeg"
+        offsets, size = find_chunks(checked.file, JPEG if packed else "tiles")
+    seal_file(path, offsets, size)
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
@@ -114,6 +136,7 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
     stored = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in file.attrs.items()
+        if name != SEALED
     }
     nested = json.loads(stored.pop(JSON_NAMES, "[]"))
     return {name: json.loads(v) if name in nested else v for name, v in stored.items()}
@@ -122,10 +145,10 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 class _Chunks:
     """Rows of a chunked, uncompressed dataset, read from the file without HDF5's lock.
 
-    Nothing is kept open.
+    Each chunk is held against its digest, if ``parts`` has them. Nothing is kept open.
     """
 
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
+    def __init__(self, path: Path, dataset: h5py.Dataset, parts: Parts | None) -> None:
         self.path = path
         self.shape = dataset.shape
         self._chunk_rows = dataset.chunks[0]
@@ -135,6 +158,10 @@ class _Chunks:
         if (self._offsets < 0).any():
             missing = int((self._offsets < 0).sum())
             raise StoreCorruptError(f"{path}: damaged: {missing} chunks are missing; {AGAIN}")
+        self._digests: list[int] | None = None
+        if parts is not None:
+            by_offset = dict(zip(parts.offsets.tolist(), parts.digests.tolist(), strict=True))
+            self._digests = [by_offset[offset] for offset in self._offsets.tolist()]
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -154,7 +181,7 @@ class _Chunks:
         """Fill ``out`` with the rows from ``start`` on.
 
         Raises:
-            StoreCorruptError: The file cannot be read, or ends too early.
+            StoreCorruptError: The file cannot be read, ends too early, or its bytes are others.
         """
         done, stop = start, start + len(out)
         try:
@@ -162,16 +189,31 @@ class _Chunks:
                 while done < stop:
                     chunk, within = divmod(done, self._chunk_rows)
                     part = out[done - start : min(stop, (chunk + 1) * self._chunk_rows) - start]
-                    offset = int(self._offsets[chunk]) + within * self._row_bytes
-                    if os.preadv(file.fileno(), [part.data], offset) != part.nbytes:
-                        raise StoreCorruptError(
-                            f"{self.path}: damaged: it ends in the middle of its tiles; {AGAIN}"
-                        )
+                    self._fill_part(file, chunk, within, part)
                     done += len(part)
         except OSError as error:
             if isinstance(error, StoreCorruptError):
                 raise
             raise StoreCorruptError(f"{self.path}: damaged: {error}; {AGAIN}") from error
+
+    def _fill_part(self, file: FileIO, chunk: int, within: int, part: NDArray[np.uint8]) -> None:
+        """Fill ``part`` with rows of one chunk, of which all is read if it has a digest."""
+        whole = part
+        begin = int(self._offsets[chunk])
+        if self._digests is None:
+            begin += within * self._row_bytes
+        elif len(part) != self._chunk_rows:
+            whole = np.empty((self._chunk_rows, *self.shape[1:]), np.uint8)
+        if os.preadv(file.fileno(), [whole.data], begin) != whole.nbytes:
+            raise StoreCorruptError(
+                f"{self.path}: damaged: it ends in the middle of its tiles; {AGAIN}"
+            )
+        if self._digests is not None and part_digest(whole.data) != self._digests[chunk]:
+            raise StoreCorruptError(
+                f"{self.path}: damaged: a digest is wrong at byte {begin}; {AGAIN}"
+            )
+        if whole is not part:
+            part[...] = whole[within : within + len(part)]
 
 
 class _Hdf5Tiles(TileArray):

@@ -27,7 +27,9 @@ from wsi_pipeline.types import Coords, RgbTiles
 
 SCHEMA: Final = "wsi_pipeline.tiles"
 SCHEMA_VERSION: Final = 1
-AGAIN: Final = "cut the slide again with --overwrite"
+AGAIN: Final = "cut the slide again with --overwrite, or repair the run folder"
+
+CHECKED_AT_ONCE: Final = 256  # tiles
 
 CODES: Final = ("annotation_class",)  # columns of codes, whose names an attribute holds
 
@@ -82,6 +84,15 @@ class TileArray(ABC):
             StoreCorruptError: They are damaged.
         """
 
+    def check(self) -> None:
+        """Read all that is stored of the tiles, and hold it against its digests.
+
+        Raises:
+            StoreCorruptError: Some of it is damaged.
+        """
+        for start in range(0, len(self), CHECKED_AT_ONCE):
+            self[start : start + CHECKED_AT_ONCE]
+
     def _gather(self, indices: NDArray[np.int64]) -> RgbTiles:
         out = np.empty((len(indices), *self.shape[1:]), np.uint8)
         runs = _runs(indices, self.threads)
@@ -115,6 +126,7 @@ class TileStore:
         coords: (N, 2) int64, level-0 (x, y).
         columns: Measure name to (N,) float32; codes are int32, in older stores too.
         attributes: Everything else that was recorded.
+        sealed: Whether it has digests of all its bytes; stores of older versions have not.
     """
 
     path: Path
@@ -122,6 +134,7 @@ class TileStore:
     coords: Coords
     columns: Columns
     attributes: Mapping[str, Any]
+    sealed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a store whose parts are not of the same tiles.
@@ -164,6 +177,9 @@ class Backend(Protocol):
         self, path: Path, tile_px: int, capacity: int, codec: str, /
     ) -> AbstractContextManager[StoreFile]:
         """Write into a temporary that takes ``path``'s place on leaving without an error."""
+
+    def seal_store(self, path: Path, /) -> None:
+        """Give a store that has no digests those of its bytes as they are."""
 
     def open_store(self, path: Path, /) -> TileStore:
         """Open a complete store.
@@ -281,6 +297,12 @@ class _GivenUpError(Exception):
 def column_dtype(name: str) -> type[np.float32 | np.int32]:
     """Return what a column is kept as."""
     return np.int32 if name in CODES else np.float32
+
+
+def store_damaged(error: StoreCorruptError) -> StoreCorruptError:
+    """Return an error that also tells what to do about a damaged store."""
+    text = str(error)
+    return error if text.endswith(AGAIN) else StoreCorruptError(f"{text}; {AGAIN}")
 
 
 def check_marks(path: Path, attributes: Mapping[str, Any]) -> None:

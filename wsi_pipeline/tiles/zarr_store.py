@@ -3,10 +3,14 @@
 One tile is one chunk, so that any tile is read alone; 128 of them are one shard, so that a slide
 is few files. A CRC-32C per chunk tells damage from data. Plain ``zarr.open`` reads all of it.
 
-Zarr reads a chunk that is not there as zeros, and a lost file would become black tiles. So a store
-notes its files and their sizes, every chunk is written whatever is in it, and opening looks whether
-the files are there. Shards are read here: tensorstore ends a process that was forked after it had
-been used, as workers of a ``DataLoader`` are.
+Zarr reads a chunk that is not there as zeros, and a lost file would become black tiles. So every
+chunk is written whatever is in it, and a store is sealed: the root's attribute ``seal`` has size
+and digest of each file but the shards, of those the digest of the index and the checksum of each
+chunk, and the digest of ``zarr.json`` itself, with zeros in that digest's place. All but the chunks
+is checked when the store is opened, a chunk when it is read.
+
+Shards are read here: tensorstore ends a process that was forked after it had been used, as workers
+of a ``DataLoader`` are.
 """
 
 import json
@@ -25,7 +29,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from wsi_pipeline.atomic import atomic_folder
+from wsi_pipeline.atomic import PARTIAL, atomic_folder
+from wsi_pipeline.digests import digest_of, file_digest
 from wsi_pipeline.errors import StoreCorruptError
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
 from wsi_pipeline.tiles.store import AGAIN, Columns, StoreFile, TileArray, TileStore, check_marks
@@ -36,7 +41,11 @@ PACKED_CHUNK: Final = 1 << 16  # bytes read for a tile, about
 PACKED_SHARD: Final = 1 << 24  # bytes in a file, and twice in memory
 MOST_PER_PIXEL: Final = 4  # bytes: no JPEG is larger
 ZSTD_LEVEL: Final = 1  # scanned tissue hardly compresses; more effort buys nothing
-FILES: Final = "files"  # root attribute: the size of every file but its own, bytes
+FILES: Final = "files"  # root attribute of older stores: the size of every file but its own, bytes
+SEAL: Final = "seal"
+ROOT: Final = "zarr.json"
+OWN: Final = '"own": "{}"'  # how the digest of zarr.json stands in it
+NO_DIGEST: Final = "0" * 32
 CHECKSUM_BYTES: Final = 4
 NO_CHUNK: Final = 2**64 - 1  # stands in a shard's index for a chunk that holds fill values
 
@@ -99,8 +108,8 @@ class _ZarrFile:
                 name, data=values, chunks=values.shape, compressors=None,
                 config={"write_empty_chunks": True},
             )  # fmt: skip
-        marks = {FILES: _sizes(self._folder), "complete": True}
-        self._group.attrs.put({**attributes, **marks})  # in one go, not one by one
+        self._group.attrs.put({**attributes, "complete": True})  # in one go, not one by one
+        seal_store(self._folder)
 
 
 class _Rows:
@@ -150,18 +159,47 @@ class _Rows:
             self._pending = None
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the size of every file below ``folder``, by its path; not of the folder's own."""
-    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+def seal_store(path: Path) -> None:
+    """Give a store digests of its bytes as they are."""
+    files = sorted(file for file in path.glob("*/**/*") if file.is_file())
+    shards: dict[str, _Shards] = {}
+    for name in ("tiles", JPEG):
+        if (path / name).is_dir():
+            shards |= dict.fromkeys(map(str, (found := _Shards(path, name)).files), found)
+    seal = {
+        "own": NO_DIGEST,
+        "files": {
+            file.relative_to(path).as_posix(): [file.stat().st_size, file_digest(file)]
+            for file in files
+            if str(file) not in shards
+        },
+        "shards": {
+            Path(file).relative_to(path).as_posix(): [Path(file).stat().st_size, *found.told(file)]
+            for file, found in shards.items()
+        },
+    }
+    root = path / ROOT
+    told = json.loads(root.read_text("utf-8"))
+    attributes = told["attributes"]
+    complete = attributes.pop("complete")
+    attributes |= {SEAL: seal, "complete": complete}
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    sealed = text.replace(OWN.format(NO_DIGEST), OWN.format(digest_of(text.encode())))
+    new = path / f".{ROOT}{PARTIAL}"
+    new.write_text(sealed, "utf-8")
+    new.replace(root)
 
 
 def open_store(path: Path) -> TileStore:
     """Open a Zarr tile store; see :func:`wsi_pipeline.tiles.open_tiles`."""
+    attributes, seal = _read_root(path)
+    check_marks(path, attributes)
+    if seal is not None:
+        told = {**seal["files"], **seal["shards"]}
+        _check_files(path, {name: size for name, (size, *_) in told.items()})
+        _check_digests(path, seal["files"])
     with _library_errors(path):
         group = zarr.open_group(path, mode="r", zarr_format=3)
-        attributes = dict(group.attrs)
-    check_marks(path, attributes)
     # not group.arrays(), which leaves out what is damaged
     names = [folder.name for folder in path.iterdir() if folder.is_dir()]
     with _library_errors(path):
@@ -170,14 +208,48 @@ def open_store(path: Path) -> TileStore:
         offsets = arrays.pop(OFFSET) if attributes.get("codec") == "jpeg" else None
     files = attributes.pop(FILES, None)
     tiles: TileArray
+    shards = None if seal is None else seal["shards"]
     if offsets is None:
-        tiles = _ZarrTiles(path, _Shards(path, "tiles"))
+        tiles = _ZarrTiles(path, _Shards(path, "tiles", shards))
     else:
-        stream = _Stream(_Shards(path, JPEG))
+        stream = _Stream(_Shards(path, JPEG, shards))
         tiles = PackedTiles(path, attributes["tile_px"], offsets, stream)
-    store = TileStore(path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes)
-    _check_files(path, files or _least_files(store))
+    store = TileStore(
+        path=path, tiles=tiles, coords=coords, columns=arrays, attributes=attributes,
+        sealed=seal is not None,
+    )  # fmt: skip
+    if seal is None:
+        _check_files(path, files or _least_files(store))
     return store
+
+
+def _read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the store's attributes, and its seal, which is none in older stores.
+
+    Raises:
+        StoreCorruptError: They cannot be read, or are not those that were written.
+    """
+    with _library_errors(path):
+        text = (path / ROOT).read_bytes()
+        attributes = dict(json.loads(text)["attributes"])
+        seal = attributes.pop(SEAL, None)
+        if seal is None:
+            return attributes, None
+        stored, blank = (OWN.format(each).encode() for each in (seal["own"], NO_DIGEST))
+    if digest_of(text.replace(stored, blank)) != seal["own"]:
+        raise StoreCorruptError(f"{path}: damaged: {ROOT} was changed; {AGAIN}")
+    return attributes, seal
+
+
+def _check_digests(path: Path, files: Mapping[str, Any]) -> None:
+    """Hold files against their digests.
+
+    Raises:
+        StoreCorruptError: One is another.
+    """
+    for name, (_, digest) in files.items():
+        if file_digest(path / name) != digest:
+            raise StoreCorruptError(f"{path}: damaged: {name} was changed; {AGAIN}")
 
 
 @contextmanager
@@ -230,9 +302,11 @@ class _Shards:
         StoreCorruptError: A shard is missing or cut short, or the array was packed by another.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, sealed: Mapping[str, Any] | None = None) -> None:
+        """``sealed`` has each shard's size, its index's digest and its chunks' checksums."""
         self._path = path
         self._array = path / name
+        self._sealed = sealed
         try:
             about = json.loads((self._array / "zarr.json").read_text("utf-8"))
             (sharding,) = about["codecs"]
@@ -252,8 +326,41 @@ class _Shards:
         ):
             raise self._damaged(f"{name} was packed by another program")
         within = ["0"] * (len(self.shape) - 1)
-        self._files = [self._array.joinpath("c", str(shard), *within) for shard in range(count)]
-        self._index = [self._read_index(file) for file in self._files]
+        self.files = [self._array.joinpath("c", str(shard), *within) for shard in range(count)]
+        self._index: list[NDArray[np.uint64]] = []
+        self._checksums: list[bytes] = []
+        for file in self.files:
+            stored = self._read_index(file)
+            if sealed is not None:
+                _, digest, checksums = sealed[self._name(file)]
+                self._checksums.append(bytes.fromhex(checksums))
+                if digest_of(stored) != digest:
+                    raise self._damaged(f"{self._name(file)} is another shard than was written")
+            self._index.append(np.frombuffer(stored[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2))
+
+    def told(self, name: str) -> tuple[str, str]:
+        """Return the digest of a shard's index, and its chunks' checksums, in hexadecimal."""
+        file = Path(name)
+        shard = self.files.index(file)
+        with file.open("rb", buffering=0) as opened:
+            checksums = [
+                bytes(CHECKSUM_BYTES)
+                if offset == NO_CHUNK
+                else os.pread(opened.fileno(), CHECKSUM_BYTES, offset + size - CHECKSUM_BYTES)
+                for offset, size in self._index[shard].tolist()
+            ]
+        return digest_of(self._read_index(file)), b"".join(checksums).hex()
+
+    def check(self) -> None:
+        """Hold every chunk against its checksum.
+
+        Raises:
+            StoreCorruptError: One cannot be read, or is damaged.
+        """
+        for shard, index in enumerate(self._index):
+            with self._reading(shard) as file:
+                for place, where in enumerate(index.tolist()):
+                    self._read_chunk(file, shard, place, where)
 
     def fill(self, first: int, out: NDArray[np.uint8]) -> None:
         """Fill the rows of ``out`` (n, bytes of a chunk) with the chunks from ``first`` on.
@@ -265,31 +372,51 @@ class _Shards:
         while done < len(out):
             shard, place = divmod(first + done, self._chunks)
             rows = out[done : done + self._chunks - place]
-            try:
-                with self._files[shard].open("rb", buffering=0) as file:
-                    for row, where in zip(rows, self._index[shard][place:].tolist(), strict=False):
-                        self._fill_row(file, where, row)
-            except (OSError, ValueError, imagecodecs.ZstdError) as error:
-                name = self._name(self._files[shard])
-                raise self._damaged(f"tiles in {name} ({error})") from error
+            with self._reading(shard) as file:
+                where = self._index[shard][place : place + len(rows)].tolist()
+                for row, (n, each) in zip(rows, enumerate(where, place), strict=True):
+                    packed = self._read_chunk(file, shard, n, each)
+                    if packed is None:
+                        row[...] = 0
+                    elif not self._zstd:
+                        row[...] = np.frombuffer(packed, np.uint8)
+                    elif len(imagecodecs.zstd_decode(packed, out=row.data)) != len(row):
+                        raise ValueError(f"a chunk is too small at byte {each[0]}")
             done += len(rows)
 
-    def _fill_row(self, file: FileIO, where: list[int], row: NDArray[np.uint8]) -> None:
+    @contextmanager
+    def _reading(self, shard: int) -> Iterator[FileIO]:
+        """Open a shard.
+
+        Raises:
+            StoreCorruptError: The block found it damaged.
+        """
+        try:
+            with self.files[shard].open("rb", buffering=0) as file:
+                yield file
+        except (OSError, ValueError, imagecodecs.ZstdError) as error:
+            name = self._name(self.files[shard])
+            raise self._damaged(f"tiles in {name} ({error})") from error
+
+    def _read_chunk(self, file: FileIO, shard: int, place: int, where: list[int]) -> bytes | None:
+        """Return a chunk as it is packed, None if it was never written.
+
+        Raises:
+            ValueError: It is not what was written.
+        """
         offset, size = where
         if offset == NO_CHUNK:
-            row[...] = 0
-            return
+            return None
         stored = os.pread(file.fileno(), size, offset)
-        packed = stored[:-CHECKSUM_BYTES]
-        if len(stored) != size or not _intact(packed, stored[-CHECKSUM_BYTES:]):
+        packed, checksum = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
+        if len(stored) != size or not _intact(packed, checksum):
             raise ValueError(f"a checksum is wrong at byte {offset}")
-        if not self._zstd:
-            row[...] = np.frombuffer(packed, np.uint8)
-        elif len(imagecodecs.zstd_decode(packed, out=row.data)) != len(row):
-            raise ValueError(f"a chunk is too small at byte {offset}")
+        if self._checksums and checksum != self._checksums[shard][4 * place : 4 * place + 4]:
+            raise ValueError(f"another tile than was written at byte {offset}")
+        return packed
 
-    def _read_index(self, file: Path) -> NDArray[np.uint64]:
-        """Return the (chunks, 2) offsets and sizes of a shard's chunks."""
+    def _read_index(self, file: Path) -> bytes:
+        """Return a shard's index as it stands there: offsets and sizes, and its checksum."""
         length = 16 * self._chunks + CHECKSUM_BYTES
         try:
             with file.open("rb", buffering=0) as opened:
@@ -301,7 +428,7 @@ class _Shards:
         packed = stored[:-CHECKSUM_BYTES]
         if len(stored) != length or not _intact(packed, stored[-CHECKSUM_BYTES:]):
             raise self._damaged(f"{self._name(file)} is cut short, or its index is damaged")
-        return np.frombuffer(packed, "<u8").reshape(-1, 2)
+        return stored
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self._path).as_posix()
@@ -321,6 +448,9 @@ class _ZarrTiles(TileArray):
 
     def read_run(self, first: int, out: RgbTiles) -> None:
         self._shards.fill(first, out.reshape(len(out), -1))
+
+    def check(self) -> None:
+        self._shards.check()
 
 
 class _Stream:

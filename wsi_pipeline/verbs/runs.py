@@ -11,6 +11,7 @@ from wsi_pipeline.settings import (
     FILE,
     HOW,
     POSITIONAL,
+    Device,
     Run,
     Slides,
     StageConfig,
@@ -19,21 +20,49 @@ from wsi_pipeline.settings import (
 
 
 class VerifyConfig(StageConfig):
-    """Check every tile store, feature store, model and prediction of a run folder."""
+    """Hold all that a run folder has against its digests, and against what it was made from."""
 
     verb: ClassVar = "verify"
+    example: ClassVar = "runs/liver --slides slides"
+    needs: ClassVar = ("root",)
+    only_reads: ClassVar = True
+
+    run: Run = Field(description="Run folder; it may be one that cannot be written.")
+    slides: Slides = Field(
+        default=None,
+        description="Folder the cohort table's paths start from; else the table's own. Whether the "
+        "slides are still the same is looked at where they are at hand.",
+    )
+    pixels: bool = Field(
+        default=True, description="Read every tile; without it, read all but the pixels."
+    )
+    fast: Annotated[bool, HOW] = Field(
+        default=False,
+        description="Look at sizes and at the digests of digests, and read no contents.",
+    )
+
+
+class RepairConfig(StageConfig):
+    """Redo what verify finds damaged, and only that, from what is sound."""
+
+    verb: ClassVar = "repair"
     example: ClassVar = "runs/liver --slides slides"
     needs: ClassVar = ("root",)
 
     run: Run = Field(description="Run folder.")
     slides: Slides = Field(
-        default=None,
-        description="Folder the cohort table's paths start from: the slides' digests are compared "
-        "too.",
+        default=None, description="Folder the cohort table's paths start from; else its own."
     )
-    pixels: bool = Field(
-        default=True, description="Decode every tile; without it, read all but the pixels."
+    accept: Annotated[tuple[str, ...], HOW] = Field(
+        default=(),
+        description="A file of the run that is right as it is now, for instance cohort.csv after "
+        "an edit by hand, or all. May be given several times.",
     )
+    adopt: Annotated[bool, HOW] = Field(
+        default=False,
+        description="Give digests to what an older version wrote without any, as it is now.",
+    )
+    device: Device = Field(default="auto", description="What the encoder and the model run on.")
 
 
 class ReportConfig(StageConfig):
@@ -160,5 +189,5 @@ class DemoConfig(StageConfig):
         return RunFolder(self.folder / "run")
 
 
-VERBS: Final = (VerifyConfig, ReportConfig)
+VERBS: Final = (VerifyConfig, RepairConfig, ReportConfig)
 STUDIES: Final = (InitConfig, RunConfig, DemoConfig)

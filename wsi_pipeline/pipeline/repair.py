@@ -1,0 +1,313 @@
+"""Redo what is damaged in a run folder, and only that, from what is sound.
+
+What is wrong, ``verify`` says. A damaged store is removed and its stage asked for that slide again,
+with the settings that the sound stores beside it were made with; what was made from it follows if
+it turns out another. What no stage can make again without a person is named, with what to do.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from wsi_pipeline.atomic import remove
+from wsi_pipeline.cohort import write_cohort
+from wsi_pipeline.digests import read_seal, seal_file
+from wsi_pipeline.errors import ConfigError, StoreError, WsiError
+from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
+from wsi_pipeline.features import read_attributes
+from wsi_pipeline.hdf5 import open_hdf5
+from wsi_pipeline.inventory import (
+    NAME,
+    ZARR,
+    begin,
+    listed_files,
+    note_gone,
+    note_there,
+    read_inventory,
+)
+from wsi_pipeline.learn import read_prediction
+from wsi_pipeline.pipeline import verify
+from wsi_pipeline.pipeline.holdings import Finding, check_holdings, is_store
+from wsi_pipeline.pipeline.predict import encoder_of
+from wsi_pipeline.run_cohort import rows_of
+from wsi_pipeline.run_folder import STORE, RunFolder, stores_in
+from wsi_pipeline.settings import StageConfig
+from wsi_pipeline.tiles import open_tiles, seal_tiles, stores_of
+from wsi_pipeline.verbs import VERBS
+from wsi_pipeline.verbs.runs import RepairConfig, VerifyConfig
+
+ALL: Final = "all"
+ROUNDS: Final = 3  # tiles, then the features of other tiles, then predictions of other features
+
+
+def run(config: RepairConfig) -> Iterator[Event]:
+    """Redo what is damaged; what is still wrong after that fails.
+
+    Raises:
+        ConfigError: There is no such run folder, or no such file to accept.
+        CohortError: The cohort table cannot be used.
+    """
+    if not config.run.is_dir():
+        raise ConfigError(f"{config.run}: there is no such run folder")
+    yield StageStarted(stage="repair", total=0, unit="slides")
+    if config.dry_run:
+        yield from (
+            Note(text=f"{config.run / each.name}: {each.problem}") for each in _find(config)
+        )
+        return
+    if config.adopt:
+        yield _adopt(config.run)
+    if config.accept:
+        yield _accept(config)
+    for _ in range(ROUNDS):
+        work = _plan(config, _find(config))
+        yield from (Note(text=text) for text in work.told)
+        if not work.stages:
+            break
+        for path in work.removed:
+            remove(path)
+        for stage in work.stages:
+            yield from stage()
+    yield from verify.run(VerifyConfig(run=config.run, slides=config.slides))
+
+
+def _find(config: RepairConfig) -> list[Finding]:
+    """Return all that is wrong, by file."""
+    look = VerifyConfig(run=config.run, slides=config.slides)
+    found = list(check_holdings(config.run, fast=False).findings)
+    for task in verify.verify_tasks(look, []):
+        for path, problems in verify.check_slide(task).wrong.items():
+            file = path / ZARR if path.is_dir() else path
+            name = file.relative_to(config.run).as_posix()
+            found.append(Finding(name, "; ".join(problems)))
+    return found
+
+
+@dataclass
+class _Work:
+    """What is to be done: files to remove, then stages to run; ``told`` says so to a person."""
+
+    removed: list[Path] = field(default_factory=list)
+    stages: list[Callable[[], Iterator[Event]]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
+def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
+    """Decide which stage makes again what is wrong."""
+    work, run = _Work(), RunFolder(config.run)
+    cut: dict[str, None] = {}
+    encoded: dict[str, None] = {}
+    scored: dict[str, None] = {}
+    report = False
+    for finding in findings:
+        parts = PurePosixPath(finding.name).parts
+        path = config.run / finding.name
+        slide_id = _slide_of(parts)
+        match parts[0]:
+            case "tiles" | "thumbnails":
+                cut[slide_id] = None
+                work.removed += [run.thumbnail(slide_id), *_stores(run.tiles, slide_id)]
+            case "features" if path.suffix == STORE:
+                encoded[parts[1]] = None
+                work.removed.append(path)
+            case "predictions":
+                scored[parts[1]] = None
+                work.removed += [path, *_if_slide(run, parts[1], slide_id)]
+            case "heatmaps":
+                model = _model_of(run, parts[1])
+                scored[model] = None
+                work.removed += [path, *_if_slide(run, model, slide_id)]
+            case "report":
+                report = True
+                work.removed.append(path)
+            case _:
+                continue
+        work.told.append(f"{finding.name}: {finding.problem}; it is made again")
+    if cut:
+        work.stages.append(lambda: _cut(config, list(cut)))
+    work.stages += [_stage(_encode, config, tag) for tag in encoded]
+    work.stages += [_stage(_score, config, model) for model in scored]
+    if report:
+        settings = {"run": config.run, "slides": config.slides}
+        work.stages.append(lambda: _run("report", settings))
+    return work
+
+
+def _stage(
+    work: Callable[[RepairConfig, str], Iterator[Event]], config: RepairConfig, name: str
+) -> Callable[[], Iterator[Event]]:
+    return lambda: work(config, name)
+
+
+def _slide_of(parts: Sequence[str]) -> str:
+    """Return the slide that a file is of, by its name; a Zarr store is a folder."""
+    name = parts[-2] if parts[-1] == ZARR else parts[-1]
+    for suffix in (".zarr", STORE, ".ome.tif", ".geojson", ".jpg", ".png", ".json"):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def _stores(folder: Path, slide_id: str) -> list[Path]:
+    return [
+        path for suffix in (".zarr", STORE) if (path := folder / f"{slide_id}{suffix}").exists()
+    ]
+
+
+def _if_slide(run: RunFolder, model: str, slide_id: str) -> list[Path]:
+    """Return the slide's prediction: without it, the slide is scored and drawn anew."""
+    path = run.prediction(model, slide_id)
+    return [path] if path.exists() else []
+
+
+def _model_of(run: RunFolder, folder: str) -> str:
+    """Return the model whose heatmaps lie in a folder ``<model>-<map>``."""
+    models = sorted(path.name for path in run.predictions.glob("[!.]*"))
+    fitting = [name for name in models if folder.startswith(f"{name}-")]
+    return max(fitting, key=len, default=folder)
+
+
+def _run(verb: str, settings: Mapping[str, Any]) -> Iterator[Event]:
+    stage = VERBS[verb]
+    config: StageConfig = stage.config_class.from_mapping(dict(settings), f"repair: {verb}")
+    yield from stage.run(config)
+
+
+def _cut(config: RepairConfig, slide_ids: Sequence[str]) -> Iterator[Event]:
+    """Cut slides again, as those beside them were cut."""
+    run = RunFolder(config.run)
+    rows = {row.slide_id: row for row in rows_of(run)}
+    known = [replace(rows[name], line=None) for name in slide_ids if name in rows]
+    yield from (
+        SlideFailed(slide_id=name, error=f"{run.cohort} has no row of it; cut it yourself")
+        for name in slide_ids
+        if name not in rows
+    )
+    settings = next(_settings_of_tiles(run), None)
+    if settings is None:
+        yield from (
+            SlideFailed(
+                slide_id=row.slide_id,
+                error="no sound store tells how it was cut; cut it again with `wsi tile`",
+            )
+            for row in known
+        )
+        return
+    if not known:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "cohort.csv"
+        write_cohort(table, known)
+        how = {"cohort": table, "run": config.run, "slides": config.slides}
+        yield from _run("tile", {**settings, **how, "workers": config.workers})
+
+
+def _settings_of_tiles(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """Yield what the run's sound stores were cut with, and how they are kept."""
+    for path in stores_of(run.tiles).values():
+        try:
+            stored = open_tiles(path).attributes.get("config")
+        except StoreError:
+            continue
+        if stored:
+            yield dict(stored)
+
+
+def _encode(config: RepairConfig, tag: str) -> Iterator[Event]:
+    """Encode again what an encoder's folder lacks, as the stores there were made."""
+    folder = RunFolder(config.run).features_of(tag)
+    for path in stores_in(folder).values():
+        try:
+            made = read_attributes(path).get("made_from") or {}
+        except StoreError:
+            continue
+        if made.get("source") == "tiles":
+            break
+    else:
+        yield Note(
+            text=f"{folder}: no sound store tells how its features were made from tiles; extract "
+            "or import them again yourself"
+        )
+        return
+    encoder, weights = encoder_of(tag)
+    settings = {"run": config.run, "encoder": encoder, "weights": weights, "device": config.device}
+    settings |= {name: made[name] for name in ("precision", "dtype")}
+    yield from _run("extract", {**settings, "workers": config.workers})
+
+
+def _score(config: RepairConfig, model: str) -> Iterator[Event]:
+    """Score and draw again the slides that a model's folder lacks."""
+    made: Mapping[str, Any] = {}
+    for path in stores_in(RunFolder(config.run).predictions / model).values():
+        try:
+            made = read_prediction(path).made_from
+            break
+        except StoreError:
+            continue
+    settings = {
+        "run": config.run,
+        "model": Path(model),
+        "device": config.device,
+        "heatmaps": bool(made.get("heatmaps", True)),
+        "geojson": bool(made.get("geojson", True)),
+        "heatmap_classes": made.get("heatmap_classes", "predicted"),
+        "workers": config.workers,
+    }
+    yield from _run("predict", settings)
+
+
+def _accept(config: RepairConfig) -> Note:
+    """List files as they are now.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    run = config.run
+    if ALL in config.accept:
+        (run / NAME).unlink(missing_ok=True)
+        begin(run, old=False)
+        for file in listed_files(run):
+            note_there(file)
+        return Note(text=f"{run}: all files are taken as they are")
+    for name in config.accept:
+        path = run / name
+        if not path.exists():
+            if name not in read_inventory(run.absolute()).entries:
+                raise ConfigError(f"--accept {name}: {run} has no such file")
+            note_gone(path)
+        else:
+            note_there(path)
+    return Note(text=f"taken as they are: {', '.join(config.accept)}")
+
+
+def _adopt(run: Path) -> Note:
+    """Give digests to what has none."""
+    begin(run)
+    adopted = 0
+    failed: list[str] = []
+    for name in check_holdings(run, fast=True).unlisted:
+        path = run / name
+        try:
+            if is_store(name):
+                _seal(path)
+            note_there(path)
+            adopted += 1
+        except (WsiError, OSError) as error:
+            failed.append(f"{name} ({error})")
+    text = f"{run}: {adopted} files have digests now"
+    return Note(text=f"{text}; not {'; '.join(failed)}" if failed else text)
+
+
+def _seal(path: Path) -> None:
+    """Give a store of an older version digests; what cannot be read gets none."""
+    if path.name == ZARR:
+        open_tiles(path.parent)
+        seal_tiles(path.parent)
+    elif path.parent.name == "tiles":
+        seal_tiles(path)
+    elif read_seal(path) is None:
+        with open_hdf5(path):
+            pass
+        seal_file(path)
