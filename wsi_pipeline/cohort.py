@@ -1,7 +1,8 @@
 """Cohort tables: which slides, whose, and what they are.
 
 CSV with the columns ``slide_id, path, patient_id, label, cohort`` and, optionally, ``mpp, split,
-site, preservation, scanner, tma_map, annotations`` and clinical ones. Paths are relative to the
+site, preservation, scanner, tma_map, annotations``, clinical ones, and what readers said:
+``reader_<name>``, ``seconds_<name>``, either also ``…_with_model``. Paths are relative to the
 slides folder, which a run's own table names row by row as ``root``, since its rows may come from
 several. A TMA slide names a core map (CSV ``row, column, core_id, patient_id, label``); each of its
 cores becomes a slide of its own. Everything wrong is reported at once, with line numbers.
@@ -56,6 +57,10 @@ OPTIONAL: Final = (
 )
 PLACE: Final = ("region_x", "region_y", "region_width", "region_height")  # level-0 px
 CORE_COLUMNS: Final = (*PLACE, "tilt_deg")
+READING: Final = re.compile(  # what a reader said of a slide, and how long that took
+    r"(?P<what>reader|seconds)_(?P<reader>[A-Za-z0-9][A-Za-z0-9.-]*(?:_[A-Za-z0-9.-]+)*?)"
+    r"(?P<assisted>_with_model)?"
+)
 MAP_COLUMNS: Final = ("row", "column", "core_id", "patient_id", "label")
 IDS: Final = ("slide_id", "patient_id")
 TMA_LIES: Final = ("as-scanned", "90", "180", "270")  # an array against its map, clockwise
@@ -70,7 +75,8 @@ class CohortSlide:
 
     Of a core ``region`` is its place, level-0 px, and ``tilt_deg`` how far the rows of its
     microarray are turned, clockwise. ``root`` is the folder that ``path`` starts from, where the
-    row knows it, and ``line`` where the row stands in the table it was read from.
+    row knows it, ``readings`` what readers said of the slide, by column, and ``line`` where the row
+    stands in the table it was read from.
     """
 
     slide_id: str
@@ -108,6 +114,7 @@ class CohortSlide:
     source_doi: str | None = None
     region: Region | None = None
     tilt_deg: float | None = None
+    readings: tuple[tuple[str, str], ...] = ()
     line: int | None = field(default=None, compare=False)
 
     def locate(self, slides: Path | None = None) -> str | Path | None:
@@ -287,12 +294,13 @@ def safe_id(stem: str) -> str:
 def write_cohort(path: Path, slides: Iterable[CohortSlide]) -> None:
     """Write a cohort table; optional columns that are empty throughout are left out."""
     rows = [_row(slide) for slide in slides]
+    read = sorted({name for row in rows for name in row if READING.fullmatch(name)})
     columns = [
         name
         for name in (*REQUIRED, *OPTIONAL, *CORE_COLUMNS)
         if name in REQUIRED or any(row[name] for row in rows)
     ]
-    write_csv(path, columns, rows)
+    write_csv(path, [*columns, *read], [dict.fromkeys(read, "") | row for row in rows])
 
 
 def _read(
@@ -300,7 +308,11 @@ def _read(
 ) -> Table:
     table = read_table(path, required, ids=ids)
     known = (*required, *optional)
-    strangers = [name for name in table.columns if optional and name not in known]
+    strangers = [
+        name
+        for name in table.columns
+        if optional and name not in known and not READING.fullmatch(name)
+    ]
     if strangers:
         raise CohortError(f"{path}: {unknown('column', strangers[0], known)}")
     if not table.rows:
@@ -324,7 +336,7 @@ def _slide(found: TableRow) -> CohortSlide:
     texts = {
         item.name: row.get(item.name) or None
         for item in fields(CohortSlide)
-        if item.name not in ("mpp", "region", "tilt_deg", "slide_id", "path", "line")
+        if item.name not in ("mpp", "region", "tilt_deg", "slide_id", "path", "readings", "line")
     }
     return CohortSlide(
         slide_id=row["slide_id"],
@@ -332,6 +344,7 @@ def _slide(found: TableRow) -> CohortSlide:
         mpp=_mpp(row.get("mpp")),
         region=_region(row),
         tilt_deg=_tilt(row.get("tilt_deg")),
+        readings=_readings(row),
         line=found.line,
         **texts,
     )
@@ -354,6 +367,16 @@ def _tilt(text: str | None) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise ValueError(f"tilt_deg {text!r} is not a number") from None
+
+
+def _readings(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    found = tuple((name, said) for name, said in row.items() if said and READING.fullmatch(name))
+    if found and row.get("tma_map"):
+        raise ValueError(
+            f"{found[0][0]} is said of a whole microarray; give its cores' readings to "
+            "`report --readings`, by slide_id"
+        )
+    return found
 
 
 def _region(row: Mapping[str, str]) -> Region | None:
@@ -432,4 +455,4 @@ def _row(slide: CohortSlide) -> dict[str, str]:
     region = slide.region
     places = (region.x, region.y, region.width, region.height) if region else ("",) * 4
     tilt = {"tilt_deg": "" if slide.tilt_deg is None else str(slide.tilt_deg)}
-    return row | dict(zip(PLACE, map(str, places), strict=True)) | tilt
+    return row | dict(zip(PLACE, map(str, places), strict=True)) | tilt | dict(slide.readings)

@@ -1,5 +1,6 @@
 """Several tasks and several cohort tables in one study file, by the command line."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 from wsi_pipeline.cohort import CohortSlide, read_cohort, write_cohort
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline.study_file import read_study
+from wsi_pipeline.report import main as report_main
 from wsi_pipeline.run import main
 from wsi_pipeline.verbs.models import PredictConfig
 
@@ -92,6 +94,48 @@ def test_two_tasks_of_one_run_folder_each_with_its_figures(run: Path, tmp_path: 
     assert len(models) == 2
     assert main([str(study)]) == 0  # what is finished is not redone
     assert models == {path: path.stat().st_mtime_ns for path in models}
+    readers_are_reported(run, tmp_path)
+
+
+def readers_are_reported(run: Path, tmp_path: Path) -> None:
+    """One reads every slide as hcc alone and rightly with the model, in half of the time."""
+    cohort = pd.read_csv(run / "cohort.csv")
+    cohort["reader_a"], cohort["seconds_a"] = "hcc", 60
+    cohort.to_csv(run / "cohort.csv", index=False)
+    more = cohort.rename(columns={"label": "reader_a_with_model"})
+    more["seconds_a_with_model"] = 30
+    more[["slide_id", "reader_a_with_model", "seconds_a_with_model"]].to_csv(
+        tmp_path / "readings.csv", index=False
+    )
+    told = ["--readings", str(tmp_path / "readings.csv"), "--wage-per-hour", "120"]
+    assert report_main([str(run), *told]) == 0
+    stored = json.loads((run / "report" / "readers.json").read_text())
+    assert [(p["bundle"], p["split"]) for p in stored["parts"]] == [
+        ("subtype", "test"), ("tumour", "test")
+    ]  # fmt: skip
+    assert stored["costs"]["machine_s"].keys() == {"predict"}
+    table = pd.read_csv(run / "report" / "readers.csv")
+    for bundle in ("subtype", "tumour"):
+        judged = pd.read_csv(run / "models" / bundle / "predictions.csv")
+        tested = judged[(judged.split == "test") & (judged.model == judged.model.iloc[0])]
+        right = (tested.label == {"subtype": "hcc", "tumour": "tumour"}[bundle]).mean()
+        mine = table[table.model == bundle].set_index(["what", "of"])
+        assert mine.value["accuracy", "reader"] == pytest.approx(right)
+        assert mine.value["accuracy", "with model"] == 1
+        gain = mine.loc["gain in accuracy", "with model less reader"]
+        assert gain.value == pytest.approx(1 - right)
+        assert gain.slides == len(tested)
+        assert gain.promised == 0.1
+        assert mine.value["seconds a case", "difference"] == -30
+        assert mine.value["cost a case", "alone"] == pytest.approx(2)
+        assert mine.value["cost a case", "with model"] == pytest.approx(1)
+    page = (run / "report" / "index.html").read_text("utf-8")
+    for words in ("Readers and the model", "reader with model less reader", "of +10%", "<td>2.00"):
+        assert words in page
+    (tmp_path / "readings.csv").write_text("slide_id,reader_a\nhcc-0,hhc\n")
+    assert report_main([str(run), *told]) != 0
+    (tmp_path / "readings.csv").write_text("slide_id,reader_a\nhcc-00,hcc\n")
+    assert report_main([str(run), *told]) == 2
 
 
 @pytest.mark.parametrize(

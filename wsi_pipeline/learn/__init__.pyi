@@ -77,6 +77,15 @@ from .novelty import Novelty, fit_novelty
 from .paired import compare_models, describe_differences, holm
 from .predictions import SlidePrediction, predictions_csv, read_prediction, write_prediction
 from .probe import PROBES, Probed, probe_features
+from .readers import (
+    Gain,
+    JudgedSlide,
+    Ranged,
+    ReaderResult,
+    Reading,
+    compare_readers,
+    readings_of,
+)
 from .scores import (
     TILE_MEAN,
     TILE_VOTE,
@@ -92,6 +101,7 @@ from .scores import (
 from .settings import (
     AGGREGATORS,
     HEADS,
+    PROMISED,
     AugmentSettings,
     FineTuneSettings,
     FitSettings,
@@ -125,6 +135,7 @@ __all__ = [
     "HEADS",
     "METRICS",
     "PROBES",
+    "PROMISED",
     "THRESHOLDS",
     "TILE_MEAN",
     "TILE_VOTE",
@@ -148,8 +159,10 @@ __all__ = [
     "FineTuneSettings",
     "FitSettings",
     "FrozenModels",
+    "Gain",
     "ImageFolders",
     "JudgeSettings",
+    "JudgedSlide",
     "Learner",
     "Material",
     "Metric",
@@ -161,7 +174,10 @@ __all__ = [
     "Probabilities",
     "Probed",
     "Provenance",
+    "Ranged",
     "Ranks",
+    "ReaderResult",
+    "Reading",
     "Scores",
     "SealedCohort",
     "SlideEvidence",
@@ -188,6 +204,7 @@ __all__ = [
     "check_bundle",
     "classes_in_set",
     "compare_models",
+    "compare_readers",
     "create_aggregator",
     "create_head",
     "describe_differences",
@@ -236,6 +253,7 @@ __all__ = [
     "read_openings",
     "read_prediction",
     "read_splits",
+    "readings_of",
     "record_opening",
     "require_same_features",
     "risk_at",

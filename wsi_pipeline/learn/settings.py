@@ -17,6 +17,7 @@ from wsi_pipeline.settings import Chosen, Device, Settings
 
 LABEL_COLUMNS: Final = ("label", "site", "preservation", "scanner", "sample_type", *CLINICAL)
 Interval = Literal["percentile", "bca"]
+PROMISED: Final = 0.1  # gain in readers' accuracy that the study speaks of
 
 
 def _callable(name: str, found: object) -> str:

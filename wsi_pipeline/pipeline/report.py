@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted, Written
-from wsi_pipeline.reporting import TRAINING, Limits, collect, write_page
+from wsi_pipeline.reporting import (
+    TRAINING,
+    Costs,
+    Limits,
+    Reading,
+    collect,
+    write_page,
+    write_readers,
+)
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.verbs.runs import ReportConfig
 
@@ -14,7 +22,8 @@ def run(config: ReportConfig) -> Iterator[Event]:
 
     Raises:
         ConfigError: There is no such run folder.
-        CohortError: Its cohort table is unusable.
+        CohortError: Its cohort table, or that of readings, is unusable.
+        LearnError: A reader's word is no class.
     """
     if not config.run.is_dir():
         raise ConfigError(f"{config.run}: there is no such run folder")
@@ -29,6 +38,14 @@ def run(config: ReportConfig) -> Iterator[Event]:
         slides=config.slides,
         created=config.date,
         limits=Limits(slides=config.pictured),
+        reading=Reading(
+            table=config.readings,
+            costs=Costs(
+                wage_per_hour=config.wage_per_hour,
+                machine_per_hour=config.machine_per_hour,
+                promised=config.promised_gain,
+            ),
+        ),
     )
     if not data.slides:
         yield Note(text=f"{config.run}: no tile store is there yet; the page has little to show")
@@ -36,4 +53,5 @@ def run(config: ReportConfig) -> Iterator[Event]:
         if failure.stage == TRAINING:
             yield SlideFailed(slide_id=failure.slide_id, error=failure.reason)
     write_page(target, data, single_file=config.single_file)
+    write_readers(target.parent, data.readers, data.costs)
     yield Written(path=str(target), what="report")

@@ -1,7 +1,7 @@
 """Reports: plain data to figures, heatmaps, and an HTML page with its pictures beside it."""
 
 from wsi_pipeline.reporting.bundles import TRAINING
-from wsi_pipeline.reporting.collection import Limits, collect
+from wsi_pipeline.reporting.collection import Limits, Reading, collect
 from wsi_pipeline.reporting.comparison import (
     HELD_OUT,
     Comparison,
@@ -14,6 +14,7 @@ from wsi_pipeline.reporting.comparison import (
 )
 from wsi_pipeline.reporting.copies import write_groups_page
 from wsi_pipeline.reporting.data import (
+    Costs,
     Evaluation,
     Facts,
     Failure,
@@ -46,11 +47,13 @@ from wsi_pipeline.reporting.heatmap_files import read_heatmaps, store_heatmap, w
 from wsi_pipeline.reporting.heatmap_ome import write_ome_heatmap
 from wsi_pipeline.reporting.page import render_page, write_page
 from wsi_pipeline.reporting.pictures import jpeg
+from wsi_pipeline.reporting.readers import write_readers
 
 __all__ = [
     "HELD_OUT",
     "TRAINING",
     "Comparison",
+    "Costs",
     "EncoderResult",
     "Evaluation",
     "Facts",
@@ -64,6 +67,7 @@ __all__ = [
     "Pair",
     "Picture",
     "Prediction",
+    "Reading",
     "ReportData",
     "Scores",
     "SlideCard",
@@ -94,4 +98,5 @@ __all__ = [
     "write_heatmap",
     "write_ome_heatmap",
     "write_page",
+    "write_readers",
 ]

@@ -43,12 +43,14 @@ class BundleRead:
         predictions: What its primary model says, by slide.
         splits: Where its slides were, by slide.
         facts: Settings, versions and digests.
+        settings: What the model was trained with.
     """
 
     report: ModelReport
     predictions: Mapping[str, Prediction]
     splits: Mapping[str, str]
     facts: Facts
+    settings: Mapping[str, Any]
 
 
 def read_bundles(run: Path) -> tuple[list[BundleRead], list[Failure]]:
@@ -94,6 +96,7 @@ def read_bundle(folder: Path) -> BundleRead:
             predictions=_predictions(rows, config, metrics.get("sets") or ()),
             splits={slide.slide_id: slide.split for slide in splits},
             facts=_facts(config),
+            settings=config.settings,
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise LearnError(f"{folder}: not a whole model bundle ({error}); train it again") from error

@@ -1,7 +1,7 @@
 """From a run folder to report data: reads what is there, and leaves out what is not."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +11,10 @@ from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.learn import read_openings
 from wsi_pipeline.reporting.bundles import BundleRead, flat_rows, read_bundles
 from wsi_pipeline.reporting.cards import slide_cards
-from wsi_pipeline.reporting.data import Facts, Failure, ReportData
+from wsi_pipeline.reporting.data import Costs, Facts, Failure, ReportData
 from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
+from wsi_pipeline.reporting.readers import add_readings, compare_all, machine_seconds
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import load_toml
@@ -35,6 +36,17 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Readings of a table beside the cohort's, and what is stated: wages, prices, the promise."""
+
+    table: Path | None = None
+    costs: Costs = field(default_factory=Costs)
+
+
+DEFAULT_READING: Final = Reading()
+
+
 def collect(
     run: Path,
     *,
@@ -42,6 +54,7 @@ def collect(
     slides: Path | None = None,
     created: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    reading: Reading = DEFAULT_READING,
 ) -> ReportData:
     """Read a run folder.
 
@@ -51,16 +64,19 @@ def collect(
         slides: Folder the cohort's paths start from, for tiles as scanned; None: the table's own.
         created: Date to print.
         limits: How many slides and tiles are shown.
+        reading: What readers said beside the cohort table, and what is stated of their costs.
 
     Raises:
         CohortError: ``cohort.csv`` is unusable.
-        LearnError: The ledger of external openings is.
+        LearnError: The ledger of external openings is, or a reader's word is no class.
     """
     cohort = rows_of(RunFolder(run))
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
     outcomes = list(read_outcomes(RunFolder(run).journal).values())
     bundles, broken = read_bundles(run)
     failures = (*all_failures(cohort, stores, damaged, outcomes), *broken)
+    read = cohort if reading.table is None else add_readings(cohort, reading.table)
+    parts = compare_all(read, bundles, reading.costs.promised)
     examples = spread_slides(stores, cohort, limits.example_slides)
     return ReportData(
         title=title or _title(run, cohort),
@@ -74,6 +90,8 @@ def collect(
         stain_method=_stain_method(stores.values()),
         models=tuple(bundle.report for bundle in bundles),
         openings=tuple(_openings(RunFolder(run))),
+        readers=parts,
+        costs=replace(reading.costs, machine_s=machine_seconds(RunFolder(run).journal)),
         failures=failures,
         provenance=tuple(_facts(run, stores, bundles)),
     )

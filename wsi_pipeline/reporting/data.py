@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wsi_pipeline.learn import PROMISED, ReaderResult
+
+HOUR_S: Final = 3600.0
 
 Level = Literal["tile", "slide", "patient"]
 Mime = Literal["image/jpeg", "image/png", "image/svg+xml"]
@@ -271,6 +275,40 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What is stated: wages and the machine's price, an hour each, and the gain that was promised.
+
+    ``machine_s`` is the time a slide takes in each stage, as the journal measured it.
+    """
+
+    wage_per_hour: float | None = None
+    machine_per_hour: float | None = None
+    promised: float = PROMISED
+    machine_s: Mapping[str, float] | None = None
+
+    def of_case(self, seconds: float, *, with_model: bool) -> float | None:
+        """Return what a case costs; None where no wage is stated.
+
+        The machine counts where its price is stated and its time was measured.
+        """
+        if self.wage_per_hour is None:
+            return None
+        cost = seconds * self.wage_per_hour / HOUR_S
+        if with_model and self.machine_per_hour is not None and self.machine_s:
+            cost += sum(self.machine_s.values()) * self.machine_per_hour / HOUR_S
+        return cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPart:
+    """Readers beside one trained model on one part of the slides that it was not trained on."""
+
+    bundle: str
+    split: str
+    results: tuple[ReaderResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """A titled table of names and values: settings, versions, digests."""
 
@@ -288,6 +326,7 @@ class ReportData:
         synthetic: The slides were generated; the page says so loudly.
         random_weights: The encoder was untrained; the page says so loudly.
         notes: Caveats to print below the title, such as the split audit's.
+        readers: Readers beside each model, and with its help; ``costs`` are what is stated of them.
         openings: Each time an external cohort was opened: when, cohort, slides, model, metrics.
     """
 
@@ -302,5 +341,7 @@ class ReportData:
     stain_method: str | None = None
     models: tuple[ModelReport, ...] = ()
     openings: tuple[tuple[str, ...], ...] = ()
+    readers: tuple[ReadPart, ...] = ()
+    costs: Costs = field(default_factory=Costs)
     failures: tuple[Failure, ...] = ()
     provenance: tuple[Facts, ...] = ()

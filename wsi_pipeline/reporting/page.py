@@ -10,7 +10,13 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.reporting.beside import Address, PicturesBeside, data_uri
 from wsi_pipeline.reporting.data import ReportData
 from wsi_pipeline.reporting.heatmap import colour_stops
-from wsi_pipeline.reporting.view import funnel_rows, key_figures, model_view, slide_index
+from wsi_pipeline.reporting.view import (
+    funnel_rows,
+    key_figures,
+    model_view,
+    readers_views,
+    slide_index,
+)
 
 
 def render_page(data: ReportData, address: Address = data_uri) -> str:
@@ -32,6 +38,7 @@ def render_page(data: ReportData, address: Address = data_uri) -> str:
             tile_funnel=funnel_rows(data.funnel.tiles),
             models=[model_view(report) for report in data.models],
             index=slide_index(data),
+            readers=readers_views(data),
             shown=[slide for slide in data.slides if slide.shown],
             stops=colour_stops(),
             one_file=address is data_uri,

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wsi_pipeline.learn import METRICS
+from wsi_pipeline.learn import METRICS, Ranged
 from wsi_pipeline.reporting.data import (
+    Costs,
     Evaluation,
     FunnelStep,
     Level,
@@ -12,6 +13,7 @@ from wsi_pipeline.reporting.data import (
     ModelReport,
     Picture,
     Prediction,
+    ReadPart,
     ReportData,
     SetsRow,
 )
@@ -30,6 +32,12 @@ SPLITS = ("train", "val", "test", "external")
 LEVELS: tuple[Level, ...] = ("tile", "slide", "patient")
 SHOWN_SPLITS = ("test", "external")
 TILE = "tile"  # the tile classifier's name
+WHO = {"model": "model", "reader": "reader", "with model": "reader with model"}
+VERDICTS = {
+    "shown": "a gain of {:+.0%} is shown",
+    "not shown": "a gain of {:+.0%} is neither shown nor excluded",
+    "excluded": "a gain of {:+.0%} is excluded",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +123,67 @@ class ModelView:
     differences: tuple[tuple[str, ...], ...]
     sets: tuple[tuple[str, ...], ...]
     uncalibrated: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadersView:
+    """Readers beside one model on one part: tables of text."""
+
+    title: str
+    accuracy: tuple[tuple[str, ...], ...]
+    gains: tuple[tuple[str, ...], ...]
+    times: tuple[tuple[str, ...], ...]
+
+
+def readers_views(data: ReportData) -> tuple[ReadersView, ...]:
+    """Lay out what readers did: accuracy, differences and what they show, time and cost."""
+    return tuple(_readers_view(part, data.costs) for part in data.readers)
+
+
+def _readers_view(part: ReadPart, costs: Costs) -> ReadersView:
+    accuracy, gains, times = [], [], []
+    for result in part.results:
+        accuracy += [
+            (result.reader, WHO[name], _ranged(found), _of(found))
+            for name, found in result.accuracy.items()
+        ]
+        gains += [
+            (
+                result.reader,
+                f"{WHO[gain.first]} less {WHO[gain.second]}",
+                _ranged(gain.difference, signed=True),
+                "–" if gain.p is None else f"{gain.p:.3f}",
+                _of(gain.difference),
+                VERDICTS[gain.verdict].format(gain.promised),
+            )
+            for gain in result.gains
+        ]
+        for name, found in result.seconds.items():
+            cost = None
+            if name != "difference" and found.value is not None:
+                cost = costs.of_case(found.value, with_model=name != "alone")
+            words = "–" if cost is None else f"{cost:,.2f}"
+            times.append((result.reader, name, _ranged(found, digits=1), _of(found), words))
+    return ReadersView(
+        title=f"{part.bundle}, {part.split} slides",
+        accuracy=tuple(accuracy),
+        gains=tuple(gains),
+        times=tuple(times),
+    )
+
+
+def _ranged(found: Ranged, *, signed: bool = False, digits: int = 3) -> str:
+    if found.value is None:
+        return "–"
+    style = f"{'+' if signed else ''}.{digits}f"
+    between = ""
+    if found.low is not None and found.high is not None:
+        between = f" [{found.low:{style}}, {found.high:{style}}]"
+    return f"{found.value:{style}}{between}"
+
+
+def _of(found: Ranged) -> str:
+    return f"{found.slides:,} slides of {found.patients:,} patients"
 
 
 def funnel_rows(steps: Sequence[FunnelStep]) -> tuple[FunnelRow, ...]:

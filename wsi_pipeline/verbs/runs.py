@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
+from wsi_pipeline.learn import PROMISED
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
     DIR,
@@ -96,6 +97,26 @@ class ReportConfig(StageConfig):
         ge=0,
         description="The most slides with pictures; all if not given, 60 in a single file. The "
         "index has all.",
+    )
+    readings: Annotated[Path | None, HOW, FILE] = Field(
+        default=None,
+        description="Table of what readers said: slide_id, reader_<name>, seconds_<name>, either "
+        "also with _with_model; beside what the cohort table has of these columns.",
+    )
+    wage_per_hour: float | None = Field(
+        default=None, gt=0, description="A reader's wage; makes seconds a case its cost."
+    )
+    machine_per_hour: float | None = Field(
+        default=None,
+        gt=0,
+        description="Price of the machine; adds what the model costs a case, at the speed that "
+        "the run's journal measured.",
+    )
+    promised_gain: float = Field(
+        default=PROMISED,
+        gt=0,
+        lt=1,
+        description="Gain in accuracy that readers with the model are held against.",
     )
 
     @property
