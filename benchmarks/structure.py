@@ -78,6 +78,34 @@ def functions(path: Path) -> Iterator[int]:
             yield (node.end_lineno or node.lineno) - node.lineno + 1
 
 
+def twice(root: Path) -> dict[str, list[str]]:
+    """Return the settings that two classes write with the same default, ``name = default``.
+
+    A class of settings is one whose name ends in Settings or Config. ``None`` says nothing, and a
+    setting without a default is each stage's own question.
+    """
+    found: dict[str, list[str]] = {}
+    for name, path in modules(root).items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Settings", "Config")):
+                for field in _defaults(node):
+                    found.setdefault(field, []).append(f"{name}.{node.name}")
+    return {field: classes for field, classes in sorted(found.items()) if len(classes) > 1}
+
+
+def _defaults(settings: ast.ClassDef) -> Iterator[str]:
+    for line in settings.body:
+        if not isinstance(line, ast.AnnAssign) or line.value is None:
+            continue
+        if "ClassVar" in ast.unparse(line.annotation):  # said of the class, not asked of anyone
+            continue
+        default: ast.expr | None = line.value
+        if isinstance(default, ast.Call):
+            default = next((word.value for word in default.keywords if word.arg == "default"), None)
+        if default is not None and ast.unparse(default) != "None":
+            yield f"{ast.unparse(line.target)} = {ast.unparse(default)}"
+
+
 def circles(root: Path) -> list[list[str]]:
     """Return each set of modules that import one another, wherever the imports stand."""
     known = modules(root)
@@ -135,6 +163,7 @@ def count(root: Path) -> dict[str, float]:
         "imports between rooms": between,
         "of these past a room's __init__": past,
         "import circles": len(circles(root)),
+        "settings that two classes write": len(twice(root)),
     }
 
 

@@ -61,7 +61,9 @@ def test_a_part_that_comes_far_slower_than_the_rest_is_asked_for_twice(
     entry = stand_in.add(8 << 18)
     stand_in.fault("slow", skip=5, pace=50_000)
     stand_in.tell()
-    settings = Settings(segment_bytes=1 << 18, connections=4, slow_after_s=0.3, min_bytes_per_s=1)
+    settings = Settings(
+        segment_bytes=1 << 18, connections=4, files_at_once=4, slow_after_s=0.3, min_bytes_per_s=1
+    )
     begun = time.monotonic()
     with Client(stand_in.url, timeout_s=20) as client:
         events = list(Downloader([entry], tmp_path, client, settings).run())
@@ -79,7 +81,7 @@ def test_a_part_that_hangs_before_its_header_is_asked_for_twice(
     entry = stand_in.add(8 << 18)
     stand_in.fault("stall_headers", skip=5)
     stand_in.tell()
-    settings = Settings(segment_bytes=1 << 18, connections=4, slow_after_s=0.3)
+    settings = Settings(segment_bytes=1 << 18, connections=4, files_at_once=4, slow_after_s=0.3)
     begun = time.monotonic()
     with Client(stand_in.url, timeout_s=20) as client:
         list(Downloader([entry], tmp_path, client, settings).run())

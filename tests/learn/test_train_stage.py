@@ -27,6 +27,7 @@ from wsi_pipeline.learn import (
 from wsi_pipeline.learn.splits import SplitSlide, read_splits
 from wsi_pipeline.pipeline.train import TrainConfig, run
 from wsi_pipeline.report import main
+from wsi_pipeline.train import main as train_main
 
 ENCODER = "made.for_test"
 WIDTH = 16
@@ -308,7 +309,9 @@ def test_a_new_metric_is_one_entry(folder, monkeypatch):
 
     toy = Metric(title="Cohen's kappa", of=kappa, compared=True, levels=("slide", "patient"))
     monkeypatch.setattr(METRICS, "_entries", {**METRICS, "kappa": toy})
-    list(run(config(folder, name="measured")))
+    asked = ["--encoder=made", "--name=measured", "--epochs=8", "--bag-learning-rate=4e-3",
+             "--hidden=16", "--resamples=100", "--device=cpu"]  # fmt: skip
+    assert train_main([str(folder), *asked]) == 0
     written = json.loads((folder / "models" / "measured" / "metrics.json").read_text())
     for found in written["evaluations"]:
         assert ("kappa" in found["measures"]) == (found["level"] != "tile")

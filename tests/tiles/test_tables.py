@@ -5,28 +5,34 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pytest
+from pydantic import Field
 
-from wsi_pipeline import extract, qc, tile, verify
+from wsi_pipeline import extract, qc, tile, verbs, verify
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.features import read_features
 from wsi_pipeline.reporting.funnel import read_funnel
-from wsi_pipeline.slides import READERS, Reader
+from wsi_pipeline.slides import READERS, Reader, Slide
 from wsi_pipeline.stain import restore_stain
 from wsi_pipeline.tiles import (
     STORE_FORMATS,
+    WHOLE_SLIDE,
+    SlidePlan,
+    SlideRequest,
     StoreFormat,
     TileArray,
     TileStore,
     check_marks,
     open_tiles,
     stores_of,
+    survey_slide,
 )
 from wsi_pipeline.tiles.flags import FLAGS, Learnt, Look, TileFlag, store_marks
+from wsi_pipeline.verbs.tiles import TileConfig
 
 OWN = """
 import numpy as np
@@ -113,6 +119,54 @@ def test_a_new_flag_is_one_entry(
     # a store from before the flag was known bears none of it
     monkeypatch.setattr(FLAGS, "_entries", {**FLAGS, "later": replace(toy, column="later")})
     assert not store_marks(store)["later"].any()
+
+
+class SparseConfig(TileConfig):
+    """Cut tiles, but not the first of them."""
+
+    topic: ClassVar = "a toy"
+
+    skip_tiles: int = Field(default=0, ge=0, le=5, description="How many tiles are passed over.")
+
+
+def test_a_new_knob_is_one_field_and_its_use(
+    slides: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Flag, TOML key, bounds, help, provenance and resume follow."""
+
+    def sparse(
+        slide: Slide, settings: SparseConfig, request: SlideRequest = WHOLE_SLIDE
+    ) -> SlidePlan:
+        plan = survey_slide(slide, settings, request)
+        wanted = plan.wanted.copy()
+        wanted[np.flatnonzero(wanted)[: settings.skip_tiles]] = False
+        return replace(plan, wanted=wanted)
+
+    monkeypatch.setattr("wsi_pipeline.tiles.cut.survey_slide", sparse)
+    monkeypatch.setattr(verbs, "VERBS", verbs.table_of([SparseConfig]))
+    assert cut(slides, tmp_path / "all") == 0
+    assert cut(slides, tmp_path / "run", "--skip-tiles", "2") == 0
+    every = open_tiles(tmp_path / "all" / "tiles" / "mosaic.zarr")
+    fewer = open_tiles(tmp_path / "run" / "tiles" / "mosaic.zarr")
+    assert len(fewer) == len(every) - 2
+    assert fewer.attributes["config"]["skip_tiles"] == 2
+    file = tmp_path / "tile.toml"
+    file.write_text("skip_tiles = 2\n")
+    capsys.readouterr()
+    assert cut(slides, tmp_path / "run", "--config", str(file)) == 0
+    assert "done earlier" in capsys.readouterr().out
+    assert cut(slides, tmp_path / "run") == 1
+    assert "skip_tiles: 2, asked 0" in capsys.readouterr().out
+    assert cut(slides, tmp_path / "run", "--skip-tiles", "6") == 2
+    assert "'skip_tiles': Input should be less than or equal to 5" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tile.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "a toy:" in shown
+    assert "--skip-tiles N" in shown
 
 
 OWN_READER = """

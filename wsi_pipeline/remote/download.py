@@ -59,9 +59,9 @@ class Settings:
     by one that has nothing else to do.
     """
 
-    connections: int = 8
-    files_at_once: int = 4
-    segment_bytes: int = 32 << 20
+    connections: int
+    files_at_once: int
+    segment_bytes: int
     max_bytes_per_s: float | None = None
     min_bytes_per_s: float = 1024.0
     slow_after_s: float = 5.0
@@ -101,7 +101,7 @@ class Downloader:
         entries: Sequence[RemoteFile],
         root: Path,
         client: Client,
-        settings: Settings | None = None,
+        settings: Settings,
         resolve: Resolver | None = None,
         admit: Admit | None = None,
     ) -> None:
@@ -109,7 +109,7 @@ class Downloader:
         self._admit = admit
         self._entries = entries
         self._client = client
-        self._settings = settings or Settings()
+        self._settings = settings
         make_folder(root)
         self._gate = Gate(self._settings.connections)
         self._site = _Site(
