@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wsi_pipeline import download, tile
+from wsi_pipeline import download, run, tile
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.gdc import GdcQuery
@@ -145,9 +145,9 @@ def test_from_a_question_to_tiles(
         assert (out / found.path / file.name).read_bytes() == file.read_bytes()
     with open_slide(out / found.path) as ours, open_slide(slide) as theirs:
         assert ours.info.level_dimensions == theirs.info.level_dimensions
-    run = tmp_path / "run"
-    assert tile.main([str(cohort), f"--slides={out}", f"--run={run}"]) == 0
-    assert (run / "tiles" / f"{found.slide_id}.zarr").is_dir()
+    folder = tmp_path / "run"
+    assert tile.main([str(cohort), f"--slides={out}", f"--run={folder}"]) == 0
+    assert (folder / "tiles" / f"{found.slide_id}.zarr").is_dir()
     assert download.main(command) == 0
     assert "there already, verified" in capsys.readouterr().out
 
@@ -258,6 +258,47 @@ def test_a_series_of_which_an_object_fails_is_no_slide_until_it_is_whole(
     (out / found.path / name).unlink()
     assert download.main(command) == 0
     assert (out / found.path / name).is_file()
+
+
+STUDY = """
+[study]
+run = "{folder}/run"
+cohort = "{folder}/cohort.csv"
+slides = "{folder}/slides"
+
+[download]
+source = "idc"
+server = "{server}"
+idc_index = "{index}"
+project = ["TCGA-LIHC"]
+recipe = "frozen-only"
+out = "{folder}/slides"
+cohort_out = "{folder}/cohort.csv"
+
+[tile]
+"""
+
+
+def test_series_pass_through_a_small_disk(
+    s3: Any, server: str, slide: Path, table: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    """A series is cut when all of its objects are there, and goes with all of them."""
+    count, size = upload(s3, slide, 1), sum(f.stat().st_size for f in slide.glob("*.dcm"))
+    upload(s3, slide, 2)
+    index = table(row(1, "Frozen HE TP TS1", count), row(2, "Frozen HE NT TS1", count))
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.format(folder=tmp_path, server=server, index=index))
+    command = [str(study), "--delete-after-tiling", f"--disk-gb={1.5 * size / 1e9:.6f}"]
+    assert run.main(command) == 0
+    assert len(list((tmp_path / "run" / "tiles").glob("*.zarr"))) == 2
+    assert not list((tmp_path / "slides").rglob("*.dcm"))
+    capsys.readouterr()
+    assert run.main(command) == 0
+    assert "cut, and deleted after tiling" in capsys.readouterr().out
+    with (tmp_path / "slides" / "download_report.csv").open(newline="") as file:
+        told = list(csv.DictReader(file))
+    assert {each["status"] for each in told} == {"skipped"}
+    assert sum(int(each["received_bytes"]) for each in told) == 0
 
 
 @pytest.mark.parametrize(
