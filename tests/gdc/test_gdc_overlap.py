@@ -5,6 +5,9 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +67,7 @@ def mean_colour(weights):
 SIDE = 700  # of a slide, px
 PLACES = [(x, y) for y in (600, 1300, 2100) for x in (600, 1100)]  # of tissue on the real slide
 GB = 1e9
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -315,3 +319,28 @@ def test_what_cannot_be_is_refused_before_a_byte(
     assert main([*command, *flags]) == 2
     assert told in capsys.readouterr().err
     assert cohort.stand_in.sent() == 0
+
+
+def test_ctrl_c_ends_it_at_once_and_with_workers_it_goes_on(cohort: Cohort) -> None:
+    cohort.stand_in.pace = 3e5
+    cohort.stand_in.tell()
+    command = [*cohort.study("study"), *cohort.passing(2)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsi_pipeline", *command],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{cohort.folder}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while cohort.stand_in.progress() < cohort.sizes[0] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 20
+    assert process.returncode == 130
+    assert said.endswith("the same command goes on from there.\n")
+    cohort.stand_in.faster()
+    assert main([*command, "--workers=1"]) == 0
+    assert len(stores_of(cohort.folder / "study" / "run" / "tiles")) == len(PLACES)
+    assert bytes_of(cohort.folder / "study" / "slides") == 0

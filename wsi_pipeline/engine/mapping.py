@@ -30,6 +30,7 @@ def map_slides(
     work: Work,
     tasks: Sequence[SlideTask],
     config: StageConfig,
+    begun: Executor | None = None,
 ) -> Iterator[Event]:
     """Apply ``work`` to every task's payload and yield what became of each slide.
 
@@ -38,11 +39,12 @@ def map_slides(
             ``WsiError`` when the slide cannot be done.
         tasks: One a slide.
         config: Says where: ``workers`` processes, or a running ``scheduler``, or here.
+        begun: Where, if that was begun before: see :func:`executor_for`.
 
     Raises:
         UsageError: ``work`` says that the request is wrong.
     """
-    with _executor(config) as executor:
+    with nullcontext(begun) if begun is not None else executor_for(config) as executor:
         waiting = list(tasks)
         died: set[str] = set()
         while waiting:
@@ -74,7 +76,12 @@ def _failure_of(fate: Died) -> SlideFailed:
     )
 
 
-def _executor(config: StageConfig) -> AbstractContextManager[Executor]:
+def executor_for(config: StageConfig) -> AbstractContextManager[Executor]:
+    """Begin where the work is done, to be used for several lists of slides.
+
+    Raises:
+        ConfigError: The scheduler does not answer or has no workers.
+    """
     if config.scheduler is None and config.workers == 0:
         return nullcontext(InProcess())
     from wsi_pipeline.engine.cluster import dask_executor

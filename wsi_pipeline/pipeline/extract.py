@@ -16,7 +16,7 @@ import torch
 from distributed import get_worker
 from filelock import FileLock, Timeout
 
-from wsi_pipeline.engine import SlideTask, fate_of, map_slides, provenance
+from wsi_pipeline.engine import Executor, SlideTask, fate_of, map_slides, provenance
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -91,7 +91,9 @@ def rest(config: ExtractConfig, told: Collection[str]) -> Iterator[Event]:
     yield from _whole(config, tag, origins, find_decisions(config))
 
 
-def encode_stores(config: ExtractConfig, slide_ids: Sequence[str]) -> Iterator[Event]:
+def encode_stores(
+    config: ExtractConfig, slide_ids: Sequence[str], executor: Executor | None = None
+) -> Iterator[Event]:
     """Encode the tile stores of some slides, while others are still being cut.
 
     Raises:
@@ -108,7 +110,8 @@ def encode_stores(config: ExtractConfig, slide_ids: Sequence[str]) -> Iterator[E
         elif outcome:
             yield outcome
     if jobs and (config.workers or config.scheduler):
-        yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)
+        tasks = [_task(config, job) for job in jobs]
+        yield from map_slides(extract_slide, tasks, config, executor)
     elif jobs:
         watch = Stopwatch(keep_spans=config.profile)
         yield from _stream(config, jobs, kept_encoder(config), watch)

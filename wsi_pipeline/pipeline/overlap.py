@@ -11,13 +11,14 @@ import queue
 import shutil
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from wsi_pipeline import remote
 from wsi_pipeline.cohort import CohortSlide, doubtful_labels
-from wsi_pipeline.engine import NO_TISSUE
+from wsi_pipeline.engine import NO_TISSUE, Executor, executor_for
 from wsi_pipeline.errors import ConfigError, SlideError, WsiError
 from wsi_pipeline.events import (
     Event,
@@ -35,7 +36,7 @@ from wsi_pipeline.pipeline.resolve_cohort import resolve_rows, rows_of_table
 from wsi_pipeline.pipeline.tile_task import cut_task
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.settings import digest
+from wsi_pipeline.settings import StageConfig, digest
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.tiles import find_store, verify_tiles
 from wsi_pipeline.verbs.slides import DownloadConfig
@@ -43,7 +44,7 @@ from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
 LOOK_S: Final = 0.5
 SHUTDOWN_S: Final = 10.0
-BATCH: Final = 8  # slides that are cut before the encoder has the cores again
+BATCH: Final = 8  # slides that are cut, at least, before the encoder has the cores again
 SPENT: Final = "cut, and deleted after tiling"
 NO_ROW: Final = "no row of the cohort names it"
 
@@ -166,8 +167,10 @@ class Handed(Generic[Item]):
                 self._changed.wait()
         return self.take_now(most)
 
-    def take_now(self, most: int) -> list[Item]:
+    def take_now(self, most: int | None = None) -> list[Item]:
+        """Return what is there, at most so many."""
         with self._changed:
+            most = len(self._items) if most is None else most
             taken, self._items = self._items[:most], self._items[most:]
         return taken
 
@@ -322,28 +325,37 @@ class _Flow:
 
     def _tile(self) -> Iterator[Said]:
         """Cut what has come, until nothing more does."""
+        config = self._stages.tile
         yield from self._begin_tile()
-        while rows := self._here.take(BATCH):
-            yield from self._round(rows)
+        with executor_for(config) as executor:
+            while rows := self._here.take(_batch(config)):
+                yield from self._round(rows, executor)
         yield from self._end_tile()
         self._cut.close()
 
     def _encode(self, extract: ExtractConfig) -> Iterator[Said]:
         """Encode what has been cut, until nothing more is."""
         yield from self._begin_encode()
-        while slides := self._cut.take(BATCH):
-            yield from self._encode_round(extract, slides)
+        with executor_for(extract) as executor:
+            while slides := self._cut.take(_batch(extract)):
+                yield from self._encode_round(extract, slides, executor)
         yield from self._end_encode(extract)
 
     def _in_turn(self, extract: ExtractConfig | None) -> Iterator[Said]:
         """Cut and encode by turns, on the same cores."""
+        tile_config = self._stages.tile
         yield from self._begin_tile()
         if extract is not None:
             yield from self._begin_encode()
-        while rows := self._here.take(BATCH):
-            yield from self._round(rows)
-            if extract is not None:
-                yield from self._encode_round(extract, self._cut.take_now(BATCH * BATCH))
+        with ExitStack() as stack:
+            cutting = encoding = stack.enter_context(executor_for(tile_config))
+            if extract is not None and _where(extract) != _where(tile_config):
+                encoding = stack.enter_context(executor_for(extract))
+            while rows := self._here.take(_batch(tile_config)):
+                yield from self._round(rows, cutting)
+                slides = self._cut.take_now()
+                if extract is not None and slides:
+                    yield from self._encode_round(extract, slides, encoding)
         yield from self._end_tile()
         if extract is not None:
             yield from self._end_encode(extract)
@@ -358,7 +370,7 @@ class _Flow:
         config = self._stages.tile
         return merge_rows(self._run, rows, config.cohort, overwrite=config.overwrite)
 
-    def _round(self, rows: Sequence[CohortSlide]) -> Iterator[Said]:
+    def _round(self, rows: Sequence[CohortSlide], executor: Executor) -> Iterator[Said]:
         """Cut some slides; each store is handed on as soon as it is there."""
         config = self._stages.tile
         resolved = resolve_rows(config, rows)
@@ -367,7 +379,7 @@ class _Flow:
         yield from (("tile", event) for event in resolved.events)
         tasks = [cut_task(config, slide, resolved.deleted) for slide in resolved.slides]
         asked = {task.slide_id: task.asked for task in tasks}
-        for event in tile.cut(config, tasks):
+        for event in tile.cut(config, tasks, executor):
             yield "tile", event
             match event:
                 case SlideSkipped(slide_id=slide_id, reason=reason) if reason == NO_TISSUE:
@@ -445,10 +457,12 @@ class _Flow:
     def _begin_encode(self) -> Iterator[Said]:
         yield "extract", StageStarted(stage="extract", total=len(self._rows))
 
-    def _encode_round(self, config: ExtractConfig, slides: Sequence[str]) -> Iterator[Said]:
+    def _encode_round(
+        self, config: ExtractConfig, slides: Sequence[str], executor: Executor
+    ) -> Iterator[Said]:
         from wsi_pipeline.pipeline.extract import encode_stores
 
-        for event in encode_stores(config, slides):
+        for event in encode_stores(config, slides, executor):
             yield "extract", event
             if isinstance(event, SlideDone | SlideSkipped | SlideFailed):
                 self._told.add(event.slide_id)
@@ -511,6 +525,15 @@ def _spoken(said: "queue.SimpleQueue[Said | Exception | None]", lanes: int) -> I
                 yield StageResumed(stage=stage)
             speaker = stage
             yield event
+
+
+def _batch(config: StageConfig) -> int:
+    """Return how many slides are taken up together."""
+    return max(BATCH, 2 * config.workers)
+
+
+def _where(config: StageConfig) -> tuple[int, str | None]:
+    return config.workers, config.scheduler
 
 
 def parcels_of(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from wsi_pipeline.atomic import remove
 from wsi_pipeline.cohort import doubtful_labels
-from wsi_pipeline.engine import NO_TISSUE, SlideTask, is_done, map_slides, provenance
+from wsi_pipeline.engine import NO_TISSUE, Executor, SlideTask, is_done, map_slides, provenance
 from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.events import (
     Event,
@@ -72,7 +72,9 @@ def run(config: TileConfig) -> Iterator[Event]:
     yield from written(config)
 
 
-def cut(config: TileConfig, tasks: Sequence[CutTask]) -> Iterator[Event]:
+def cut(
+    config: TileConfig, tasks: Sequence[CutTask], executor: Executor | None = None
+) -> Iterator[Event]:
     """Cut slides, each under its lock, and yield what became of them."""
     run = RunFolder(config.run)
     work = [
@@ -80,7 +82,7 @@ def cut(config: TileConfig, tasks: Sequence[CutTask]) -> Iterator[Event]:
         for task in tasks
     ]
     with reading_ahead(config, tasks) as begun:
-        for event in map_slides(cut_one, work, config):
+        for event in map_slides(cut_one, work, config, executor):
             if isinstance(event, SlideStarted):
                 begun()
             yield event
