@@ -305,7 +305,7 @@ def test_a_store_that_is_damaged_is_made_from_the_slide_fetched_again(cohort: Co
         (["--disk-gb=1"], "--disk-gb goes with --delete-after-tiling"),
         (["--delete-after-tiling", "--no-overlap"], "goes with --overlap"),
         (["--delete-after-tiling", "--disk-gb=0.0001"], "alone takes"),
-        (["--delete-after-tiling", "--only=tile"], "needs a [download] with out"),
+        (["--delete-after-tiling", "--only=download"], "needs a [download] with out"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_byte(
@@ -313,9 +313,6 @@ def test_what_cannot_be_is_refused_before_a_byte(
 ) -> None:
     cohort.stand_in.tell()
     command = cohort.study("study")
-    if "--only=tile" in flags:
-        (cohort.folder / "study" / "cohort.csv").write_text("slide_id,path\n")
-        (cohort.folder / "study" / "slides").mkdir()
     assert main([*command, *flags]) == 2
     assert told in capsys.readouterr().err
     assert cohort.stand_in.sent() == 0

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from wsi_pipeline.inventory import note_there
 from wsi_pipeline.run_folder import RunFolder
 
 
@@ -57,6 +58,7 @@ def record_deleted(run: RunFolder, slide: DeletedSlide) -> None:
         file.write(json.dumps(asdict(slide)).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    note_there(run.deleted_slides, "grows")
 
 
 def _last_byte(handle: int, size: int) -> bytes:
