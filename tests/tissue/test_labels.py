@@ -143,6 +143,43 @@ def test_ink_of_any_colour_is_flagged_on_real_tissue(
         assert marks["pen"].mean() >= 0.8
 
 
+# of real strokes: file, and rows and columns of the crop
+REAL_INK = {
+    "green": ("no-tissue-green-pen", (200, 264, 200, 290)),
+    "pale green": ("no-tissue-green-pen", (330, 360, 230, 290)),
+    "red": ("no-tissue-red-pen", (255, 290, 200, 330)),
+    "pale red": ("no-tissue-red-pen", (400, 440, 60, 180)),
+    "blue": ("wsi-blue-pen", (65, 70, 150, 172)),
+    "violet black": ("no-tissue-red-pen", (330, 420, 360, 460)),
+    "black": ("diagnostic-slide-thumb-rgb", (239, 245, 223, 235)),
+}
+
+
+@pytest.mark.parametrize("ink", REAL_INK)
+def test_real_ink_over_real_tissue_is_flagged(
+    data_dir: Path, slides: list[Labelled], ink: str
+) -> None:
+    """Light passes a real stroke and the tissue, of a judged tile over 6 %.
+
+    The frozen section, which is violet itself, hides pale green and blue: the mean of slides is
+    what counts.
+    """
+    name, (top, bottom, left, right) = REAL_INK[ink]
+    picture = cv2.imread(str(data_dir / "pen" / f"{name}.png"))
+    assert picture is not None
+    stroke = cv2.resize(picture[top:bottom, left:right, ::-1], (256, 16)) / 242.0
+    found = []
+    for slide in slides:
+        judged = [k for k, half in enumerate(slide.halves) if half == "judge"][:12]
+        if judged:
+            drawn = slide.tiles[judged].copy()
+            drawn[:, 100:116] = np.clip(drawn[:, 100:116] * stroke, 0, 255).astype(np.uint8)
+            marks = slide.rules.marks(slide.rules.measure(look(drawn, slide.glass, slide.mpp)))
+            found.append(marks["pen"].mean())
+    assert len(found) == 5
+    assert np.mean(found) >= 0.8
+
+
 def test_blur_is_flagged_and_dense_collagen_is_not(slides: list[Labelled]) -> None:
     for half in ("develop", "judge"):
         sharp, blurred = [], []

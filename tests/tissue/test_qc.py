@@ -103,7 +103,7 @@ def test_fields_without_ink_are_clean(data_dir: Path, name: str) -> None:
 def test_ink_by_colour_adds_up(data_dir: Path) -> None:
     tile = read(data_dir / "pen" / "diagnostic-slide-thumb-rgb.png")[None]
     by_colour = ink_fractions(tile)
-    assert list(by_colour) == ["red", "green", "blue", "black"]
+    assert list(by_colour) == ["red", "green", "blue", "black", "violet"]
     assert pen_fractions(tile)[0] == pytest.approx(sum(v[0] for v in by_colour.values()), abs=0.005)
 
 

@@ -3,7 +3,8 @@
 The rules are boxes in hue, saturation and value. They rest on one observation: stained tissue
 (haematoxylin, eosin, PAS, DAB) lies between blue-violet, pink and brown, so green and cyan-blue are
 ink, red is ink only when far more saturated than erythrocytes, and black only when it has no
-colour left. Ink over tissue mixes with it: expect to see its core, not its thin edges.
+colour left, or is a red violet darker than any nucleus: so black marker looks that lets some red
+through. Ink over tissue mixes with it: expect to see its core, not its thin edges.
 
 On tiles, at about 2 µm/px, black ink lies in grains: what is black in all channels is its core, and
 dark grey within 4 µm of a core belongs to it.
@@ -71,9 +72,10 @@ RULES: Mapping[str, tuple[InkRule, ...]] = MappingProxyType(
         "green": (InkRule(hue=(90, 192), saturation=(0.22, 1), value=(0.10, 0.92)),),
         "blue": (
             InkRule(hue=(192, 232), saturation=(0.40, 1), value=(0.10, 1)),
-            InkRule(hue=(232, 244), saturation=(0.50, 1), value=(0.10, 1)),
+            InkRule(hue=(232, 250), saturation=(0.50, 1), value=(0.10, 1)),
         ),
         "black": (InkRule(value=(0, 0.275), max_chroma=0.16),),
+        "violet": (InkRule(hue=(320, 360), saturation=(0.45, 1), value=(0, 0.275)),),
     }
 )
 
@@ -84,6 +86,7 @@ _EDGES: Mapping[str, InkRule] = MappingProxyType(
         "green": InkRule(hue=(90, 232), saturation=(0.10, 1)),
         "blue": InkRule(hue=(150, 245), saturation=(0.10, 1)),
         "black": InkRule(value=(0, 0.45), max_chroma=0.22),
+        "violet": InkRule(hue=(300, 360), saturation=(0.30, 1), value=(0, 0.45)),
     }
 )
 

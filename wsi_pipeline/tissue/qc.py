@@ -149,7 +149,8 @@ def ink_fractions(
         mpp: Resolution of the tiles, µm/px; None is taken for 0.5.
 
     Returns:
-        ``red``, ``green``, ``blue`` and ``black``, each (N,) float32 in [0, 1].
+        ``red``, ``green``, ``blue``, ``black`` and ``violet`` (black that lets red through), each
+        (N,) float32 in [0, 1].
 
     Raises:
         ValueError: ``tiles`` has another shape or type.
@@ -194,9 +195,11 @@ def _shares_of_few(tiles: RgbTiles) -> NDArray[np.float32]:
         return found
     # As one picture, whose pixels are judged one by one: a call for each tile would cost more.
     marks = ink_marks(as_picture(tiles)).reshape(tiles.shape[:3])
+    black = black_ink(tiles)
     for column, name in enumerate(RULES):
         if name == "black":
-            found[:, column] = shares(black_ink(tiles))
+            found[:, column] = shares(black)
         elif marks.any():
-            found[:, column] = shares(of_colour(marks, name).view(np.uint8))
+            own = of_colour(marks, name) & (black == 0)
+            found[:, column] = shares(own.view(np.uint8))
     return found
