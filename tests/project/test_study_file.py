@@ -90,6 +90,8 @@ def test_two_tasks_of_one_run_folder_each_with_its_figures(run: Path, tmp_path: 
     assert "Tells apart normal, tumour (hcc as tumour, cca as tumour, normal as normal)." in page
     assert "Tells apart cca, hcc (hcc, cca alone)." in page
     assert page.count("<h3>Per patient</h3>") == 2
+    assert "slides failed" not in page  # they have features; that no tiles are here is no loss
+    assert page.count('<a href="#slide-') == 24
     models = {path: path.stat().st_mtime_ns for path in run.glob("models/*/model.safetensors")}
     assert len(models) == 2
     assert main([str(study)]) == 0  # what is finished is not redone
@@ -130,7 +132,12 @@ def readers_are_reported(run: Path, tmp_path: Path) -> None:
         assert mine.value["cost a case", "alone"] == pytest.approx(2)
         assert mine.value["cost a case", "with model"] == pytest.approx(1)
     page = (run / "report" / "index.html").read_text("utf-8")
-    for words in ("Readers and the model", "reader with model less reader", "of +10%", "<td>2.00"):
+    for words in (
+        "Readers and the model",
+        "reader with model less reader",
+        "Gain of +10 %",
+        "<td>2.00",
+    ):
         assert words in page
     (tmp_path / "readings.csv").write_text("slide_id,reader_a\nhcc-0,hhc\n")
     assert report_main([str(run), *told]) != 0

@@ -21,37 +21,43 @@ def slide_cards(
     cohort: Sequence[CohortSlide],
     stores: Mapping[str, TileStore],
     bundles: Sequence[BundleRead],
+    encoded: frozenset[str],
     most: int | None,
 ) -> tuple[SlideCard, ...]:
-    """Return a card for each slide with tiles; ``most`` at most have pictures, None for all.
+    """Return a card for each slide with tiles or features, ``most`` of them with pictures.
 
     Args:
         run: The run folder.
         cohort: Its table.
         stores: Tile stores by slide, in order.
         bundles: Trained models, each of which says something of a slide.
-        most: How many the gallery shows.
+        encoded: Slides with features, which may have no tiles here: imported, or cut in passing.
+        most: How many the gallery shows; None for all.
     """
     rows = {slide.slide_id: slide for slide in cohort}
     cards = []
-    for number, (slide_id, store) in enumerate(stores.items()):
-        card = _card(slide_id, store, rows.get(slide_id), bundles)
+    alone = [row.slide_id for row in cohort if row.slide_id in encoded - stores.keys()]
+    for number, slide_id in enumerate([*stores, *alone]):
+        card = _card(slide_id, stores.get(slide_id), rows.get(slide_id), bundles)
         shown = most is None or number < most
         cards.append(_pictured(run, card) if shown else replace(card, shown=False))
     return tuple(cards)
 
 
 def _card(
-    slide_id: str, store: TileStore, row: CohortSlide | None, bundles: Sequence[BundleRead]
+    slide_id: str,
+    store: TileStore | None,
+    row: CohortSlide | None,
+    bundles: Sequence[BundleRead],
 ) -> SlideCard:
-    about = store.attributes
+    about = {} if store is None else store.attributes
     return SlideCard(
         slide_id=slide_id,
         patient_id=row.patient_id if row else None,
         label=row.label if row else None,
         cohort=row.cohort if row else None,
         split=next((b.splits[slide_id] for b in bundles if slide_id in b.splits), None),
-        tiles_kept=len(store),
+        tiles_kept=None if store is None else len(store),
         tiles_candidate=about.get("counts", {}).get("candidates"),
         mpp=about.get("mpp_effective"),
         flags=tuple(about.get("flags", ())),
@@ -63,7 +69,7 @@ def _card(
 
 def _pictured(run: Path, card: SlideCard) -> SlideCard:
     overlay = read_rgb(RunFolder(run).thumbnail(card.slide_id))
-    alt = f"Slide {card.slide_id}: tissue outline and {card.tiles_kept} tiles kept"
+    alt = f"Slide {card.slide_id}: tissue outline and {card.tiles_kept or 0} tiles kept"
     return replace(
         card,
         overlay=None if overlay is None else jpeg(overlay, alt, THUMBNAIL_PX),

@@ -16,7 +16,7 @@ from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
 from wsi_pipeline.reporting.readers import add_readings, compare_all, machine_seconds
 from wsi_pipeline.run_cohort import rows_of, unmatched
-from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.settings import load_toml
 from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
 
@@ -74,7 +74,8 @@ def collect(
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
     outcomes = list(read_outcomes(RunFolder(run).journal).values())
     bundles, broken = read_bundles(run)
-    failures = (*all_failures(cohort, stores, damaged, outcomes), *broken)
+    encoded = _encoded(RunFolder(run))
+    failures = (*all_failures(cohort, stores, damaged, outcomes, encoded), *broken)
     read = cohort if reading.table is None else add_readings(cohort, reading.table)
     parts = compare_all(read, bundles, reading.costs.promised)
     examples = spread_slides(stores, cohort, limits.example_slides)
@@ -83,9 +84,9 @@ def collect(
         created=created,
         synthetic=any(_is_synthetic(slide) for slide in cohort),
         random_weights=any(RANDOM in path.name for path in RunFolder(run).features.glob("*")),
-        notes=(*_strangers(RunFolder(run), cohort), *_cut(len(stores), limits.slides)),
-        funnel=read_funnel(cohort, stores, failures),
-        slides=slide_cards(run, cohort, stores, bundles, limits.slides),
+        notes=(*_strangers(RunFolder(run), cohort), *_cut(len({*stores, *encoded}), limits.slides)),
+        funnel=read_funnel(cohort, stores, failures, encoded),
+        slides=slide_cards(run, cohort, stores, bundles, encoded, limits.slides),
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
         stain_method=_stain_method(stores.values()),
         models=tuple(bundle.report for bundle in bundles),
@@ -110,6 +111,11 @@ def _open_stores(
         except StoreError as error:
             damaged.append(Failure(slide_id=slide_id, stage="tile", reason=str(error)))
     return stores, damaged
+
+
+def _encoded(run: RunFolder) -> frozenset[str]:
+    """Slides that have features of any encoder."""
+    return frozenset(name for folder in run.features.glob("[!.]*") for name in stores_in(folder))
 
 
 def _title(run: Path, cohort: Sequence[CohortSlide]) -> str:

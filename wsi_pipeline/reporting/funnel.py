@@ -1,7 +1,7 @@
 """How many slides and tiles came through, and why the others did not."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from wsi_pipeline.cohort import CohortSlide
@@ -18,8 +18,13 @@ def all_failures(
     stores: Mapping[str, TileStore],
     damaged: Sequence[Failure],
     outcomes: Sequence[Outcome],
+    encoded: Collection[str] = (),
 ) -> tuple[Failure, ...]:
-    """What the journal calls failed or unusable, damaged stores, and slides it does not tell of."""
+    """What the journal calls failed or unusable, damaged stores, and slides it does not tell of.
+
+    Slides that are ``encoded`` without tiles here, because features were imported or tiles cut in
+    passing, are not lost.
+    """
     lost = [
         Failure(slide_id=o.slide_id, stage=o.stage, reason=o.words, fate=o.fate)
         for o in outcomes
@@ -30,13 +35,16 @@ def all_failures(
     silent = [
         Failure(slide_id=s.slide_id, stage=TILING, reason=UNTOLD)
         for s in cohort
-        if s.slide_id not in stores and s.slide_id not in told
+        if s.slide_id not in stores and s.slide_id not in told and s.slide_id not in encoded
     ]
     return (*lost, *damaged, *silent)
 
 
 def read_funnel(
-    cohort: Sequence[CohortSlide], stores: Mapping[str, TileStore], failures: Sequence[Failure]
+    cohort: Sequence[CohortSlide],
+    stores: Mapping[str, TileStore],
+    failures: Sequence[Failure],
+    encoded: Collection[str] = (),
 ) -> Funnel:
     """Slides from the cohort table to tile stores; tiles from the grid to the stores."""
     lost = {
@@ -47,11 +55,14 @@ def read_funnel(
     asked = {slide.slide_id for slide in cohort} | set(stores) | set(lost)
     if not asked:
         return Funnel()
+    alone = (asked & set(encoded)) - set(stores)
+    steps = [FunnelStep(name="in the cohort", count=len(asked), lost=Counter(lost.values()))]
+    if stores or not alone:
+        steps.append(FunnelStep(name="with tiles", count=len(stores)))
+    if alone:
+        steps.append(FunnelStep(name="with features alone", count=len(alone)))
     return Funnel(
-        slides=(
-            FunnelStep(name="in the cohort", count=len(asked), lost=Counter(lost.values())),
-            FunnelStep(name="with tiles", count=len(stores)),
-        ),
+        slides=tuple(steps),
         tiles=_tiles(stores.values()),
     )
 

@@ -31,13 +31,10 @@ from wsi_pipeline.reporting.judgement import abstention_figure, decision_figure,
 SPLITS = ("train", "val", "test", "external")
 LEVELS: tuple[Level, ...] = ("tile", "slide", "patient")
 SHOWN_SPLITS = ("test", "external")
+MODELS_AT_THE_HEAD = 3
 TILE = "tile"  # the tile classifier's name
 WHO = {"model": "model", "reader": "reader", "with model": "reader with model"}
-VERDICTS = {
-    "shown": "a gain of {:+.0%} is shown",
-    "not shown": "a gain of {:+.0%} is neither shown nor excluded",
-    "excluded": "a gain of {:+.0%} is excluded",
-}
+VERDICTS = {"shown": "shown", "not shown": "open", "excluded": "excluded"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +120,7 @@ class ModelView:
     differences: tuple[tuple[str, ...], ...]
     sets: tuple[tuple[str, ...], ...]
     uncalibrated: int | None
+    exact: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +142,7 @@ def _readers_view(part: ReadPart, costs: Costs) -> ReadersView:
     accuracy, gains, times = [], [], []
     for result in part.results:
         accuracy += [
-            (result.reader, WHO[name], _ranged(found), _of(found))
+            (result.reader, WHO[name], _ranged(found), *_of(found))
             for name, found in result.accuracy.items()
         ]
         gains += [
@@ -152,9 +150,9 @@ def _readers_view(part: ReadPart, costs: Costs) -> ReadersView:
                 result.reader,
                 f"{WHO[gain.first]} less {WHO[gain.second]}",
                 _ranged(gain.difference, signed=True),
+                VERDICTS[gain.verdict],
                 "–" if gain.p is None else f"{gain.p:.3f}",
-                _of(gain.difference),
-                VERDICTS[gain.verdict].format(gain.promised),
+                *_of(gain.difference),
             )
             for gain in result.gains
         ]
@@ -163,7 +161,7 @@ def _readers_view(part: ReadPart, costs: Costs) -> ReadersView:
             if name != "difference" and found.value is not None:
                 cost = costs.of_case(found.value, with_model=name != "alone")
             words = "–" if cost is None else f"{cost:,.2f}"
-            times.append((result.reader, name, _ranged(found, digits=1), _of(found), words))
+            times.append((result.reader, name, _ranged(found, digits=1), *_of(found), words))
     return ReadersView(
         title=f"{part.bundle}, {part.split} slides",
         accuracy=tuple(accuracy),
@@ -182,8 +180,8 @@ def _ranged(found: Ranged, *, signed: bool = False, digits: int = 3) -> str:
     return f"{found.value:{style}}{between}"
 
 
-def _of(found: Ranged) -> str:
-    return f"{found.slides:,} slides of {found.patients:,} patients"
+def _of(found: Ranged) -> tuple[str, str]:
+    return f"{found.slides:,}", f"{found.patients:,}"
 
 
 def funnel_rows(steps: Sequence[FunnelStep]) -> tuple[FunnelRow, ...]:
@@ -220,6 +218,7 @@ def model_view(report: ModelReport) -> ModelView:
         drift_rows=_drift_rows(report),
         differences=_differences(report),
         sets=tuple(_set_row(row) for row in report.sets if row.calibrated),
+        exact=any("exact" in words for words in intervals),
         uncalibrated=next((r.calibrated_on for r in report.sets if not r.calibrated), None),
     )
 
@@ -303,19 +302,27 @@ def key_figures(data: ReportData) -> tuple[tuple[str, str], ...]:
     """The numbers at the head of the page, (value, name)."""
     figures: list[tuple[str, str]] = []
     if data.slides:
-        figures.append((f"{len(data.slides):,}", "slides with tiles"))
+        tiled = sum(slide.tiles_kept is not None for slide in data.slides)
+        if tiled:
+            figures.append((f"{tiled:,}", "slides with tiles"))
+        if len(data.slides) > tiled:
+            figures.append((f"{len(data.slides) - tiled:,}", "slides with features alone"))
         patients = {s.patient_id for s in data.slides if s.patient_id}
         if patients:
             figures.append((f"{len(patients):,}", "patients"))
-        figures.append((f"{sum(s.tiles_kept or 0 for s in data.slides):,}", "tiles kept"))
+        if tiled:
+            kept = sum(slide.tiles_kept or 0 for slide in data.slides)
+            figures.append((f"{kept:,}", "tiles kept"))
     failed = {f.slide_id for f in data.failures if f.fate == "failed"}
     if failed:
         figures.append((f"{len(failed):,}", "slides failed"))
-    for model in data.models[:1]:
+    several = len(data.models) > 1
+    for model in data.models[:MODELS_AT_THE_HEAD]:
         for split in SHOWN_SPLITS:
             found = _primary(model, split)
             if found and "auroc" in found.measures:
                 name = f"AUROC, {split}, per {found.level}"
+                name += f", {model.name}" if several else ""
                 figures.append((with_interval(found.measures["auroc"]), name))
     return tuple(figures)
 
