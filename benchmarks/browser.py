@@ -35,6 +35,11 @@ LOADED: Final = """new Promise(done => {
       shown: [...document.images].filter(i => i.complete && i.naturalWidth).length,
       wide: document.documentElement.scrollWidth > document.documentElement.clientWidth})) };
   tell(); })"""
+IN_SIGHT: Final = """new Promise(done => { let tries = 0; const look = () => {
+  const seen = [...document.images].filter(i => { const box = i.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight; });
+  seen.every(i => i.complete) || ++tries > 50 ? setTimeout(done, 300) : setTimeout(look, 100); };
+  look(); })"""
 EVERY_IMAGE: Final = """(async () => {
   const bad = [];
   for (const image of document.images) {
@@ -120,7 +125,7 @@ async def _visit(
         if anchor:
             go = f"document.getElementById({anchor!r}).scrollIntoView()"
             await _ask(session, 3, "Runtime.evaluate", expression=go)
-            await asyncio.sleep(0.7)
+        await _ask(session, 5, "Runtime.evaluate", expression=IN_SIGHT, awaitPromise=True)
         shot = await _ask(session, 4, "Page.captureScreenshot", format="png")
         picture.write_bytes(base64.b64decode(shot["data"]))
     session.close()

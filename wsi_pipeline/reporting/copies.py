@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,10 @@ QUALITY: Final = 70
 SHOWN: Final = 500  # groups; all stand in groups.csv
 MEMBERS: Final = 12  # of a group
 STYLE: Final = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"
-    "section{display:flex;flex-wrap:wrap;gap:.75rem;border-top:1px solid #ccc;padding:.75rem 0}"
-    "h2{font-size:1rem;width:100%;margin:0}figure{margin:0;width:8rem}"
-    "img{max-width:8rem;max-height:8rem;display:block}"
-    "figcaption{font-size:.75rem;overflow-wrap:anywhere}"
+    ".group{display:flex;flex-wrap:wrap;gap:.9rem;padding:1rem 1.4rem;margin-bottom:1.1rem}"
+    ".group h2{font-size:1rem;width:100%}.group figure{margin:0;width:8rem}"
+    ".group img{max-width:8rem;max-height:8rem;display:block}"
+    ".group figcaption{font-size:.75rem;overflow-wrap:anywhere}"
 )
 
 
@@ -28,23 +28,30 @@ def write_groups_page(
     path: Path, groups: Sequence[Sequence[str]], pictures: Mapping[str, Path]
 ) -> None:
     """Write a page of the groups; ``pictures`` holds each slide's, where it has one."""
+    css = resources.files("wsi_pipeline.reporting") / "templates" / "report.css"
+    count = f"{len(groups)} group{'s' * (len(groups) != 1)}"
+    verb = "belong" if len(groups) != 1 else "belongs"
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Copies</title>",
-        f"<style>{STYLE}</style><h1>{len(groups)} groups that belong together</h1>",
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Copies</title>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<style>{css.read_text('utf-8')}{STYLE}</style></head><body><div class='wrap'>",
+        "<header class='top'><p class='eyebrow'>Audit</p>",
+        f"<h1>{count} that {verb} together</h1><div class='stained'></div>",
         (
-            "<p>Found by the audit: the same file, or copies of one picture. Strike what is no "
-            "copy out of <code>groups.csv</code>, and give the rest to <code>--groups</code>.</p>"
+            "<p class='lede'>The same file, or copies of one picture. Strike what is no copy out "
+            "of <code>groups.csv</code>, and give the rest to <code>--groups</code>.</p></header>"
         ),
     ]
     for number, members in enumerate(groups[:SHOWN], 1):
         figures = [_figure(name, pictures.get(name)) for name in members[:MEMBERS]]
         more = f" ({MEMBERS} shown)" if len(members) > MEMBERS else ""
         parts.append(
-            f"<section><h2>g{number:04d}: {len(members)}{more}</h2>{''.join(figures)}</section>"
+            f"<section class='card group'><h2>g{number:04d}: {len(members)}{more}</h2>"
+            f"{''.join(figures)}</section>"
         )
     if len(groups) > SHOWN:
         parts.append(f"<p>{len(groups) - SHOWN} more groups stand in groups.csv.</p>")
-    write_text(path, "\n".join(parts) + "</html>\n")
+    write_text(path, "\n".join(parts) + "</div></body></html>\n")
 
 
 def _figure(name: str, path: Path | None) -> str:
