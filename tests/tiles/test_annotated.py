@@ -130,13 +130,15 @@ def test_classes_are_whole_numbers_on_disk_and_stores_from_before_are_read(
     if kind == "zarr":
         group = zarr.open_group(path, mode="a")
         assert group[name].dtype == np.int32
-        del group[name], group.attrs["files"]  # as it was written before
+        del group[name], group.attrs["seal"]  # as it was written before
         group.create_array(name, data=new.astype(np.float32), chunks=new.shape, compressors=None)
     else:
         with h5py.File(path, "a") as file:
             assert file[name].dtype == np.int32
             del file[name]
+            del file.attrs["sealed"]
             file.create_dataset(name, data=new.astype(np.float32))
+    (folder / "run" / "inventory.jsonl").unlink()
     old = open_tiles(path).columns[name]
     assert old.dtype == np.int32
     assert np.array_equal(old, new)
