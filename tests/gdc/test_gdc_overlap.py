@@ -254,7 +254,7 @@ def test_room_that_failed_slides_have_taken_is_told(
     cohort: Cohort, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = cohort.sizes[0]
-    for record in cohort.stand_in.files[2:4]:
+    for record in cohort.stand_in.files[2:]:
         Path(record["_content"]).write_bytes(bytes(size))
         record["md5sum"] = hashlib.md5(bytes(size)).hexdigest()
         record["file_size"] = size
@@ -264,8 +264,9 @@ def test_room_that_failed_slides_have_taken_is_told(
     said = capsys.readouterr().out
     assert "are taken by 2 slides that failed and are kept" in said
     assert "it could not be fetched" in said
-    assert main([*command[:2], *cohort.passing(3)]) == 1
-    assert len(stores_of(cohort.folder / "study" / "run" / "tiles")) == len(PLACES) - 2
+    assert main([*command[:2], *cohort.passing(5)]) == 1
+    assert "are taken by" not in capsys.readouterr().out
+    assert len(stores_of(cohort.folder / "study" / "run" / "tiles")) == 2
 
 
 def test_a_deleted_slide_that_is_needed_again_is_named(
@@ -285,6 +286,18 @@ def test_a_deleted_slide_that_is_needed_again_is_named(
     ledger = RunFolder(cohort.folder / "study" / "run").deleted_slides
     known = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert {each["slide_id"] for each in known} == set(stores_of(ledger.parent / "tiles"))
+
+
+def test_slides_that_were_fetched_again_stay_unless_they_are_to_go(cohort: Cohort) -> None:
+    cohort.stand_in.tell()
+    command = [*cohort.study("study"), *cohort.passing(3)]
+    slides, total = cohort.folder / "study" / "slides", sum(cohort.sizes)
+    assert main(command) == 0
+    assert main([*command[:2], "--no-overlap", "--only=download"]) == 0, "knows nothing of the run"
+    assert main(command[:2]) == 0
+    assert bytes_of(slides) >= total
+    assert main(command) == 0
+    assert bytes_of(slides) == 0
 
 
 def test_a_store_that_is_damaged_is_made_from_the_slide_fetched_again(cohort: Cohort) -> None:

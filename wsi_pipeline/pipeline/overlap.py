@@ -6,15 +6,13 @@ and the two take turns. A slide's file can go once its tile store is verified; t
 waits while the files on disk fill their room, so that any number of slides pass through it.
 """
 
-import os
 import queue
-import shutil
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from wsi_pipeline import remote
 from wsi_pipeline.cohort import CohortSlide, doubtful_labels
@@ -32,6 +30,7 @@ from wsi_pipeline.events import (
 from wsi_pipeline.pipeline import download, tile
 from wsi_pipeline.pipeline.deleted import DeletedSlide, read_deleted, record_deleted
 from wsi_pipeline.pipeline.download_source import Wanted
+from wsi_pipeline.pipeline.parcels import Handed, Parcel, Room, parcels_of
 from wsi_pipeline.pipeline.resolve_cohort import resolve_rows, rows_of_table
 from wsi_pipeline.pipeline.tile_task import cut_task
 from wsi_pipeline.run_cohort import merge_rows
@@ -42,13 +41,11 @@ from wsi_pipeline.tiles import find_store, verify_tiles
 from wsi_pipeline.verbs.slides import DownloadConfig
 from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
-LOOK_S: Final = 0.5
 SHUTDOWN_S: Final = 10.0
 BATCH: Final = 8  # slides that are cut, at least, before the encoder has the cores again
 SPENT: Final = "cut, and deleted after tiling"
 NO_ROW: Final = "no row of the cohort names it"
 
-Item = TypeVar("Item")
 Said = tuple[str, Event]  # which stage, and what it says
 
 
@@ -65,114 +62,6 @@ class Overlapped:
     tile: TileConfig
     extract: ExtractConfig | None = None
     room: int | None = None
-
-
-@dataclass(kw_only=True, eq=False)
-class Parcel:
-    """What is fetched together, and the rows of the cohort that are cut from it."""
-
-    files: list[remote.RemoteFile] = field(default_factory=list)
-    rows: list[CohortSlide] = field(default_factory=list)
-    coming: int = 0
-    uncut: set[str] | None = None
-    whole: bool = True
-    handed: bool = False
-
-    @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
-
-    @property
-    def content(self) -> str:
-        """Digest of what its source says that it is."""
-        return digest([[file.filename, file.md5, file.size] for file in self.files])
-
-
-class Room:
-    """The bytes that slides' files may take; who wants more waits until some have gone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: dict[Parcel, int] = {}
-        self._stuck: set[Parcel] = set()
-        self._changed = threading.Condition()
-
-    def take(self, parcel: Parcel, stop: threading.Event) -> str | None:
-        """Wait for room; return why there will be none.
-
-        Raises:
-            StoppedError: ``stop`` was set.
-        """
-        with self._changed:
-            while parcel not in self._held:
-                if sum(self._held.values()) + parcel.size <= self._limit:
-                    self._held[parcel] = parcel.size
-                elif len(self._stuck) == len(self._held):
-                    return (
-                        f"not tried: {remote.size_text(self._limit)} are taken by "
-                        f"{len(self._stuck)} slides that failed and are kept; mend or remove them, "
-                        "or give more room by --disk-gb"
-                    )
-                elif stop.is_set():
-                    raise remote.StoppedError("stopped while waiting for room on the disk")
-                else:
-                    self._changed.wait(LOOK_S)
-        return None
-
-    def give(self, parcel: Parcel) -> None:
-        """The files have gone."""
-        with self._changed:
-            self._held.pop(parcel, None)
-            self._stuck.discard(parcel)
-            self._changed.notify_all()
-
-    def keep(self, parcel: Parcel) -> None:
-        """The files stay: something failed."""
-        with self._changed:
-            if parcel in self._held:
-                self._stuck.add(parcel)
-            self._changed.notify_all()
-
-
-class Handed(Generic[Item]):
-    """What one thread has finished and the next takes up."""
-
-    def __init__(self) -> None:
-        self._items: list[Item] = []
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def put(self, items: Sequence[Item]) -> None:
-        with self._changed:
-            self._items += items
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def drop(self) -> None:
-        """Nothing more is wanted."""
-        with self._changed:
-            self._items.clear()
-            self._closed = True
-            self._changed.notify_all()
-
-    def take(self, most: int) -> list[Item]:
-        """Wait for the first and return what is there; nothing once all has been taken."""
-        with self._changed:
-            while not self._items and not self._closed:
-                self._changed.wait()
-        return self.take_now(most)
-
-    def take_now(self, most: int | None = None) -> list[Item]:
-        """Return what is there, at most so many."""
-        with self._changed:
-            most = len(self._items) if most is None else most
-            taken, self._items = self._items[:most], self._items[most:]
-        return taken
 
 
 def run(stages: Overlapped) -> Iterator[Event]:
@@ -198,7 +87,7 @@ class _Flow:
         self._rows = rows_of_table(stages.tile)
         self._here: Handed[CohortSlide] = Handed()
         self._cut: Handed[str] = Handed()
-        self._parcels, strays = parcels_of(wanted.files, self._rows, stages)
+        self._parcels, strays = parcels_of(wanted.files, self._rows, stages.out, stages.tile.slides)
         self._of_file = {file: parcel for parcel in self._parcels for file in parcel.files}
         self._of_row = {row.slide_id: parcel for parcel in self._parcels for row in parcel.rows}
         self._room = None if stages.room is None else Room(stages.room)
@@ -251,16 +140,17 @@ class _Flow:
                  for file in each.files]  # fmt: skip
         for parcel in coming:
             parcel.coming = len(parcel.files)
-        for parcel in self._parcels:
-            if id(parcel) in spent:
+        gone = [each for each in self._parcels if id(each) in spent]
+        if stages.room is not None:  # a kill may have come between the ledger and the file
+            for parcel in gone:
                 self._sweep(parcel)
         fetched = {row.slide_id for parcel in coming for row in parcel.rows}
         self._here.put([row for row in self._rows if row.slide_id not in fetched])
-        over = [file for each in self._parcels if id(each) in spent for file in each.files]
-        left_out = [*over] if stages.room is None else [*over, *strays]
+        left_out = [(file, SPENT) for parcel in gone for file in parcel.files]
+        if stages.room is not None:
+            left_out += [(file, NO_ROW) for file in strays]
         results = [
-            remote.FileResult(entry=file, status="skipped", error=SPENT if file in over else NO_ROW)
-            for file in left_out
+            remote.FileResult(entry=file, status="skipped", error=why) for file, why in left_out
         ]
         return replace(
             wanted,
@@ -534,40 +424,3 @@ def _batch(config: StageConfig) -> int:
 
 def _where(config: StageConfig) -> tuple[int, str | None]:
     return config.workers, config.scheduler
-
-
-def parcels_of(
-    files: Sequence[remote.RemoteFile], rows: Sequence[CohortSlide], stages: Overlapped
-) -> tuple[list[Parcel], list[remote.RemoteFile]]:
-    """Match files with the rows that name them, or the folder that they are in.
-
-    Returns:
-        One parcel for each slide's files, and the files that no row names.
-    """
-    parcels: dict[Path, Parcel] = {}
-    by_place: dict[Path, list[CohortSlide]] = {}
-    for row in rows:
-        path = row.locate(stages.tile.slides)
-        if isinstance(path, Path):
-            by_place.setdefault(_absolute(path), []).append(row)
-    strays = []
-    for file in files:
-        path = _absolute(stages.out / file.relative_path)
-        place = next((each for each in (path, path.parent) if each in by_place), None)
-        if place is None:
-            strays.append(file)
-        else:
-            parcels.setdefault(place, Parcel(rows=by_place[place])).files.append(file)
-    return list(parcels.values()), strays
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 (links stay: files are compared as named)
-
-
-def room_for(out: Path, disk_gb: float | None) -> int:
-    """Return the bytes that slides may take where ``out`` is: as given, or half of what is free."""
-    if disk_gb is not None:
-        return round(disk_gb * 1e9)
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free // 2

@@ -14,6 +14,7 @@ from wsi_pipeline.pipeline import download, overlap
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract, forecast_unseen
 from wsi_pipeline.pipeline.forecast_study import with_sum
 from wsi_pipeline.pipeline.needs import Missing, check_needs
+from wsi_pipeline.pipeline.parcels import room_for
 from wsi_pipeline.pipeline.study_file import Plan, read_study
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
@@ -115,7 +116,7 @@ def _overlapped(config: RunConfig, chosen: Sequence[StageConfig]) -> overlap.Ove
 def _room(config: RunConfig, fetched: DownloadConfig) -> int | None:
     if not config.delete_after_tiling or fetched.out is None:
         return None
-    return overlap.room_for(fetched.out, config.disk_gb)
+    return room_for(fetched.out, config.disk_gb)
 
 
 def _forecast(config: ExtractConfig, tiles: int) -> Note:
