@@ -1,5 +1,7 @@
 """What is there is learned, what is not there is not, and the same seed says the same."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from wsi_pipeline.learn import (
     tile_probabilities,
 )
 from wsi_pipeline.learn.aggregators import Standardise
+from wsi_pipeline.learn.fit import LEAST_VALIDATED, is_fixed
 from wsi_pipeline.learn.metrics import balanced_accuracy
 from wsi_pipeline.learn.splits import SplitSlide
 
@@ -100,9 +103,35 @@ def test_separable_bags_are_learned(separable, name):
     model, epochs = train(name, folder, slides)
     assert accuracy_of(model, folder, slides) >= 0.9
     assert epochs[-1].train_loss < epochs[0].train_loss
-    best = [e for e in epochs if e.best][-1]
-    assert best.val_loss == min(e.val_loss for e in epochs)
+    assert [e.best for e in epochs] == [False] * (len(epochs) - 1) + [True], (
+        "few patients choose none"
+    )
     assert not model.training
+
+
+def test_enough_validation_patients_choose_the_epoch_and_too_few_do_not(separable):
+    folder, slides = separable
+    best = QUICK_BAGS.model_copy(update={"schedule": "stopped"})
+    _, epochs = train("abmil", folder, slides, best)
+    chosen = [e for e in epochs if e.best][-1]
+    assert chosen.val_loss == min(e.val_loss for e in epochs)
+    counted = [replace(slide, patient_id=slide.slide_id) for slide in slides]
+    more = [*counted, *(replace(s, slide_id=f"{label}{n}", patient_id=f"{label}{n}", label=label)
+                        for label in CLASSES for n in range(LEAST_VALIDATED)
+                        for s in [next(s for s in slides if s.split == "val")])]  # fmt: skip
+    assert not is_fixed(more, QUICK_BAGS)
+    assert is_fixed(counted, QUICK_BAGS)
+    assert is_fixed(more, QUICK_BAGS.model_copy(update={"schedule": "fixed"}))
+
+
+def test_a_fixed_schedule_needs_no_validation(separable):
+    folder, slides = separable
+    model, epochs = train("mean", folder, [s for s in slides if s.split != "val"])
+    assert accuracy_of(model, folder, slides) >= 0.9
+    assert all(np.isnan(e.val_loss) for e in epochs)
+    stopped = QUICK_BAGS.model_copy(update={"schedule": "stopped"})
+    with pytest.raises(LearnError, match="0 validation"):
+        train("mean", folder, [s for s in slides if s.split != "val"], stopped)
 
 
 @pytest.mark.parametrize("name", ["mlp", "abmil"])
@@ -168,6 +197,7 @@ def test_attention_sums_to_one_and_order_is_nothing_to_those_that_do_not_read_it
 def test_abmil_follows_its_equations():
     torch.manual_seed(0)
     model = create_aggregator(ModelSpec(name="gated_abmil", hidden=16), WIDTH, 3).double().eval()
+    torch.nn.init.normal_(model.attention_w.weight)  # attention begins all but equal
     bag = torch.randn(9, WIDTH, dtype=torch.float64)
     w = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     h = np.maximum(bag.numpy() @ w["embed.0.weight"].T + w["embed.0.bias"], 0)
@@ -185,7 +215,8 @@ def test_attention_finds_the_witness(tmp_path):
     """Bags that differ in one tile in twenty: ABMIL must look there."""
     slides = split_patients(make_cohort(tmp_path, 5, signal=5.0, witness_share=0.08))
     folder = FeatureFolder(tmp_path, slides)
-    model, _ = train("abmil", folder, slides)
+    settings = QUICK_BAGS.model_copy(update={"epochs": FitSettings().epochs})
+    model, _ = train("abmil", folder, slides, settings)
     assert accuracy_of(model, folder, slides, "train") > 0.8
     high = []
     for slide in slides:
@@ -260,6 +291,28 @@ def test_cache_is_bounded(separable):
     assert none.digests() == {slides[0].slide_id: folder.digests()[slides[0].slide_id]}
 
 
+def test_half_precision_is_kept_in_half_of_the_room_and_means_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    slides = [replace(make_absent(), slide_id=f"s{n}") for n in range(4)]
+    halves = {s.slide_id: rng.normal(size=(40, 8)).astype(np.float16) for s in slides}
+    for name, half in halves.items():
+        write_bag(tmp_path, name, half)
+    room = sum(half.nbytes for half in halves.values())
+    folder, none = FeatureFolder(tmp_path, slides, room), FeatureFolder(tmp_path, slides, 0)
+    for name, half in halves.items():
+        for _ in range(2):  # read, then kept
+            assert folder.bag(name).features.dtype == np.float32
+            np.testing.assert_array_equal(folder.bag(name).features, half)
+    for path in tmp_path.glob("*.h5"):
+        assert np.array_equal(
+            folder.sample(path.stem, 7, np.random.default_rng(3)),
+            none.sample(path.stem, 7, np.random.default_rng(3)),
+        )
+        path.unlink()
+    assert len(folder.bag("s3").features) == 40, "all four were kept"
+    assert folder.digests() == none.digests()
+
+
 def test_samples_are_seeded_and_in_order(separable):
     folder, slides = separable
     name = max(slides, key=lambda s: len(folder.bag(s.slide_id).features)).slide_id
@@ -275,8 +328,8 @@ def test_unknown_names_and_missing_parts_are_refused(separable):
         create_head(ModelSpec(name="tree"), 4, 2)
     with pytest.raises(ConfigError, match=r"Known: mean.*module:function"):
         create_aggregator(ModelSpec(name="sum"), 4, 2)
-    with pytest.raises(LearnError, match="0 validation"):
-        train("mean", folder, [s for s in slides if s.split != "val"])
+    with pytest.raises(LearnError, match="0 training"):
+        train("mean", folder, [s for s in slides if s.split != "train"])
 
 
 def test_a_diverging_loss_is_an_error(separable):

@@ -153,11 +153,17 @@ def test_bundle_predicts_as_it_was_judged(trained):
     rows = pd.read_csv(
         folder / "models" / ENCODER / "predictions.csv", index_col=["slide_id", "model"]
     )
-    with h5py.File(folder / "features" / ENCODER / "a0-0.h5") as file:
-        bag = torch.from_numpy(file["features"][()])
-    logits = bundle.primary(bag).logits.double() / bundle.config.aggregators["abmil"].temperature
-    expected = rows.loc[("a0-0", "abmil"), ["p_a", "p_b", "p_c"]].to_numpy(dtype=float)
-    np.testing.assert_allclose(logits.softmax(0), expected, atol=2e-6)
+    temperature = bundle.config.aggregators["abmil"].temperature
+    metrics = json.loads((folder / "models" / ENCODER / "metrics.json").read_text())
+    assert "a fixed schedule: validation has 1 patient of some class" in metrics["epoch_chosen_by"]
+    for part, same in (("train", True), ("test", True), ("val", False)):
+        slide_id = next(s for s, m in rows.index if m == "abmil" and rows.split[s, m] == part)
+        with h5py.File(folder / "features" / ENCODER / f"{slide_id}.h5") as file:
+            bag = torch.from_numpy(file["features"][()])
+        found = (bundle.primary(bag).logits.double() / temperature).softmax(0)
+        expected = rows.loc[(slide_id, "abmil"), ["p_a", "p_b", "p_c"]].to_numpy(dtype=float)
+        # validation slides are judged by the model that did not see them, not by the final one
+        assert np.allclose(found, expected, atol=2e-6) is same, part
 
 
 def test_same_seed_same_metrics_and_resume(trained, folder):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 ATTENTION_WIDTH: Final = 128  # of ABMIL's and DSMIL's attention
+ALL_BUT_EQUAL: Final = 0.01  # of its usual initial weights; not 0: CLAM ranks tiles by attention
 SAMPLED: Final = 8  # of CLAM: tiles of most and of least attention that get a label
 BAG_SHARE: Final = 0.7  # of CLAM's loss; the tiles have the rest
 
@@ -115,7 +116,8 @@ class MaxPool(MeanPool):
 class Abmil(Aggregator):
     """A bag is the attention-weighted mean of its embedded tiles (equations 7 and 8).
 
-    ``a = softmax(w · tanh(V h))``, and ``z = Σ a h`` is classified.
+    ``a = softmax(w · tanh(V h))``, and ``z = Σ a h`` is classified. Attention begins all but equal,
+    so that a model of few bags begins as one of their means.
 
     Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
     """
@@ -125,6 +127,8 @@ class Abmil(Aggregator):
         self.attention_v = nn.Linear(hidden, ATTENTION_WIDTH)
         self.attention_w = nn.Linear(ATTENTION_WIDTH, 1)
         self.classify = nn.Linear(hidden, classes)
+        with torch.no_grad():
+            self.attention_w.weight.mul_(ALL_BUT_EQUAL)
 
     def pool(self, embedded: Tensor) -> BagOutput:
         """Score one bag of embedded tiles, (N, H)."""

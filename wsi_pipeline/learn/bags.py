@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from wsi_pipeline.types import Coords
 
 CACHE_BYTES: Final = 2 << 30
 TOLERANCE: Final = 0.02  # of numbers that are measured: what counts as the same mpp
+FloatT = TypeVar("FloatT", bound=np.floating[Any])
 WIDTH: Final = "width"  # of the features, among the settings they were made with
 
 
@@ -33,7 +34,8 @@ class Bag:
 class FeatureFolder:
     """``features/<encoder>/`` as seen by one purpose: it opens the slides it was given, no other.
 
-    Bags are kept in memory up to ``cache_bytes``, so that a cohort that fits is read once.
+    Bags are kept in memory up to ``cache_bytes``, so that a cohort that fits is read once; those
+    that half precision holds exactly, as where it is what is on disk, take half of the room.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class FeatureFolder:
         self._allowed = frozenset(slide.slide_id for slide in self.slides)
         self._room = cache_bytes
         self._kept: dict[str, Bag] = {}
+        self._halves: dict[str, NDArray[np.float16]] = {}  # features of kept bags that are none
         self._seen: dict[str, _Seen] = {}
 
     def path(self, slide_id: str) -> Path:
@@ -62,7 +65,7 @@ class FeatureFolder:
             StoreError: There is no readable file.
         """
         if slide_id in self._kept:
-            return self._kept[slide_id]
+            return self._whole(self._kept[slide_id])
         if slide_id not in self._allowed:
             raise LearnError(f"slide {slide_id!r} is not among those this step may read")
         path = self.path(slide_id)
@@ -83,10 +86,25 @@ class FeatureFolder:
             tiles=len(features),
             prepared=feature_settings(bag.attributes) | {WIDTH: features.shape[1]},
         )
-        if features.nbytes <= self._room:
-            self._room -= features.nbytes
-            self._kept[slide_id] = bag
+        self._keep(bag)
         return bag
+
+    def _keep(self, bag: Bag) -> None:
+        if bag.features.nbytes // 2 > self._room:
+            return
+        with np.errstate(over="ignore"):  # then it is not equal
+            half = bag.features.astype(np.float16)
+        kept: NDArray[np.floating[Any]] = bag.features
+        if np.array_equal(half, bag.features):
+            kept = self._halves[bag.slide_id] = half
+            bag = replace(bag, features=np.empty((0, half.shape[1]), np.float32))
+        if kept.nbytes <= self._room:
+            self._room -= kept.nbytes
+            self._kept[bag.slide_id] = bag
+
+    def _whole(self, kept: Bag) -> Bag:
+        half = self._halves.get(kept.slide_id)
+        return kept if half is None else replace(kept, features=half.astype(np.float32))
 
     def vectors(self, slide_id: str) -> NDArray[np.float32]:
         """Return the features of one slide's bag, (N, D) float32."""
@@ -94,7 +112,10 @@ class FeatureFolder:
 
     def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return at most ``count`` tiles of a slide, (n, D), in their order, drawn with ``rng``."""
-        return draw_rows(self.vectors(slide_id), count, rng)
+        half = self._halves.get(slide_id)
+        if half is None:
+            return draw_rows(self.vectors(slide_id), count, rng)
+        return draw_rows(half, count, rng).astype(np.float32)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each bag read so far, by slide."""
@@ -123,9 +144,7 @@ class _Seen:
     prepared: dict[str, Any]
 
 
-def draw_rows(
-    rows: NDArray[np.float32], count: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def draw_rows(rows: NDArray[FloatT], count: int, rng: np.random.Generator) -> NDArray[FloatT]:
     """Return at most ``count`` rows of (n, D), in their order, drawn with ``rng``."""
     if len(rows) <= count:
         return rows

@@ -1,5 +1,8 @@
 """Temperature scaling: one number, fitted on validation slides, that tempers confidence.
 
+A handful of slides says little about it, and folds whose temperatures are far apart are not
+comparable with each other: the temperature stays near one unless slides say otherwise.
+
 Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 """
 
@@ -12,10 +15,11 @@ from scipy.optimize import minimize_scalar
 FLOOR: Final = 1e-7  # least probability whose logarithm is taken
 COLDEST: Final = 0.5  # a few slides, all right, would ask for no doubt at all
 HOTTEST: Final = 10.0
+PRIOR: Final = 0.25  # standard deviation of its logarithm, before any slide is seen
 
 
 def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Return the temperature in [0.5, 10] with the least log loss.
+    """Return the temperature in [0.5, 10] that is likeliest: log-normal around one, by log loss.
 
     Args:
         probabilities: (n, C) of the validation slides; a bag's softmax or a mean over tiles.
@@ -27,12 +31,13 @@ def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int6
     if not len(targets):
         return 1.0
 
-    def loss(log_temperature: float) -> float:
+    def unlikely(log_temperature: float) -> float:
         tempered = apply_temperature(probabilities, float(np.exp(log_temperature)))
-        return float(-np.log(tempered[np.arange(len(targets)), targets].clip(FLOOR)).mean())
+        loss = -np.log(tempered[np.arange(len(targets)), targets].clip(FLOOR)).sum()
+        return float(loss + (log_temperature / PRIOR) ** 2 / 2)
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    return float(np.exp(minimize_scalar(unlikely, bounds=bounds, method="bounded").x))
 
 
 def apply_temperature(

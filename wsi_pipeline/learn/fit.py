@@ -1,7 +1,13 @@
 """Models fitted on stored features: the one training loop, and what it is given.
 
 A tile classifier learns from tiles that carry their slide's label, an aggregator from whole bags.
-AdamW, early stopping on validation, same seed, same numbers.
+AdamW; same seed, same numbers.
+
+Which epoch is kept is chosen by validation only where that has enough patients of every class: one
+or two choose at random. With fewer the schedule is fixed beforehand: so many epochs, the learning
+rate falling to nothing along a cosine, and the last one is kept.
+
+Source of the cosine: Loshchilov and Hutter, ICLR 2017. docs/learning.md has what was measured.
 """
 
 import math
@@ -33,13 +39,23 @@ from wsi_pipeline.learn.models import (
 from wsi_pipeline.learn.settings import FitSettings
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 
+LEAST_VALIDATED: Final = 10  # patients of each class that may choose an epoch
+FIXED_EPOCHS: Final = 10  # where they are fewer …
+FIXED_STEPS: Final = 400  # … or as many more as make so many steps
 TILES_IN_MEMORY: Final = 200_000  # of the training part; 1.6 GB at 2048 features
+TILES_OF_BAGS: Final = 200_000  # of all training bags in an epoch, at most
+LEAST_OF_BAG: Final = 256  # tiles drawn, however many bags there are
+VALIDATED_TILES: Final = 1000  # of a validation slide that judge the tile classifier, at most
 TILES_PER_EPOCH: Final = (4_000, 20_000)  # at least and at most; drawn with replacement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch came to; ``best`` says that no earlier one was better on validation."""
+    """What one epoch came to; the last ``best`` one is kept.
+
+    ``best`` says that no earlier one was better on validation, under a fixed schedule that it is
+    the last. Without validation slides the last two figures are NaN.
+    """
 
     epoch: int
     train_loss: float
@@ -51,6 +67,8 @@ class Epoch:
 class Task(Protocol):
     """What is fitted: where its losses come from, and how it is judged on validation."""
 
+    steps: int  # of an epoch
+
     def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
         """Yield the loss of each optimisation step of one epoch."""
 
@@ -58,35 +76,79 @@ class Task(Protocol):
         """Return loss and balanced accuracy on the validation slides."""
 
 
+def is_fixed(slides: Splits, settings: FitSettings) -> bool:
+    """Whether the schedule is fixed, because validation has too few patients to choose an epoch."""
+    if settings.schedule != "auto":
+        return settings.schedule == "fixed"
+    return fewest_validated(slides) < LEAST_VALIDATED
+
+
+def fewest_validated(slides: Splits) -> int:
+    """Return the number of validation patients of the class that has fewest."""
+    patients = {(slide.label, slide.patient_id) for slide in slides if slide.split == "val"}
+    counts = Counter(label for label, _ in patients)
+    return min(counts[slide.label] for slide in slides)
+
+
+def fixed_epochs(settings: FitSettings, steps: int) -> int:
+    """Return the epochs of a fixed schedule, where one has so many steps."""
+    return min(settings.epochs, max(FIXED_EPOCHS, -(-FIXED_STEPS // steps)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Iterate to the end to train; ``epochs`` is how many there are at most."""
+
+    epochs: int
+    run: Iterator[Epoch]
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return self.run
+
+
 def fit(
-    model: nn.Module, task: Task, settings: FitSettings, learning_rate: float
+    model: nn.Module, task: Task, settings: FitSettings, learning_rate: float, *,
+    fixed: bool = False,
+) -> Training:  # fmt: skip
+    """Return what trains ``model`` in place.
+
+    Under a ``fixed`` schedule its learning rate falls along a cosine, and the last epoch is kept.
+    """
+    epochs = fixed_epochs(settings, task.steps) if fixed else settings.epochs
+    return Training(epochs=epochs, run=_epochs(model, task, settings, learning_rate,
+                                               epochs if fixed else None))  # fmt: skip
+
+
+def _epochs(
+    model: nn.Module, task: Task, settings: FitSettings, learning_rate: float, fixed: int | None
 ) -> Iterator[Epoch]:
     """Train ``model`` in place, an epoch for each record asked for.
 
-    When the iterator ends, the model has the weights of its best epoch and is in evaluation mode.
+    When the iterator ends, the model has the weights of its best epoch, or of the last one of the
+    ``fixed`` number of them, and is in evaluation mode.
 
     Raises:
         LearnError: The loss is no longer finite.
     """
-    device = choose_device(settings.device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=settings.weight_decay
     )
+    epochs = fixed or settings.epochs
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, epochs * task.steps))
     best_score, best_epoch, best_weights = -math.inf, 0, _copy(model)
-    for epoch in range(1, settings.epochs + 1):
-        with seeded(settings.seed, epoch, device):
-            train_loss = _train(
-                model, task, optimiser, np.random.default_rng([settings.seed, epoch])
-            )
+    for epoch in range(1, epochs + 1):
+        with seeded(settings.seed, epoch, choose_device(settings.device)):
+            rng = np.random.default_rng([settings.seed, epoch])
+            train_loss = _train(model, task, optimiser, rng, rates if fixed else None)
             model.eval()
             val_loss, val_accuracy = task.validate()
-        if not math.isfinite(train_loss + val_loss):
+        if not math.isfinite(train_loss) or math.isinf(val_loss):
             raise LearnError(
                 f"the loss is not finite in epoch {epoch} (training {train_loss}, validation "
                 f"{val_loss}); lower the learning rate of {learning_rate:g}"
             )
         score = -val_loss if settings.monitor == "loss" else val_accuracy
-        best = score > best_score
+        best = epoch == epochs if fixed else score > best_score
         if best:
             best_score, best_epoch, best_weights = score, epoch, _copy(model)
         yield Epoch(
@@ -96,7 +158,7 @@ def fit(
             val_balanced_accuracy=val_accuracy,
             best=best,
         )
-        if epoch - best_epoch >= settings.patience:
+        if not fixed and epoch - best_epoch >= settings.patience:
             break
     model.load_state_dict(best_weights)
     model.eval()
@@ -113,7 +175,11 @@ def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
 
 
 def _train(
-    model: nn.Module, task: Task, optimiser: torch.optim.Optimizer, rng: np.random.Generator
+    model: nn.Module,
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    rng: np.random.Generator,
+    rates: torch.optim.lr_scheduler.LRScheduler | None,
 ) -> float:
     """Run one epoch; return its mean loss."""
     model.train()
@@ -122,6 +188,8 @@ def _train(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        if rates is not None:
+            rates.step()
         losses.append(loss.detach())
     return float(torch.stack(losses).mean())
 
@@ -151,6 +219,7 @@ class _Data:
     folder: FeatureFolder
     train: Splits
     val: Splits
+    fixed: bool
     classes: tuple[str, ...]
     device: torch.device
 
@@ -164,11 +233,11 @@ def fit_tile_classifier(
     slides: Splits,
     classes: Sequence[str],
     settings: FitSettings,
-) -> tuple[TileHead, Iterator[Epoch]]:
-    """Return a tile classifier and the iterator that trains it.
+) -> tuple[TileHead, Training]:
+    """Return a tile classifier and what trains it, epoch by epoch.
 
     Tiles carry the label of their slide; every class, and within it every patient, is drawn
-    equally often. Validation sees all tiles of the validation slides.
+    equally often. Validation sees the same tiles of the validation slides in every epoch.
 
     Args:
         spec: What is built.
@@ -178,7 +247,8 @@ def fit_tile_classifier(
         settings: How it is fitted.
 
     Raises:
-        LearnError: A part is empty, or features of different encoders are mixed.
+        LearnError: A part is empty (validation may be where the schedule is fixed), or features of
+            different encoders are mixed.
     """
     data = _data(folder, slides, classes, settings)
     tiles, of_slide = _tiles(folder, data.train, settings)
@@ -187,7 +257,7 @@ def fit_tile_classifier(
     head.standardise.fit(tiles)
     head.to(data.device)
     task = _TileTask(head, data, tiles, of_slide, settings)
-    return head, fit(head, task, settings, settings.learning_rate)
+    return head, fit(head, task, settings, settings.learning_rate, fixed=data.fixed)
 
 
 def fit_aggregator(
@@ -196,12 +266,12 @@ def fit_aggregator(
     slides: Splits,
     classes: Sequence[str],
     settings: FitSettings,
-) -> tuple[Aggregator, Iterator[Epoch]]:
-    """Return an aggregator and the iterator that trains it; arguments as the tile classifier's.
+) -> tuple[Aggregator, Training]:
+    """Return an aggregator and what trains it; arguments as the tile classifier's.
 
     Each epoch sees every training bag once, weighted so that classes and patients count the same;
-    of a bag with more than ``settings.tiles`` tiles a fresh sample is drawn. Validation sees whole
-    bags.
+    of a bag with more than ``settings.tiles`` tiles a fresh sample is drawn, of many bags one so
+    small that an epoch has TILES_OF_BAGS. Validation sees whole bags.
     """
     data = _data(folder, slides, classes, settings)
     tiles, _ = _tiles(folder, data.train, settings)
@@ -209,7 +279,8 @@ def fit_aggregator(
         model = create_aggregator(spec, tiles.shape[1], len(classes))
     model.standardise.fit(tiles)
     model.to(data.device)
-    return model, fit(model, _BagTask(model, data, settings), settings, settings.bag_learning_rate)
+    task = _BagTask(model, data, settings)
+    return model, fit(model, task, settings, settings.bag_learning_rate, fixed=data.fixed)
 
 
 class _TileTask:
@@ -226,12 +297,14 @@ class _TileTask:
         self._targets = torch.from_numpy(data.targets(data.train)[of_slide])
         share = balanced_weights(data.train) / np.bincount(of_slide, minlength=len(data.train))
         self._drawn_by = np.cumsum(share[of_slide])
+        least, most = TILES_PER_EPOCH
+        self._count = min(max(len(tiles), least), most)
+        self.steps = -(-self._count // settings.batch)
         self._val_targets = data.targets(data.val)
         self._val_weights = balanced_weights(data.val)
 
     def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
-        least, most = TILES_PER_EPOCH
-        count = min(max(len(self._tiles), least), most)
+        count = self._count
         places = rng.random(count) * self._drawn_by[-1]
         drawn = np.minimum(np.searchsorted(self._drawn_by, places, "right"), len(self._tiles) - 1)
         for start in range(0, count, self._settings.batch):
@@ -241,12 +314,15 @@ class _TileTask:
             yield cross_entropy(logits, targets, label_smoothing=self._settings.label_smoothing)
 
     def validate(self) -> tuple[float, float]:
+        if not self._data.val:
+            return math.nan, math.nan
         loss, scores = 0.0, []
         for slide, target, weight in zip(
             self._data.val, self._val_targets, self._val_weights, strict=True
         ):
-            bag = self._data.folder.bag(slide.slide_id)
-            probabilities = tile_probabilities(self._head, bag.features)
+            rng = np.random.default_rng([self._settings.seed, 0])
+            tiles = self._data.folder.sample(slide.slide_id, VALIDATED_TILES, rng)
+            probabilities = tile_probabilities(self._head, tiles)
             loss -= float(weight * np.log(probabilities[:, target].clip(1e-7)).mean())
             scores.append(probabilities.mean(0))
         predicted = np.stack(scores).argmax(1)
@@ -260,6 +336,9 @@ class _BagTask:
         self._weights = balanced_weights(data.train) * len(data.train)
         self._val_targets = data.targets(data.val)
         self._val_weights = balanced_weights(data.val)
+        self.steps = -(-len(data.train) // settings.bag_batch)
+        share = max(LEAST_OF_BAG, TILES_OF_BAGS // len(data.train))
+        self._tiles = min(settings.tiles, share)
         self._criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
 
     def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
@@ -270,13 +349,13 @@ class _BagTask:
             yield torch.stack(losses).mean()
 
     def _loss(self, index: int, rng: np.random.Generator) -> Tensor:
-        tiles = self._data.folder.sample(
-            self._data.train[index].slide_id, self._settings.tiles, rng
-        )
+        tiles = self._data.folder.sample(self._data.train[index].slide_id, self._tiles, rng)
         output = self._model(torch.from_numpy(tiles).to(self._data.device))
         return self._model.loss(output, self._targets[index], self._criterion)
 
     def validate(self) -> tuple[float, float]:
+        if not self._data.val:
+            return math.nan, math.nan
         scores = np.stack(
             [
                 bag_scores(self._model, self._data.folder.bag(s.slide_id).features)[0]
@@ -293,12 +372,15 @@ def _data(
 ) -> _Data:
     train = tuple(slide for slide in slides if slide.split == "train")
     val = tuple(slide for slide in slides if slide.split == "val")
-    if not train or not val:
+    fixed = is_fixed(slides, settings)
+    if not train or not (val or fixed):
         raise LearnError(
             f"{len(train)} training and {len(val)} validation slides; both parts are needed"
         )
     device = choose_device(settings.device)
-    return _Data(folder=folder, train=train, val=val, classes=tuple(classes), device=device)
+    return _Data(
+        folder=folder, train=train, val=val, fixed=fixed, classes=tuple(classes), device=device
+    )
 
 
 def _tiles(

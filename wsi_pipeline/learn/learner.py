@@ -5,6 +5,7 @@
 the trial's, and the same for both.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,20 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from wsi_pipeline.events import EpochDone, Event
+from wsi_pipeline.events import EpochDone, Event, Note
 from wsi_pipeline.learn.aggregators import Aggregator
 from wsi_pipeline.learn.audit import gather
 from wsi_pipeline.learn.bags import WIDTH, FeatureFolder
 from wsi_pipeline.learn.bundle import TILE, Bundle, BundleConfig, load_bundle, write_bundle
 from wsi_pipeline.learn.drift import describe_drift
-from wsi_pipeline.learn.fit import Epoch, fit_aggregator, fit_tile_classifier
+from wsi_pipeline.learn.fit import (
+    Epoch,
+    Training,
+    fewest_validated,
+    fit_aggregator,
+    fit_tile_classifier,
+    is_fixed,
+)
 from wsi_pipeline.learn.models import ModelSpec, TileHead
 from wsi_pipeline.learn.novelty import Novelty, fit_novelty
 from wsi_pipeline.learn.scores import Scores, fit_temperatures, score_slides
@@ -54,8 +62,9 @@ class Provenance:
 
 
 class Models(ABC, Generic[SourceT]):
-    """Models that are fitted and calibrated."""
+    """Models that are fitted and calibrated; ``chosen_by`` says what chose the epoch."""
 
+    chosen_by: str
     temperatures: dict[str, float]
     history: list[tuple[str, Epoch]]
 
@@ -120,19 +129,27 @@ class Learner(ABC, Generic[SourceT]):
 
 @dataclass(kw_only=True)
 class FeatureModels(Models[FeatureFolder]):
-    """A tile classifier and its aggregators."""
+    """A tile classifier and its aggregators.
+
+    ``validated`` are the scores of validation slides by models that did not see them, where the
+    models themselves were trained on them in the end.
+    """
 
     tile_classifier: TileHead
     aggregators: dict[str, Aggregator] = field(default_factory=dict)
     temperatures: dict[str, float] = field(default_factory=dict)
     history: list[tuple[str, Epoch]] = field(default_factory=list)
+    chosen_by: str = ""
+    validated: Scores = field(default_factory=Scores)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {TILE: self.tile_classifier, **self.aggregators}
 
     def score(self, source: FeatureFolder, slides: Splits) -> Scores:
-        ids = [slide.slide_id for slide in slides]
-        return score_slides(self.tile_classifier, self.aggregators, source, ids, self.temperatures)
+        before = self.validated.of(slide.slide_id for slide in slides)
+        ids = [slide.slide_id for slide in slides if slide.slide_id not in before.tiles]
+        found = score_slides(self.tile_classifier, self.aggregators, source, ids, self.temperatures)
+        return found.joined(before)
 
 
 class FeatureLearner(Learner[FeatureFolder]):
@@ -149,18 +166,37 @@ class FeatureLearner(Learner[FeatureFolder]):
     def fit(
         self, study: Study[FeatureFolder], about: Provenance
     ) -> Generator[Event, None, FeatureModels]:
-        settings, data = self._settings, (study.source, study.splits, study.classes)
-        spec = self._spec(settings.tile_classifier)
-        head, epochs = fit_tile_classifier(spec, *data, settings)
-        fitted = FeatureModels(tile_classifier=head)
-        yield from self._follow(TILE, epochs, fitted, about)
-        for aggregator in settings.aggregator:
-            model, epochs = fit_aggregator(self._spec(aggregator), *data, settings)
-            yield from self._follow(aggregator, epochs, fitted, about)
-            fitted.aggregators[aggregator] = model
-        val = study.part("val")
+        settings, val = self._settings, study.part("val")
+        fixed = is_fixed(study.splits, settings)
+        chosen_by = _chosen_by(study.splits, settings)
+        yield Note(text=f"{about.said('models')}: epoch chosen by {chosen_by}")
+        fitted = yield from self._fit(study, study.splits, about)
         scores = fitted.score(study.source, val)
         fitted.temperatures = fit_temperatures(scores, val, study.classes)
+        if fixed and val:
+            everyone = tuple(
+                replace(slide, split="train") if slide.split == "val" else slide
+                for slide in study.splits
+            )
+            final = yield from self._fit(study, everyone, about)
+            final.validated = fitted.score(study.source, val)
+            final.temperatures, final.history = fitted.temperatures, fitted.history
+            fitted = final
+        fitted.chosen_by = chosen_by
+        return fitted
+
+    def _fit(
+        self, study: Study[FeatureFolder], splits: Splits, about: Provenance
+    ) -> Generator[Event, None, FeatureModels]:
+        """Fit all models on the slides that ``splits`` calls training slides."""
+        settings, data = self._settings, (study.source, splits, study.classes)
+        head, training = fit_tile_classifier(self._spec(settings.tile_classifier), *data, settings)
+        fitted = FeatureModels(tile_classifier=head)
+        yield from _follow(TILE, training, fitted, about)
+        for aggregator in settings.aggregator:
+            model, training = fit_aggregator(self._spec(aggregator), *data, settings)
+            yield from _follow(aggregator, training, fitted, about)
+            fitted.aggregators[aggregator] = model
         return fitted
 
     def describe(self, study: Study[FeatureFolder], about: Provenance) -> dict[str, Any]:
@@ -211,13 +247,6 @@ class FeatureLearner(Learner[FeatureFolder]):
     def _spec(self, name: str) -> ModelSpec:
         return ModelSpec(name=name, hidden=self._settings.hidden, dropout=self._settings.dropout)
 
-    def _follow(
-        self, model: str, epochs: Iterator[Epoch], fitted: FeatureModels, about: Provenance
-    ) -> Iterator[Event]:
-        for epoch in epochs:
-            fitted.history.append((model, epoch))
-            yield epoch_done(about.said(model), epoch, self._settings.epochs)
-
     def _config(self, study: Study[FeatureFolder], about: Provenance) -> BundleConfig:
         settings = self._settings
         return BundleConfig(
@@ -238,13 +267,34 @@ class FeatureLearner(Learner[FeatureFolder]):
 
 
 def epoch_done(model: str, epoch: Epoch, epochs: int) -> EpochDone:
-    """Return the event that an epoch is."""
+    """Return the event that an epoch is; without validation it has no figures of that."""
     figures = {
         "train_loss": epoch.train_loss,
         "val_loss": epoch.val_loss,
         "val_balanced_accuracy": epoch.val_balanced_accuracy,
     }
-    return EpochDone(model=model, epoch=epoch.epoch, epochs=epochs, metrics=figures)
+    known = {name: value for name, value in figures.items() if math.isfinite(value)}
+    return EpochDone(model=model, epoch=epoch.epoch, epochs=epochs, metrics=known)
+
+
+def _follow(
+    model: str, training: Training, fitted: FeatureModels, about: Provenance
+) -> Iterator[Event]:
+    for epoch in training:
+        fitted.history.append((model, epoch))
+        yield epoch_done(about.said(model), epoch, training.epochs)
+
+
+def _chosen_by(slides: Splits, settings: FitSettings) -> str:
+    """Say what chooses the epoch that is kept."""
+    if not is_fixed(slides, settings):
+        measure = settings.monitor.replace("_", " ")
+        return f"validation ({measure}), stopping after {settings.patience} epochs without progress"
+    fewest = fewest_validated(slides)
+    return (
+        f"a fixed schedule: validation has {fewest} patient{'s' * (fewest != 1)} of some class, "
+        "too few to choose by; they set the temperature, then are trained on too"
+    )
 
 
 def _tiling(run: Path, slide_id: str) -> dict[str, Any]:

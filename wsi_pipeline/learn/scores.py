@@ -1,6 +1,6 @@
 """What every model of a bundle says about slides, as numbers and as a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +29,25 @@ class Scores:
     tiles: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     slides: dict[str, Probabilities] = field(default_factory=dict)
     attention: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+
+    def of(self, slide_ids: Iterable[str]) -> "Scores":
+        """Return those of some slides, as far as they are here."""
+        kept = self.tiles.keys() & set(slide_ids)
+        return Scores(
+            tiles={name: self.tiles[name] for name in sorted(kept)},
+            slides={m: {k: v for k, v in f.items() if k in kept} for m, f in self.slides.items()},
+            attention={
+                m: {k: v for k, v in f.items() if k in kept} for m, f in self.attention.items()
+            },
+        )
+
+    def joined(self, other: "Scores") -> "Scores":
+        """Return the scores of these slides and others, by the same models."""
+        return Scores(
+            tiles=self.tiles | other.tiles,
+            slides={m: f | other.slides.get(m, {}) for m, f in self.slides.items()},
+            attention={m: f | other.attention.get(m, {}) for m, f in self.attention.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

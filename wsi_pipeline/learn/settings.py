@@ -224,6 +224,12 @@ class FitSettings(OptimiserSettings):
         )
     )
     hidden: int = Field(default=256, ge=1, description="Width of hidden layers.")
+    schedule: Literal["auto", "stopped", "fixed"] = Field(
+        default="auto",
+        description="Which epoch is kept: the best on validation (stopped), or the last of a "
+        "number fixed beforehand, and then all validation patients are trained on too; auto: fixed "
+        "where a class has fewer than 10 validation patients.",
+    )
     epochs: int = Field(default=60, ge=1, description="The most epochs.")
     patience: int = Field(default=10, ge=1, description="Epochs without progress before stopping.")
     monitor: Literal["loss", "balanced_accuracy"] = Field(

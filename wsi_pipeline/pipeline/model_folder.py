@@ -158,7 +158,12 @@ def save(fitted: Fitted[SourceT]) -> None:
     if trial.ranks.leads:
         with atomic_folder(job.target) as partial:
             trial.learner.write(partial, fitted.models, study, about)
-            _write_figures(partial, job, judged, about, fitted.models.temperatures)
+            models = fitted.models
+            of_models = {
+                "epoch_chosen_by": models.chosen_by,
+                "temperatures": dict(models.temperatures),
+            }
+            _write_figures(partial, job, judged, about, of_models)
             history = _history(fitted.models.history, about.digests["result"])
             write_text(partial / BundleFile.HISTORY, history)
         trial.learner.finish(about)
@@ -169,26 +174,24 @@ def save_folds(job: Job[SourceT], jobs: Sequence[Job[SourceT]], judged: Judged) 
     """Write the figures over all folds beside them; ``config.json`` comes last and ends it."""
     target, learner = job.target, job.trial.learner
     of_folds = {each.fold: _read(each.target / BundleFile.CONFIG) for each in jobs}
+    judged_folds = {each.fold: _read(each.target / BundleFile.METRICS) for each in jobs}
     weights = {name: config["digests"]["weights"] for name, config in of_folds.items()}
     about = job.about(judged.digests | {"weights": weights})
     figures = {
         "cross_validation": {"folds": len(jobs), "how": FOLDED},
         "folds": [
             {
-                "fold": each.fold,
-                "evaluations": [
-                    found
-                    for found in _read(each.target / BundleFile.METRICS)["evaluations"]
-                    if found["split"] == "test"
-                ],
+                "fold": fold,
+                "epoch_chosen_by": found.get("epoch_chosen_by"),  # None of a fold of before
+                "evaluations": [each for each in found["evaluations"] if each["split"] == "test"],
             }
-            for each in jobs
+            for fold, found in judged_folds.items()
         ],
     }
     _remove_stale(target, [each.fold for each in jobs])
     learn.write_splits(target / BundleFile.FOLDS, job.study.splits)
     write_text(target / BundleFile.HISTORY, _join_histories(jobs))
-    _write_figures(target, job, judged, about, None, figures)
+    _write_figures(target, job, judged, about, figures)
     write_json(target / BundleFile.CONFIG, learner.describe(job.study, about))
 
 
@@ -207,8 +210,7 @@ def _write_figures(
     job: Job[Any],
     judged: Judged,
     about: learn.Provenance,
-    temperatures: Mapping[str, float] | None,
-    more: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any],
 ) -> None:
     """Write what was found: who was where, the audit, the metrics, each slide's prediction."""
     kept = ("result", "settings", "splits", job.study.material.what, "weights")
@@ -223,8 +225,7 @@ def _write_figures(
         "differences": _differences(job, judged),
         "drift": judged.drift,
         "sets": learn.describe_sets(judged.predictions, judged.slides, job.study.classes),
-        **({} if temperatures is None else {"temperatures": dict(temperatures)}),
-        **(more or {}),
+        **more,
     }
     table = learn.predictions_csv(
         judged.slides, judged.predictions, job.study.classes, about.digests["result"]

@@ -46,6 +46,7 @@ class PixelModels(Models[TileSource]):
     ranks: Ranks
     temperatures: dict[str, float] = field(default_factory=dict)
     history: list[tuple[str, Epoch]] = field(default_factory=list)
+    chosen_by: str = "validation (loss)"
     tiles_per_second: float = 0.0
 
     def modules(self) -> Mapping[str, nn.Module]:
