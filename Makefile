@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint faults clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ lint: setup
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# A thousand corruptions of a run folder, and whether verify finds each: some ten minutes.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/corruption.py docs/reliability.md
 
 clean:
 	rm -rf $(VENV) demo build dist

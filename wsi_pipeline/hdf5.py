@@ -27,6 +27,7 @@ from wsi_pipeline.errors import StoreCorruptError
 SEALED: Final = "sealed"  # root attribute: a seal must be there
 PATIENCE_S: Final = 30.0  # for a file of any size, and beyond that
 SLOWEST: Final = 5e6  # bytes a second
+CHILD: Final = "from wsi_pipeline.hdf5 import answer; answer()"
 WHOLE: Final = 1 << 28  # bytes: larger datasets are only looked up in the file, not read
 
 
@@ -119,7 +120,7 @@ class _Prober:
     def ask(self, path: str, patience_s: float) -> str:
         with self._lock:
             child = self._child or subprocess.Popen(
-                [sys.executable, "-c", "from wsi_pipeline.hdf5 import answer; answer()"],
+                [sys.executable, "-c", CHILD],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 text=True, encoding="utf-8",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

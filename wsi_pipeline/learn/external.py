@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import LearnError
+from wsi_pipeline.inventory import note_there
 from wsi_pipeline.learn.splits import Splits, SplitSlide, labelled
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def record_opening(path: Path, opening: Opening) -> None:
         file.write(json.dumps(asdict(opening), ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    note_there(path, "grows")
 
 
 def read_openings(path: Path) -> tuple[Opening, ...]:

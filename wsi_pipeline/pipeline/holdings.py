@@ -1,5 +1,6 @@
 """What a run folder holds, held against its inventory: what is lost, changed, or another's."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,10 +18,12 @@ from wsi_pipeline.inventory import (
     listed_files,
     read_inventory,
 )
+from wsi_pipeline.reporting import PICTURES, picture_name
 from wsi_pipeline.run_folder import STORE
 from wsi_pipeline.tiles import open_tiles
 
 STORES: Final = ("tiles", "features", "predictions")  # checked with their slide, when all is read
+SHOWN: Final = re.compile(rf"{PICTURES}/[0-9a-f]{{24}}\.\w+")
 BY_HAND: Final = ("qc", "cores", "config")  # folders whose files people write and correct
 
 
@@ -65,11 +68,7 @@ def check_holdings(run: Path, *, fast: bool) -> Holdings:
         *_missing(here, inventory.entries),
     ]
     if inventory.entries:
-        wrong += [
-            Finding(name, f"stands in no line of {NAME}: another program's, or lines are gone")
-            for name in here
-            if name not in inventory.entries
-        ]
+        wrong += _unknown(here, inventory.entries)
     return Holdings(
         findings=tuple(each for each in wrong if not _by_hand(each.name)),
         remarks=tuple(
@@ -77,7 +76,7 @@ def check_holdings(run: Path, *, fast: bool) -> Holdings:
             for each in wrong
             if _by_hand(each.name)
         ),
-        unlisted=tuple(n for n in here if _is_old(inventory.entries.get(n, Entry()))),
+        unlisted=tuple(_unlisted(here, inventory.entries)),
         files=len(here),
     )
 
@@ -112,6 +111,22 @@ def _missing(here: Mapping[str, Path], entries: Mapping[str, Entry]) -> Iterator
             yield Finding(name, "is missing: it was written, and none of our stages removed it")
 
 
+def _unknown(here: Mapping[str, Path], entries: Mapping[str, Entry]) -> Iterator[Finding]:
+    """Find files that no line names; pictures of pages are known by what they are called."""
+    for name, file in here.items():
+        if name in entries:
+            continue
+        if file.parent.name != PICTURES:
+            yield Finding(name, f"stands in no line of {NAME}: another's, or lines are gone")
+        elif picture_name(file.read_bytes()) != file.stem:
+            yield Finding(name, "is not the picture that its name says")
+    for name, file in here.items():
+        if file.suffix == ".html":
+            shown = set(SHOWN.findall(file.read_text("utf-8", "replace")))
+            for lost in sorted(each for each in shown if not (file.parent / each).exists()):
+                yield Finding(name, f"shows {lost}, which is missing")
+
+
 def is_store(name: str) -> bool:
     """Whether a file is the store of a slide, or the root of one."""
     path = PurePosixPath(name)
@@ -130,8 +145,16 @@ def _seal_of(file: Path) -> str:
     return ""
 
 
-def _is_old(entry: Entry) -> bool:
-    return not entry.prints and not entry.gone
+def _unlisted(here: Mapping[str, Path], entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield files of whose bytes nothing is known, as they are older than all inventories."""
+    for name, file in here.items():
+        entry = entries.get(name)
+        if entry is None:
+            old = not entries and file.parent.name != PICTURES
+        else:
+            old = not entry.prints and not entry.gone
+        if old:
+            yield name
 
 
 def _by_hand(name: str) -> bool:

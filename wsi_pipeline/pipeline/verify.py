@@ -224,9 +224,13 @@ def _tell(run: Path, held: Holdings, unread: Sequence[Finding]) -> Iterator[Even
     wrong: dict[str, list[str]] = {}
     for finding in (*held.findings, *unread):
         wrong.setdefault(finding.name, []).append(finding.problem)
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, problems in wrong.items():
+        alike.setdefault((str(Path(name).parent), "; ".join(problems)), []).append(name)
+    for (_, problem), names in alike.items():  # a folder that is lost is one failure
         yield SlideFailed(
-            slide_id=name, error=f"{run / name}: {'; '.join(problems)}{_advice(run, name)}"
+            slide_id=names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+            error=f"{run / names[0]}: {problem}{_advice(run, names[0])}",
         )
     if good := held.files - len({finding.name for finding in held.findings} - {NAME}):
         yield SlideDone(slide_id="files", counts={"files": good - len(held.unlisted)})

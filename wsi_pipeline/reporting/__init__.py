@@ -1,5 +1,7 @@
 """Reports: plain data to figures, heatmaps, and an HTML page with its pictures beside it."""
 
+from wsi_pipeline.reporting.beside import FOLDER as PICTURES
+from wsi_pipeline.reporting.beside import picture_name
 from wsi_pipeline.reporting.bundles import TRAINING
 from wsi_pipeline.reporting.collection import Limits, Reading, collect
 from wsi_pipeline.reporting.comparison import (
@@ -51,6 +53,7 @@ from wsi_pipeline.reporting.readers import write_readers
 
 __all__ = [
     "HELD_OUT",
+    "PICTURES",
     "TRAINING",
     "Comparison",
     "Costs",
@@ -85,6 +88,7 @@ __all__ = [
     "draw_heatmap",
     "gallery_slide",
     "jpeg",
+    "picture_name",
     "read_heatmaps",
     "reliability_figure",
     "render_page",

@@ -35,7 +35,7 @@ class PicturesBeside:
 
     def __call__(self, picture: Picture) -> str:
         data = _as_shown(picture)
-        name = hashlib.blake2b(data, digest_size=12).hexdigest() + ENDINGS[picture.mime]
+        name = picture_name(data) + ENDINGS[picture.mime]
         path = self._folder / name
         if name not in self._shown and not _is_whole(path, len(data)):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +50,11 @@ class PicturesBeside:
                 path.unlink()
         if not self._shown and self._folder.exists() and not any(self._folder.iterdir()):
             self._folder.rmdir()
+
+
+def picture_name(data: bytes) -> str:
+    """Return what a picture with these bytes is called."""
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
 def data_uri(picture: Picture) -> str:
