@@ -165,6 +165,35 @@ def test_a_mask_and_other_sizes_do() -> None:
     assert_exact(dearray(large.astype(np.uint8)), tripled, 24)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_cores_of_two_sizes_are_found(share: float) -> None:
+    rgb = np.full((560, 780, 3), 243.0)
+    rng = np.random.default_rng(0)
+    small = set()
+    for row in range(5):
+        for column in range(7):
+            radius = 36.0
+            if (row + column) % 2:
+                radius *= share
+                small.add((row, column))
+            centre = np.array([80 + 102.0 * column, 75 + 102.0 * row])
+            paint_disc(rgb, centre, radius, np.array([190.0, 120, 170]), rng)
+    array = dearray(np.clip(rgb, 0, 255).astype(np.uint8))
+    assert (array.rows, array.columns, len(array.present)) == (5, 7, 35)
+    middle = 36 * (1 + share)
+    assert {(c.row, c.column) for c in array.present if c.diameter_px < middle} == small
+
+
+def test_light_on_dark_and_faded_arrays_are_found() -> None:
+    rgb, places = made_array(missing=frozenset({(1, 2)}))
+    dark = dearray(255 - rgb)
+    assert dark.inverted
+    assert_exact(dark, places, 8)
+    faded = dearray((243 - (243 - np.minimum(rgb, 243).astype(float)) / 10).astype(np.uint8))
+    assert not faded.inverted
+    assert_exact(faded, places, 8)
+
+
 def test_a_known_diameter_is_used() -> None:
     rgb, places = made_array()
     array = dearray(rgb, Hints(core_px=80))
@@ -245,6 +274,18 @@ def test_a_map_of_another_array_is_refused() -> None:
     )
     with pytest.raises(CohortError, match="'0'"):
         join_core_map(array, [replace(core, row="0") for core in map_of([(0, 0)])])
+
+
+def test_a_map_of_any_size_is_laid_or_refused() -> None:
+    array = dearray(made_array()[0])
+    cells = [(row, column) for row in range(4) for column in range(6)]
+    far = [replace(core, row={"4": "999999"}.get(core.row.lstrip("0"), core.row))
+           for core in map_of(cells, letters=False)]  # fmt: skip
+    joined = join_core_map(array, far, Joining(turn=0))
+    assert sum(row.core is not None for row in joined.cores) == 24, "empty rows count for nothing"
+    many = map_of([(row, column) for row in range(60) for column in range(60)])
+    with pytest.raises(CohortError, match="3600 cores in 60 rows"):
+        join_core_map(array, many)
 
 
 def test_preview_marks_every_core() -> None:

@@ -19,7 +19,7 @@ CLEAR = 0.5  # agreement at which no other size of core is tried
 STREWN = (0.08, 6.0)  # discs strewn at random agree by less, but for one picture in a hundred:
 LEAST, MOST = 0.4, 0.8  # the first, plus the second by their number, within these
 KNOWN_LEAST = 0.25  # where the spacing is known: text repeats by 0.35, but not at any spacing
-OTHER_SIZE = 0.8  # of the cores' diameter and below is a size of its own
+OTHER_SIZE = (0.35, 0.8)  # of the larger: 0.6 beside 1.5 mm to what is a size of its own
 OTHERS = (5, 0.1)  # round pieces of it, and their share of the cores
 FEWEST = 4  # cores that can agree on anything; three always do
 WEAK_JOINT = 0.8  # probability of how two parts of the array lie beside each other
@@ -242,7 +242,9 @@ def _other_sizes(mask: Mask, size: float) -> list[float]:
     for other in core_sizes(mask):
         apart = min(other / size, size / other)
         number = round_pieces(mask, other)
-        if apart < OTHER_SIZE and number >= max(OTHERS[0], OTHERS[1] * (usual + number)):
+        if OTHER_SIZE[0] < apart < OTHER_SIZE[1] and number >= max(
+            OTHERS[0], OTHERS[1] * (usual + number)
+        ):
             return [other]
     return []
 

@@ -20,6 +20,8 @@ FEW_DOUBTFUL: Final = 0.05  # of the cores: more in doubt, and the array is
 STRANGERS: Final = (2.0, 0.03)  # cores without a row that are no reason to doubt; of the cores
 LOST: Final = 0.4  # of the map's places: more, and this may be another array's map
 UNSEEN: Final = 0.02  # of the map's places outside the picture
+MOST: Final = 2500  # cores of a map
+WIDEST: Final = 250  # rows or columns, empty ones too
 STRANGER: Final = 0.5  # coverage from which a spot without a row is a core
 
 Turn = Literal[0, 90, 180, 270]
@@ -91,7 +93,7 @@ def join_core_map(
         known: What is known of the two.
 
     Raises:
-        CohortError: A label that is none, or nothing of the map fits.
+        CohortError: A label that is none, more places than an array has, or nothing fits.
     """
     known = known or Joining()
     places = places_of(mapped, known.row_labels, known.column_labels)
@@ -100,9 +102,15 @@ def join_core_map(
         orientation for orientation in ORIENTATIONS
         if known.turn in (None, orientation.turn) and mirrored in (None, orientation.mirrored)
     ]  # fmt: skip
-    readings = [places]
     tight = squeezed(places)
-    if not np.array_equal(tight, places - places.min(axis=0)):
+    columns, rows = tight.max(axis=0) + 1
+    if len(mapped) > MOST or max(columns, rows) > WIDEST:
+        raise CohortError(
+            f"Core map: {len(mapped)} cores in {rows} rows and {columns} columns are more than a "
+            "microarray holds; are its rows and columns those of the array?"
+        )
+    readings = [places] if np.ptp(places, axis=0).max() < WIDEST else []
+    if not readings or not np.array_equal(tight, places - places.min(axis=0)):
         readings.append(tight)
     ways = [
         way for reading in readings for way in lay_map(array.lattice, reading, array.seen, allowed)
