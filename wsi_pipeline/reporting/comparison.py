@@ -78,6 +78,11 @@ class EncoderResult:
             return None
         return all(low is not None and low >= required for low in lows)
 
+    @property
+    def absence(self) -> str:
+        """Why there are no figures: it ``failed``, or was ``not run``."""
+        return "failed" if self.error else "not run"
+
     def remark(self) -> str:
         """Say what a reader should know before trusting the figures."""
         remarks = []
@@ -237,15 +242,17 @@ def original_rows() -> list[dict[str, str]]:
 
 
 def _row(result: EncoderResult, required: float) -> dict[str, str]:
-    passed = result.passes(required)
+    verdict = {None: "–", True: "pass", False: "fail"}[result.passes(required)]
+    if result.error or not result.accuracy:
+        verdict = result.absence
     speed, parameters = result.tiles_per_second, result.parameters
     return {
         "encoder": result.encoder,
-        "weights": result.weights,
-        "parameters": "–" if parameters is None else f"{parameters / 1e6:.1f} M",
+        f"lower bound ≥ {required:.0%}": verdict,
+        **{NAMES[part]: with_interval(result.accuracy.get(part), 3) for part in reversed(PARTS)},
         "tiles/s": "–" if speed is None else f"{speed:.0f}",
-        **{NAMES[part]: with_interval(result.accuracy.get(part), 3) for part in PARTS},
-        f"lower bound ≥ {required:.0%}": {None: "–", True: "pass", False: "fail"}[passed],
+        "parameters": "–" if parameters is None else f"{parameters / 1e6:.1f} M",
+        "weights": result.weights,
         "remark": result.remark(),
     }
 
@@ -290,7 +297,7 @@ def _draw(figure: Figure, comparison: Comparison) -> None:
             axes.plot(found.value, y, "o", color=colour, markersize=5.5)
         if result.error or not result.accuracy:
             axes.text(
-                0.99, row, "failed" if result.error else "not run", color=MUTED, ha="right",
+                0.99, row, result.absence, color=MUTED, ha="right",
                 va="center", transform=axes.get_yaxis_transform(),
             )  # fmt: skip
     axes.axvline(comparison.required, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 3)))
