@@ -94,7 +94,7 @@ def test_a_damaged_store_and_bundle_are_named(trained: Path, tmp_path: Path) -> 
     ("file", "content", "message"),
     [
         ("metrics.json", None, "metrics.json"),
-        ("metrics.json", "{}", "not a whole model bundle ('evaluations')"),
+        ("metrics.json", "{}", "metrics.json: 'evaluations' is required"),
         ("config.json", "{", "not a model bundle"),
         ("predictions.csv", "slide_id,slide_id\n", "column 'slide_id' stands twice"),
         ("splits.csv", "slide_id\na\n", "splits.csv: expected the columns"),

@@ -37,7 +37,7 @@ from .bundle import (
     write_bundle,
 )
 from .calibration import apply_temperature, fit_temperature
-from .conformal import classes_in_set, describe_sets, stored_lack
+from .conformal import classes_in_set, describe_sets
 from .curves import COVERAGES, THRESHOLDS, acting_on_all, aurc, net_benefit, risk_at
 from .drift import describe_drift
 from .evaluate import Cases, patient_cases, slide_cases, tile_cases
@@ -51,6 +51,7 @@ from .external import (
     seal_external,
     weights_digest,
 )
+from .figures import Compared, Drifted, Evaluated, Figures, SetsHeld, read_figures
 from .finetune import (
     ImageFolders,
     PixelLearner,
@@ -149,12 +150,16 @@ __all__ = [
     "Bundle",
     "BundleConfig",
     "Cases",
+    "Compared",
+    "Drifted",
     "Ensemble",
     "Epoch",
     "Estimate",
+    "Evaluated",
     "FeatureFolder",
     "FeatureLearner",
     "FeatureModels",
+    "Figures",
     "Finding",
     "FineTuneSettings",
     "FitSettings",
@@ -180,6 +185,7 @@ __all__ = [
     "Reading",
     "Scores",
     "SealedCohort",
+    "SetsHeld",
     "SlideEvidence",
     "SlidePrediction",
     "SlideScores",
@@ -249,6 +255,7 @@ __all__ = [
     "probe_features",
     "read_bundle_config",
     "read_ensemble_config",
+    "read_figures",
     "read_groups",
     "read_openings",
     "read_prediction",
@@ -266,7 +273,6 @@ __all__ = [
     "split_patients",
     "split_sites",
     "splits_digest",
-    "stored_lack",
     "tile_cases",
     "tile_probabilities",
     "weights_digest",

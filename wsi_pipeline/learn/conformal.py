@@ -55,15 +55,6 @@ def classes_in_set(
     return tuple(classes[index] for index in np.argsort(-probabilities) if inside[index])
 
 
-def stored_lack(sets: Sequence[Mapping[str, Any]], model: str, level: str) -> float | None:
-    """Return what classes may lack at ``level``, as :func:`describe_sets` found for a model.
-
-    None where nothing calibrated it: a model from before sets, or too few validation patients.
-    """
-    found = (row["lack"] for row in sets if (row["model"], row["level"]) == (model, level))
-    return next(found, None)
-
-
 def describe_sets(
     predictions: Mapping[str, Mapping[str, NDArray[np.float64]]],
     slides: Sequence[SplitSlide],

@@ -253,12 +253,12 @@ def _pairs(plan: Plan) -> Iterator[Pair]:
 
 def _judged(folder: Path) -> _Judged | None:
     """Read back a trained encoder's predictions of slides; None where it is not trained."""
-    metrics = _read(folder / BundleFile.METRICS)
-    if not metrics:
+    if not (folder / BundleFile.METRICS).exists():
         return None
-    classes = tuple(metrics["classes"])
+    figures = learn.read_figures(folder)
+    classes = figures.classes
     table = read_table(folder / BundleFile.PREDICTIONS, error=LearnError)
-    rows = [row.cells for row in table if row.cells["model"] == metrics["primary"]]
+    rows = [row.cells for row in table if row.cells["model"] == figures.primary]
     slides = [
         learn.SplitSlide(**{name: row[name] for name in learn.SplitSlide.__annotations__})
         for row in rows
@@ -275,14 +275,13 @@ def _judged(folder: Path) -> _Judged | None:
 def _result(plan: Plan, encoder: str, error: str) -> EncoderResult:
     """Read back what a trained encoder came to."""
     folder = _folder(plan, encoder)
-    metrics = _read(folder / BundleFile.METRICS)
     weights = plan.weights_of(encoder)
-    if not metrics:
+    if not (folder / BundleFile.METRICS).exists():
         return EncoderResult(
             encoder=encoder, weights=weights, random=weights == "random",
             error=error,
         )  # fmt: skip
-    tiles = [found for found in metrics["evaluations"] if found["level"] == "tile"]
+    tiles = [found for found in learn.read_figures(folder).evaluations if found.level == "tile"]
     about = _read(folder / BundleFile.CONFIG)
     speed = _read(folder / BundleFile.SPEED)
     if not plan.finetunes:
@@ -291,8 +290,8 @@ def _result(plan: Plan, encoder: str, error: str) -> EncoderResult:
         encoder=encoder,
         weights=str(about.get("started_from", {}).get("tag", weights)),
         random=weights == "random",
-        accuracy={found["split"]: Measure(**found["measures"]["accuracy"]) for found in tiles},
-        patients={found["split"]: found["patients"] for found in tiles},
+        accuracy={found.split: Measure(**asdict(found.measures["accuracy"])) for found in tiles},
+        patients={found.split: found.patients for found in tiles},
         parameters=about.get("parameters"),
         tiles_per_second=speed.get("tiles_per_second"),
         error=error,
@@ -311,9 +310,9 @@ def _measured(encoder: str, weights: str) -> tuple[dict[str, Any], dict[str, Any
     return about, {"tiles_per_second": len(tiles) / seconds}
 
 
-def _notes(plan: Plan, encoder: str) -> list[str]:
-    found: list[str] = _read(_folder(plan, encoder) / BundleFile.METRICS).get("notes", [])
-    return found
+def _notes(plan: Plan, encoder: str) -> tuple[str, ...]:
+    folder = _folder(plan, encoder)
+    return learn.read_figures(folder).notes if (folder / BundleFile.METRICS).exists() else ()
 
 
 def _folder(plan: Plan, encoder: str) -> Path:

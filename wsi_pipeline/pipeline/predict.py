@@ -4,7 +4,6 @@ From stored features this takes moments. New slides are tiled and encoded first,
 that the model's own slides were prepared with.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,13 +31,14 @@ from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.learn import (
     FOLD,
     BundleConfig,
+    Figures,
     SlidePrediction,
     classes_in_set,
     read_bundle_config,
     read_ensemble_config,
+    read_figures,
     read_prediction,
     read_splits,
-    stored_lack,
 )
 from wsi_pipeline.pipeline.extract_jobs import DROPPED, TILING
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
@@ -303,26 +303,27 @@ class ClassSets:
 
     Attributes:
         classes: The model's.
-        rows: Of its ``metrics.json``; none of a model from before sets, or of folds together, which
-            no validation patients calibrate.
+        figures: What was found of it; no sets of a model from before them, or of folds together,
+            which no validation patients calibrate.
     """
 
     classes: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
+    figures: Figures
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> Self:
         """Read those of the model in ``folder``."""
-        path = folder / BundleFile.METRICS
-        metrics = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        return cls(classes=classes, rows=tuple(metrics.get("sets") or ()))
+        there = (folder / BundleFile.METRICS).exists()
+        return cls(
+            classes=classes, figures=read_figures(folder) if there else Figures(evaluations=())
+        )
 
     def cells(self, probabilities: NDArray[np.float64], name: str, level: str) -> list[str]:
         """Return the set of one slide or patient, and the coverage that was asked of it, as text.
 
         Both are empty where nothing calibrates it.
         """
-        lack = stored_lack(self.rows, name, level)
+        lack = self.figures.lack(name, level)
         if lack is None:
             return ["", ""]
         inside = classes_in_set(probabilities, self.classes, lack)
@@ -330,7 +331,7 @@ class ClassSets:
 
     @property
     def asked(self) -> float:
-        return float(self.rows[0]["asked"])
+        return self.figures.sets[0].asked
 
 
 def _tell_sets(

@@ -1,6 +1,5 @@
 """Trained models of a run folder, as a report shows them."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +74,7 @@ def read_bundle(folder: Path) -> BundleRead:
     splits = learn.read_splits(folder / BundleFile.SPLITS)
     rows = _rows(folder / BundleFile.PREDICTIONS)
     try:
-        metrics = json.loads((folder / BundleFile.METRICS).read_text("utf-8"))
+        figures = learn.read_figures(folder)
         return BundleRead(
             report=ModelReport(
                 name=config.name,
@@ -83,17 +82,17 @@ def read_bundle(folder: Path) -> BundleRead:
                 primary=config.primary,
                 classes=config.classes,
                 evaluations=tuple(
-                    _evaluation(e, config.classes, rows) for e in metrics["evaluations"]
+                    _evaluation(e, config.classes, rows) for e in figures.evaluations
                 ),
                 curves=_curves(_rows(folder / BundleFile.HISTORY)),
-                notes=tuple(metrics.get("notes", ())),
+                notes=figures.notes,
                 random_weights=".random" in config.encoder,
-                differences=tuple(_differences(metrics.get("differences") or ())),
-                drift=_drift(metrics.get("drift")),
-                sets=tuple(_sets(metrics.get("sets") or (), config.primary)),
+                differences=tuple(_differences(figures.differences)),
+                drift=_drift(figures.drift),
+                sets=tuple(_sets(figures.sets, config.primary)),
                 task=_task(config.settings),
             ),
-            predictions=_predictions(rows, config, metrics.get("sets") or ()),
+            predictions=_predictions(rows, config, figures),
             splits={slide.slide_id: slide.split for slide in splits},
             facts=_facts(config),
             settings=config.settings,
@@ -103,10 +102,10 @@ def read_bundle(folder: Path) -> BundleRead:
 
 
 def _predictions(
-    rows: Sequence[Row], config: "BundleConfig", sets: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row], config: "BundleConfig", figures: learn.Figures
 ) -> dict[str, Prediction]:
     """What the primary model says of each slide, and the set of classes that it cannot exclude."""
-    lack = learn.stored_lack(sets, config.primary, "slide")
+    lack = figures.lack(config.primary, "slide")
     found = {}
     for row in rows:
         if row["model"] != config.primary:
@@ -125,20 +124,20 @@ def _predictions(
     return found
 
 
-def _sets(rows: Sequence[Mapping[str, Any]], primary: str) -> Iterator[SetsRow]:
+def _sets(rows: Sequence[learn.SetsHeld], primary: str) -> Iterator[SetsRow]:
     for row in rows:
-        if row["model"] == primary:
+        if row.model == primary:
             yield SetsRow(
-                level=row["level"],
-                split=row["split"],
-                asked=row["asked"],
-                covered=Measure(value=row["coverage"], low=row["low"], high=row["high"]),
-                patients=row["patients"],
-                size=row["size"],
-                single=row["single"],
-                empty=row["empty"],
-                calibrated_on=row["calibrated_on"],
-                calibrated=row["lack"] is not None,
+                level=row.level,
+                split=row.split,
+                asked=row.asked,
+                covered=Measure(value=row.coverage, low=row.low, high=row.high),
+                patients=row.patients,
+                size=row.size,
+                single=row.single,
+                empty=row.empty,
+                calibrated_on=row.calibrated_on,
+                calibrated=row.lack is not None,
             )
 
 
@@ -182,71 +181,70 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _differences(found: Sequence[Mapping[str, Any]]) -> Iterator[ModelDifference]:
+def _differences(found: Sequence[learn.Compared]) -> Iterator[ModelDifference]:
     for each in found:
-        for name, values in each["measures"].items():
+        for name, one in each.measures.items():
             yield ModelDifference(
-                split=each["split"],
-                other=each["second"],
+                split=each.split,
+                other=each.second,
                 measure=name,
-                difference=Measure(value=values["value"], low=values["low"], high=values["high"]),
-                p=values["p"],
+                difference=Measure(value=one.value, low=one.low, high=one.high),
+                p=one.p,
             )
 
 
-def _drift(found: Mapping[str, Any] | None) -> Drift | None:
-    if not found:
+def _drift(found: learn.Drifted | None) -> Drift | None:
+    if found is None:
         return None
     return Drift(
-        features={name: (v["mmd2"], v["p"]) for name, v in found["features"].items()},
+        features={name: (each.mmd2, each.p) for name, each in found.features.items()},
         numbers={
-            name: (v["inside"], v["outside"], v["standardised"])
-            for name, v in found["numbers"].items()
+            name: (each.inside, each.outside, each.standardised)
+            for name, each in found.numbers.items()
         },
     )
 
 
 def _evaluation(
-    values: Mapping[str, Any], classes: tuple[str, ...], rows: Sequence[Row]
+    found: learn.Evaluated, classes: tuple[str, ...], rows: Sequence[Row]
 ) -> Evaluation:
-    interval = values.get("interval", {})
-    words = ""
-    if interval:
-        kind = f"{interval['method']} bootstrap"
-        if "shares" in interval:
-            kind = f"{interval['shares']} for shares, Newcombe's for AUROC, for losses {kind}"
+    about, words = found.interval, ""
+    if about is not None:
+        kind = f"{about.method} bootstrap"
+        if about.shares is not None:
+            kind = f"{about.shares} for shares, Newcombe's for AUROC, for losses {kind}"
         words = (
-            f"{interval['level']:.0%} intervals over {interval['unit']}s: {kind}, "
-            f"{interval['resamples']} resamples"
+            f"{about.level:.0%} intervals over {about.unit}s: {kind}, {about.resamples} resamples"
         )
     return Evaluation(
-        model=values["model"],
-        split=values["split"],
-        level=values["level"],
+        model=found.model,
+        split=found.split,
+        level=found.level,
         classes=classes,
-        cases=values["cases"],
-        patients=values["patients"],
-        confusion=np.array(values["confusion"], np.int64),
-        measures={name: Measure(**found) for name, found in values["measures"].items()},
-        scores=_scores(values, classes, rows),
+        cases=found.cases,
+        patients=found.patients,
+        confusion=np.array(found.confusion, np.int64),
+        measures={
+            name: Measure(value=each.value, low=each.low, high=each.high)
+            for name, each in found.measures.items()
+        },
+        scores=_scores(found, classes, rows),
         interval=words,
     )
 
 
-def _scores(
-    values: Mapping[str, Any], classes: tuple[str, ...], rows: Sequence[Row]
-) -> Scores | None:
+def _scores(found: learn.Evaluated, classes: tuple[str, ...], rows: Sequence[Row]) -> Scores | None:
     """The cases of an evaluation from ``predictions.csv``, which has slides but no tiles."""
-    mine = [r for r in rows if (r["model"], r["split"]) == (values["model"], values["split"])]
-    if values["level"] == "tile" or not mine:
+    mine = [r for r in rows if (r["model"], r["split"]) == (found.model, found.split)]
+    if found.level == "tile" or not mine:
         return None
     grouped: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for number, row in enumerate(mine):
-        who = row["patient_id"] if values["level"] == "patient" else str(number)
+        who = row["patient_id"] if found.level == "patient" else str(number)
         grouped[who, row["label"]].append([float(row[f"p_{name}"]) for name in classes])
     return Scores(
         targets=np.array([classes.index(label) for _, label in grouped], np.int64),
-        probabilities=np.array([np.mean(found, axis=0) for found in grouped.values()]),
+        probabilities=np.array([np.mean(each, axis=0) for each in grouped.values()]),
     )
 
 
