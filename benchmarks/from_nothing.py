@@ -35,7 +35,7 @@ import zarr
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "tests" / "gdc_server" / "server.py"
-SIDE = 1792  # of a slide, px
+SIDE = 1280  # of a slide, px
 SOURCES = {  # level-0 x, y of three regions of each
     "slides/PDAC-tru-cut_HE3.svs": [(11517, 8062), (9214, 10366), (3455, 18428)],
     "real_liver/liver_tumour_gaps.tif": [(9096, 6822), (9096, 12507), (3411, 7959)],

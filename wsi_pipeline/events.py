@@ -43,9 +43,13 @@ class StageStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StageResumed(Event):
-    """From here on a stage speaks that has spoken before: several work at the same time."""
+    """From here on a stage speaks that has spoken before: several work at the same time.
+
+    It has ``more`` units of work before it than it knew.
+    """
 
     stage: str
+    more: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -231,8 +231,11 @@ class _Bars:
             case StageStarted(stage=name, total=total):
                 self._stage = bars.add_task(name, total=total, amount=f"0/{total}", now="")
                 self._stages[name] = self._stage
-            case StageResumed(stage=name):
+            case StageResumed(stage=name, more=more):
                 self._stage = self._stages.get(name, stage)
+                if self._stage is not None and more:
+                    task = bars.tasks[bars.task_ids.index(self._stage)]
+                    bars.update(self._stage, total=(task.total or 0) + more)
             case FileProgress():
                 self._draw_file(event)
             case SlideStarted(slide_id=slide_id) if stage is not None:

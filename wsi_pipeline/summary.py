@@ -114,9 +114,10 @@ class Summaries:
             self.stages.append(stage)
             self.current = stage
         elif isinstance(event, StageResumed):
-            self.current = next(
-                (each for each in reversed(self.stages) if each.stage == event.stage), self.current
-            )
+            known = [each for each in self.stages if each.stage == event.stage]
+            if known:
+                self.current = known[-1]
+                self.current.total += event.more
         self.current.add(event)
 
 

@@ -266,6 +266,11 @@ class _Flow:
         resolved = resolve_rows(config, rows)
         if any(row.tma_map is not None for row in rows):
             yield "tile", self._merge(resolved.slides + resolved.lost)
+        more = len(resolved.slides) + resolved.failed - len(rows)  # cores, but for their slide
+        if more:
+            yield "tile", StageResumed(stage="tile", more=more)
+        if more and self._stages.extract is not None:
+            yield "extract", StageResumed(stage="extract", more=more)
         yield from (("tile", event) for event in resolved.events)
         tasks = [cut_task(config, slide, resolved.deleted) for slide in resolved.slides]
         asked = {task.slide_id: task.asked for task in tasks}
@@ -411,7 +416,7 @@ def _spoken(said: "queue.SimpleQueue[Said | Exception | None]", lanes: int) -> I
             raise each
         else:
             stage, event = each
-            if stage != speaker and not isinstance(event, StageStarted):
+            if stage != speaker and not isinstance(event, StageStarted | StageResumed):
                 yield StageResumed(stage=stage)
             speaker = stage
             yield event
