@@ -81,14 +81,13 @@ def test_damaged_inputs_are_never_used(runs: Runs) -> None:
     features.unlink()
     flip(shard_of(store))
     told = do("extract", run=runs.run, encoder="test_resnet", weights="random", device="cpu")
-    assert [each.slide_id for each in told if isinstance(each, SlideFailed)] == [store.stem]
+    assert store.stem in [each.slide_id for each in told if isinstance(each, SlideFailed)]
     assert not features.exists()
     other = max((runs.run / "features" / TAG).glob("*.h5"))
     shutil.copy(runs.other / other.relative_to(runs.run), other)
     told = do("predict", run=runs.run, device="cpu", overwrite=True)
-    lost = [each for each in told if isinstance(each, SlideFailed)]
-    assert [each.slide_id for each in lost] == [other.stem]
-    assert "of another slide or run" in lost[0].error or "bytes where" in lost[0].error
+    lost = {each.slide_id: each.error for each in told if isinstance(each, SlideFailed)}
+    assert "of another slide or run" in lost[other.stem] or "bytes where" in lost[other.stem]
 
 
 def test_stores_swapped_between_slides_are_refused_when_they_are_read(runs: Runs) -> None:

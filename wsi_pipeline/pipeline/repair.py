@@ -6,13 +6,13 @@ it turns out another. What no stage can make again without a person is named, wi
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from wsi_pipeline.atomic import remove
-from wsi_pipeline.cohort import write_cohort
+from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.digests import read_seal, seal_file
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
@@ -69,7 +69,9 @@ def run(config: RepairConfig) -> Iterator[Event]:
         for path in work.removed:
             remove(path)
         for stage in work.stages:
-            yield from stage()
+            for event in stage():  # of others' failures, verify has the last word
+                other = isinstance(event, SlideFailed) and event.slide_id not in work.slides
+                yield Note(text=event.line()) if other else event
     yield from verify.run(VerifyConfig(run=config.run, slides=config.slides))
 
 
@@ -87,17 +89,19 @@ def _find(config: RepairConfig) -> list[Finding]:
 
 @dataclass
 class _Work:
-    """What is to be done: files to remove, then stages to run; ``told`` says so to a person."""
+    """What is to be done: files to remove, then stages to run for ``slides``; ``told`` says so."""
 
     removed: list[Path] = field(default_factory=list)
     stages: list[Callable[[], Iterator[Event]]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    slides: set[str] = field(default_factory=set)
 
 
 def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
     """Decide which stage makes again what is wrong."""
     work, run = _Work(), RunFolder(config.run)
-    cut: dict[str, None] = {}
+    cut: dict[str, dict[str, Any]] = {}
+    rows = {row.slide_id: row for row in rows_of(run)}
     encoded: dict[str, None] = {}
     scored: dict[str, None] = {}
     report = False
@@ -107,7 +111,14 @@ def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
         slide_id = _slide_of(parts)
         match parts[0]:
             case "tiles" | "thumbnails":
-                cut[slide_id] = None
+                settings = cut.get(slide_id) or _settings_of(run, slide_id)
+                problem = _cannot_cut(config, rows.get(slide_id), settings)
+                if problem or settings is None:
+                    work.told.append(
+                        f"{finding.name}: {finding.problem}; not made again: {problem}"
+                    )
+                    continue
+                cut[slide_id] = settings
                 work.removed += [run.thumbnail(slide_id), *_stores(run.tiles, slide_id)]
             case "features" if path.suffix == STORE:
                 encoded[parts[1]] = None
@@ -124,9 +135,11 @@ def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
                 work.removed.append(path)
             case _:
                 continue
+        work.slides.add(slide_id)
         work.told.append(f"{finding.name}: {finding.problem}; it is made again")
-    if cut:
-        work.stages.append(lambda: _cut(config, list(cut)))
+    for settings in _each_once(cut.values()):
+        alike = [replace(rows[name], line=None) for name in cut if cut[name] == settings]
+        work.stages.append(_stage(_cut, config, (alike, settings)))
     work.stages += [_stage(_encode, config, tag) for tag in encoded]
     work.stages += [_stage(_score, config, model) for model in scored]
     if report:
@@ -136,9 +149,31 @@ def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
 
 
 def _stage(
-    work: Callable[[RepairConfig, str], Iterator[Event]], config: RepairConfig, name: str
+    work: Callable[[RepairConfig, Any], Iterator[Event]], config: RepairConfig, what: Any
 ) -> Callable[[], Iterator[Event]]:
-    return lambda: work(config, name)
+    return lambda: work(config, what)
+
+
+def _each_once(values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    once: list[dict[str, Any]] = []
+    for value in values:
+        if value not in once:
+            once.append(value)
+    return once
+
+
+def _cannot_cut(
+    config: RepairConfig, row: CohortSlide | None, settings: Mapping[str, Any] | None
+) -> str:
+    """Say why a slide cannot be cut again; nothing if it can."""
+    if row is None:
+        return "cohort.csv has no row of its slide"
+    if settings is None:
+        return "no sound store tells how it was cut"
+    path = row.locate(config.slides)
+    if path is None or (isinstance(path, Path) and not path.exists()):
+        return f"its slide is not at hand ({path or row.path}); say where with --slides"
+    return ""
 
 
 def _slide_of(parts: Sequence[str]) -> str:
@@ -175,44 +210,32 @@ def _run(verb: str, settings: Mapping[str, Any]) -> Iterator[Event]:
     yield from stage.run(config)
 
 
-def _cut(config: RepairConfig, slide_ids: Sequence[str]) -> Iterator[Event]:
-    """Cut slides again, as those beside them were cut."""
-    run = RunFolder(config.run)
-    rows = {row.slide_id: row for row in rows_of(run)}
-    known = [replace(rows[name], line=None) for name in slide_ids if name in rows]
-    yield from (
-        SlideFailed(slide_id=name, error=f"{run.cohort} has no row of it; cut it yourself")
-        for name in slide_ids
-        if name not in rows
-    )
-    settings = next(_settings_of_tiles(run), None)
-    if settings is None:
-        yield from (
-            SlideFailed(
-                slide_id=row.slide_id,
-                error="no sound store tells how it was cut; cut it again with `wsi tile`",
-            )
-            for row in known
-        )
-        return
-    if not known:
-        return
+def _cut(
+    config: RepairConfig, what: tuple[Sequence[CohortSlide], Mapping[str, Any]]
+) -> Iterator[Event]:
+    """Cut slides again, with these settings."""
+    rows, settings = what
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "cohort.csv"
-        write_cohort(table, known)
+        write_cohort(table, rows)
         how = {"cohort": table, "run": config.run, "slides": config.slides}
         yield from _run("tile", {**settings, **how, "workers": config.workers})
 
 
-def _settings_of_tiles(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """Yield what the run's sound stores were cut with, and how they are kept."""
-    for path in stores_of(run.tiles).values():
+def _settings_of(run: RunFolder, slide_id: str) -> dict[str, Any] | None:
+    """Return what a slide was cut with; where its store does not tell, what those like it were."""
+    stores = stores_of(run.tiles)
+    own = stores.get(slide_id)
+    suffix = None if own is None else own.suffix
+    others = sorted(stores.values(), key=lambda path: (path != own, path.suffix != suffix))
+    for path in others:
         try:
             stored = open_tiles(path).attributes.get("config")
         except StoreError:
             continue
         if stored:
-            yield dict(stored)
+            return dict(stored)
+    return None
 
 
 def _encode(config: RepairConfig, tag: str) -> Iterator[Event]:
