@@ -73,8 +73,8 @@ def read_bundle(folder: Path) -> BundleRead:
     config = learn.read_bundle_config(folder)
     splits = learn.read_splits(folder / BundleFile.SPLITS)
     rows = _rows(folder / BundleFile.PREDICTIONS)
+    figures = learn.read_figures(folder)
     try:
-        figures = learn.read_figures(folder)
         return BundleRead(
             report=ModelReport(
                 name=config.name,
