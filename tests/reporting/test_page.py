@@ -157,6 +157,11 @@ def test_a_new_page_takes_its_old_pictures_away(whole: ReportData, tmp_path: Pat
     write_page(page, data)
     again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
     assert again == first  # what is there is not written again
+    damaged = tmp_path / "pictures" / min(first)
+    whole_bytes = damaged.read_bytes()
+    damaged.write_bytes(whole_bytes[:-1] + bytes([whole_bytes[-1] ^ 1]))
+    write_page(page, data)
+    assert damaged.read_bytes() == whole_bytes
     (tmp_path / "pictures" / "mine.txt").write_text("a person's own")
     write_page(page, data, single_file=True)
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["mine.txt"]

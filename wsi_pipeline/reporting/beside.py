@@ -37,7 +37,7 @@ class PicturesBeside:
         data = _as_shown(picture)
         name = picture_name(data) + ENDINGS[picture.mime]
         path = self._folder / name
-        if name not in self._shown and not _is_whole(path, len(data)):
+        if name not in self._shown and not _is_there(path, data):
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         self._shown.add(name)
@@ -85,6 +85,6 @@ def _as_shown(picture: Picture) -> bytes:
     return themed_svg(picture.data) if picture.mime == "image/svg+xml" else picture.data
 
 
-def _is_whole(path: Path, size: int) -> bool:
-    """Whether it is there; a write that was cut short left another length."""
-    return path.exists() and path.stat().st_size == size
+def _is_there(path: Path, data: bytes) -> bool:
+    """Whether the file is whole: no write was cut short, and nothing has changed since."""
+    return path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data
