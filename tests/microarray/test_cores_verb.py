@@ -202,6 +202,38 @@ def test_a_core_map_that_cannot_be_read_costs_its_slide_alone(array: Path, tmp_p
         list(tile(config.model_copy(update={"run": tmp_path / "other"})))
 
 
+def test_words_and_matrices_are_maps_too(
+    array: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide, lies = str(array / "tma.png"), ["--lies", "as-scanned"]
+    preview = ["--preview", str(tmp_path / "p.png"), "--overwrite"]
+    plain = (array / "map.csv").read_text()
+    assert main([slide, *lies, *preview, "--map", str(array / "map.csv")]) == 0
+    straight = rows(tmp_path / "p.csv")
+    words = tmp_path / "words.csv"
+    for letter, word in {"A": "top", "B": "middle", "C": "bottom"}.items():
+        plain = plain.replace(f"\n{letter},", f"\n{word},")
+    words.write_text(plain)
+    asked = [slide, *lies, *preview, "--map", str(words)]
+    assert main(asked) == 1
+    assert "give the labels in their order" in " ".join(capsys.readouterr().out.split())
+    assert main([*asked, "--row-labels", "top,middle,bottom", "--core-mask", "tissue"]) == 0
+    tight = rows(tmp_path / "p.csv")
+    for name, row in straight.items():
+        if name and row["x"]:
+            assert int(tight[name]["width"]) <= int(row["width"])
+            assert int(tight[name]["x"]) == pytest.approx(int(row["x"]), abs=10)
+    matrix = tmp_path / "matrix.csv"
+    matrix.write_text(",1,2,3,4\nA,P0|hcc,P1,P2,P3\nB,P0,-,P2,P3\nC,P0,P1,P2,P3|control\n")
+    assert main([slide, *lies, *preview, "--map", str(matrix)]) == 0
+    found = rows(tmp_path / "p.csv")
+    assert (found["matrix-A1"]["x"], found["matrix-A1"]["label"]) == (
+        straight["TMA-A1"]["x"],
+        "hcc",
+    )
+    assert found["matrix-C4"]["control"] == "yes"
+
+
 def test_a_grid_is_corrected_by_a_flag(array: Path, tmp_path: Path) -> None:
     preview = tmp_path / "p.png"
     asked = [str(array / "tma.png"), "--map", str(array / "map.csv"), "--preview", str(preview)]

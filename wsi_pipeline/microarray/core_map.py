@@ -19,6 +19,7 @@ from wsi_pipeline.errors import CohortError
 from wsi_pipeline.microarray.patches import Cells
 
 EMPTY: Final = frozenset({"", "-", "–", ".", "x", "na", "n/a", "none", "empty", "blank", "missing"})
+LETTERS: Final = 2  # of a row or column; more are a word, whose place only a list can tell
 PATIENT_LABEL: Final = "|"  # parts the two in a cell of a map that is a matrix
 
 
@@ -66,11 +67,11 @@ def position(name: str) -> int:
     """Count from 0: ``A``, ``a`` and ``1`` are 0; ``Z`` is 25, ``AA`` 26; ``03`` is 2.
 
     Raises:
-        CohortError: Neither letters nor a positive number.
+        CohortError: Neither a letter or two nor a positive number.
     """
     if name.isdecimal() and int(name) > 0:
         return int(name) - 1
-    if name.isascii() and name.isalpha():
+    if name.isascii() and name.isalpha() and len(name) <= LETTERS:
         number = 0
         for letter in name.upper():
             number = 26 * number + ord(letter) - ord("A") + 1
@@ -114,7 +115,7 @@ def _matrix(path: Path) -> list[list[str]] | None:
 
 
 def _is_label(text: str) -> bool:
-    return text.isdecimal() or (text.isascii() and text.isalpha() and len(text) <= 2)
+    return text.isdecimal() or (text.isascii() and text.isalpha() and len(text) <= LETTERS)
 
 
 def _from_matrix(path: Path, matrix: list[list[str]]) -> list[MappedCore]:
