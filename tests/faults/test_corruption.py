@@ -9,6 +9,7 @@ import pytest
 from faults.corruption import Runs, build, corrupt, do, findings
 
 from wsi_pipeline import hdf5
+from wsi_pipeline.atomic import write_text
 from wsi_pipeline.digests import read_seal
 from wsi_pipeline.errors import StoreCorruptError
 from wsi_pipeline.events import SlideFailed
@@ -17,7 +18,7 @@ from wsi_pipeline.inventory import begin, read_inventory
 from wsi_pipeline.repair import main as repair
 from wsi_pipeline.verify import main as verify
 
-IN_THE_SUITE = 50
+IN_THE_SUITE = 60
 TAG = "test_resnet.random-seed0"
 
 
@@ -181,5 +182,5 @@ def test_a_killed_writer_leaves_an_inventory_that_holds(runs: Runs) -> None:
     assert failures(runs) == []
     path.write_bytes(b"".join(lines) + b'{"path": "cohort.c')
     assert failures(runs) == []
-    do("report", run=runs.run)
+    write_text(runs.run / "audit.json", "{}")  # the next writer cuts the torn line off
     assert failures(runs) == []

@@ -72,6 +72,7 @@ def run(config: VerifyConfig) -> Iterator[Event]:
         yield from (Planned(row={"slide or model": task.slide_id}) for task in tasks)
         yield from (Planned(row={"slide or model": _name(path)}) for path in models)
         return
+    yield from _tell(config.run, held, unread)
     yield from map_slides(
         verify_slide,
         [
@@ -86,7 +87,6 @@ def run(config: VerifyConfig) -> Iterator[Event]:
     )
     for path in models:
         yield from _model(config.run, path)
-    yield from _tell(config.run, held, unread)
     yield from _left_behind(config.run)
 
 
