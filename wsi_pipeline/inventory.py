@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import xxhash
 from filelock import FileLock
@@ -78,7 +78,8 @@ class Inventory:
     begun: bool = False
     _offset: int = 0
     _lines: int = 0
-    _inode: int = 0
+    _last: bytes = b""
+    _state: tuple[int, int, int] = (0, 0, 0)
     _link: str | None = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,16 +88,28 @@ class Inventory:
         path = self.root / NAME
         with self._lock, path.open("rb") as file:
             told = os.fstat(file.fileno())
-            if told.st_size < self._offset or told.st_ino != self._inode:
-                self.entries, self.problems, self._inode = {}, [], told.st_ino
-                self._offset, self._lines, self._link = 0, 0, ""
+            if not self._goes_on(file, told):
+                self.entries, self.problems, self.begun = {}, [], False
+                self._offset, self._lines, self._link, self._last = 0, 0, "", b""
+            self._state = (told.st_ino, told.st_size, told.st_mtime_ns)
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # of a writer that is at it, or was killed
                 self._offset += len(line)
+                self._last = line
                 self._lines += 1
                 self._take(line[:-1])
+
+    def _goes_on(self, file: BinaryIO, told: os.stat_result) -> bool:
+        """Whether the file is the one that was read, and lines at most were appended to it."""
+        inode, size, changed = self._state
+        if told.st_ino != inode or told.st_size < self._offset:
+            return False
+        if told.st_size == size and told.st_mtime_ns != changed:
+            return False
+        file.seek(self._offset - len(self._last))
+        return file.read(len(self._last)) == self._last
 
     def _take(self, line: bytes) -> None:
         try:
