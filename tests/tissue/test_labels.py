@@ -149,7 +149,7 @@ REAL_INK = {
     "pale green": ("no-tissue-green-pen", (330, 360, 230, 290)),
     "red": ("no-tissue-red-pen", (255, 290, 200, 330)),
     "pale red": ("no-tissue-red-pen", (400, 440, 60, 180)),
-    "blue": ("wsi-blue-pen", (65, 70, 150, 172)),
+    "blue": ("wsi-blue-pen", (67, 70, 150, 172)),
     "violet black": ("no-tissue-red-pen", (330, 420, 360, 460)),
     "black": ("diagnostic-slide-thumb-rgb", (239, 245, 223, 235)),
 }
