@@ -119,6 +119,28 @@ class Settings(BaseModel):
             raise ConfigError(describe(error, source, cls.model_fields)) from None
 
 
+class CacheSettings(Settings):
+    """Copies of slides that lie on a share or in a bucket."""
+
+    topic: ClassVar = "slides on a share"
+
+    cache: Annotated[Path | None, HOW, DIR] = Field(
+        default=None,
+        description="Local folder to copy slides of a share or a bucket to: the next is read ahead "
+        "while the present one is cut. Several processes may share it.",
+    )
+    cache_gb: Annotated[float, HOW] = Field(
+        default=200.0,
+        gt=0,
+        description="The most that such copies take, 10^9 bytes; the longest unused go first.",
+    )
+
+    @property
+    def slide_cache(self) -> tuple[Path, int] | None:
+        """Where copies of slides go, and how many bytes they may take; None without a cache."""
+        return None if self.cache is None else (self.cache, round(self.cache_gb * 1e9))
+
+
 class StageConfig(Settings):
     """What every stage can be told. The class of a verb says all there is to say of it.
 

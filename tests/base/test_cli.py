@@ -167,6 +167,7 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
         "pixels and stain",
         "rules",
         "files",
+        "slides on a share",
         "how the work is done",
     ]
     assert [

@@ -19,6 +19,7 @@ from wsi_pipeline.settings import (
     FILE,
     HOW,
     POSITIONAL,
+    CacheSettings,
     Device,
     Metavar,
     Run,
@@ -117,7 +118,7 @@ class CompareConfig(StageConfig, TaskSettings):
         return RunFolder(self.plan) if self.plan.is_dir() else run_named_in(self.plan)
 
 
-class PredictConfig(StageConfig):
+class PredictConfig(StageConfig, CacheSettings):
     """Score a run folder's slides with a trained model; draw heatmaps."""
 
     verb: ClassVar = "predict"
@@ -158,12 +159,6 @@ class PredictConfig(StageConfig):
         default=None,
         description="New slides, a folder or a cohort table: tile and encode them into the run "
         "folder first, as the model's own were. Give them a run folder of their own.",
-    )
-    cache: Annotated[Path | None, HOW, DIR] = Field(
-        default=None, description="With --new-slides: local folder to copy slides to, as for tile."
-    )
-    cache_gb: Annotated[float, HOW] = Field(
-        default=200.0, gt=0, description="The most that such copies take, 10^9 bytes."
     )
     heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
     heatmap_classes: Literal["predicted", "all"] = Field(

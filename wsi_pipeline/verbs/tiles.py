@@ -11,6 +11,7 @@ from wsi_pipeline.settings import (
     FILE,
     HOW,
     POSITIONAL,
+    CacheSettings,
     Chosen,
     Device,
     Run,
@@ -20,7 +21,7 @@ from wsi_pipeline.settings import (
 from wsi_pipeline.tiles import TileSettings
 
 
-class TileConfig(StageConfig, TileSettings):
+class TileConfig(StageConfig, TileSettings, CacheSettings):
     """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
 
     verb: ClassVar = "tile"
@@ -40,22 +41,6 @@ class TileConfig(StageConfig, TileSettings):
         description="Folder of tissue masks corrected by hand, <slide_id>.geojson; other slides' "
         "are computed.",
     )
-
-    cache: Annotated[Path | None, HOW, DIR] = Field(
-        default=None,
-        description="Local folder to copy slides of a share or a bucket to: the next is read ahead "
-        "while the present one is cut. Several processes may share it.",
-    )
-    cache_gb: Annotated[float, HOW] = Field(
-        default=200.0,
-        gt=0,
-        description="The most that such copies take, 10^9 bytes; the longest unused go first.",
-    )
-
-    @property
-    def slide_cache(self) -> tuple[Path, int] | None:
-        """Where copies of slides go, and how many bytes they may take; None without a cache."""
-        return None if self.cache is None else (self.cache, round(self.cache_gb * 1e9))
 
 
 class QcConfig(StageConfig):
