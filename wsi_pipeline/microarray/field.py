@@ -8,10 +8,13 @@ Source: Matheron, Economic Geology 58, 1963.
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
+
+if TYPE_CHECKING:
+    from scipy.spatial import KDTree
 
 NEIGHBOURS = 8
 NUGGET = 0.015  # step²: half of what two cores side by side differ by, jitter alone
@@ -94,7 +97,7 @@ def _nearest(
 ) -> tuple[Floats, NDArray[np.int64]]:
     """(M, count) distances to the nearest of the known places, and their indices."""
     wanted = count + exclude_self
-    found = KDTree(known).query(places, k=wanted)
+    found = tree_of(known).query(places, k=wanted)
     reach = np.asarray(found[0], dtype=np.float64).reshape(-1, wanted)
     near = np.asarray(found[1], dtype=np.int64).reshape(-1, wanted)
     if exclude_self:
@@ -102,6 +105,13 @@ def _nearest(
         order = np.argsort(reach, axis=1, kind="stable")[:, :count]
         reach, near = np.take_along_axis(reach, order, 1), np.take_along_axis(near, order, 1)
     return reach, near
+
+
+def tree_of(places: Points) -> "KDTree":
+    """Return positions such that the nearest of them are found fast."""
+    from scipy.spatial import KDTree  # a third of a second that only microarrays need
+
+    return KDTree(places)
 
 
 def distances(first: Points, second: Points) -> Floats:

@@ -10,10 +10,9 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from wsi_pipeline.errors import NoTissueError
-from wsi_pipeline.microarray.field import Field, Floats, Points, distances, likelihoods
+from wsi_pipeline.microarray.field import Field, Floats, Points, distances, likelihoods, tree_of
 
 NOWHERE = 0.02  # density of spots that belong in no cell
 SURE = 0.97  # probability of a cell that is handed out at once
@@ -144,11 +143,11 @@ class Patches:
 
     def _away(self, spots: Members, others: Members | NDArray[np.bool_]) -> Floats:
         """(N,) how far the nearest of the others is, in steps."""
-        return np.asarray(KDTree(self.places[others]).query(self.places[spots])[0])
+        return np.asarray(tree_of(self.places[others]).query(self.places[spots])[0])
 
     def _support(self, solid: NDArray[np.int64]) -> Floats:
         """How full a spot is and how many of its eight neighbours stand where they should."""
-        tree = KDTree(self.places[solid])
+        tree = tree_of(self.places[solid])
         support = self.coverage[solid].copy()
         for step in RING:
             if step.any():
