@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,13 +130,11 @@ def read_seal(path: Path) -> Seal | None:
         OSError: The file cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - FOOTER_BYTES))
-        footer = file.read(FOOTER_BYTES)
-        if not footer.endswith(MARK) or len(footer) < FOOTER_BYTES:
+        footer = _footer(file)
+        if footer is None:
             return None
         length = int.from_bytes(footer[:LENGTH_BYTES], "little")
-        begin = end - FOOTER_BYTES - length
+        begin = file.tell() - FOOTER_BYTES - length
         file.seek(max(0, begin))
         text = file.read(length) if begin >= 0 else b""
     if xxhash.xxh3_128_digest(text) != footer[LENGTH_BYTES : LENGTH_BYTES + DIGEST_BYTES]:
@@ -183,12 +182,18 @@ def artifact_digest(path: Path) -> str:
         OSError: It cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - FOOTER_BYTES))
-        footer = file.read(FOOTER_BYTES)
-    if len(footer) == FOOTER_BYTES and footer.endswith(MARK):
-        return footer[LENGTH_BYTES : LENGTH_BYTES + DIGEST_BYTES].hex()
-    return file_digest(path)
+        footer = _footer(file)
+    if footer is None:
+        return file_digest(path)
+    return footer[LENGTH_BYTES : LENGTH_BYTES + DIGEST_BYTES].hex()
+
+
+def _footer(file: FileIO) -> bytes | None:
+    """Read what ends a sealed file, and the file to its end; None where there is no mark."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - FOOTER_BYTES))
+    footer = file.read(FOOTER_BYTES)
+    return footer if len(footer) == FOOTER_BYTES and footer.endswith(MARK) else None
 
 
 def _part_digests(path: Path, offsets: NDArray[np.int64], size: int) -> Iterator[int]:

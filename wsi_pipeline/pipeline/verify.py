@@ -199,11 +199,10 @@ def _prediction(path: Path, task: VerifyTask) -> Iterator[str]:
         found = read_prediction(path)
         bundle = RunFolder(task.run).model(path.parent.name)
         if (bundle / BundleFile.CONFIG).exists():
-            weights = read_bundle_config(bundle).digests.get("weights")
-            if found.made_from.get("weights") != weights:
+            model = read_bundle_config(bundle)
+            if found.made_from.get("weights") != model.digests.get("weights"):
                 yield f"{path}: is of an earlier model {path.parent.name}; {again}"
-            encoder = read_bundle_config(bundle).encoder
-            store = RunFolder(task.run).feature_store(encoder, task.slide_id)
+            store = RunFolder(task.run).feature_store(model.encoder, task.slide_id)
             if store.exists():
                 digest = features_digest(read_features(store).features)
                 if found.made_from.get("features") != digest:
