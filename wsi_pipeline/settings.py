@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ from wsi_pipeline.run_folder import RunFolder
 
 HOW: Final = "how"  # annotation of a field that does not change the result
 POSITIONAL: Final = "positional"  # of one that stands on the command line without its name
+URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")  # also as pathlib writes one, with one slash
 MOST_THREADS: Final = 8  # on one slide: its tiles are written by one, which more would wait for
 
 
@@ -89,6 +90,19 @@ class Settings(BaseModel):
     topic: ClassVar = "options"
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_here(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a URL where a path is asked for: it would become a folder ``s3:``."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if Path in kinds and str not in kinds:
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(each, str | Path) and URL.match(str(each)):
+                    raise ValueError(
+                        f"{each} is a URL, and this takes a path on this machine; nothing was done"
+                    )
+        return value
 
     @field_validator("*")
     @classmethod
@@ -205,6 +219,12 @@ class StageConfig(Settings):
             if isinstance(value := getattr(self, name), Path)
         }
         return self.model_copy(update=paths)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types that an annotation is made of."""
+    inside = get_args(annotation)
+    return set().union(*map(_kinds, inside)) if inside else {annotation}
 
 
 def load_toml(path: Path) -> dict[str, Any]:
