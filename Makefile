@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint faults clean
+.PHONY: setup demo test lint audit faults clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive wsi_pipeline
+
+# Advisories on every version that we test with; needs the network.
+audit: setup
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -23,18 +23,18 @@ PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.p
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced and takes ``path``'s place.
 
-    In a run folder the inventory lists it. On an exception the temporary is removed and ``path``
-    stays as it was.
+    In a run folder the inventory lists it. The temporary is its user's alone; what takes its place
+    has the mode of any new file. On an exception it is removed, and ``path`` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         prefix=f".{path.name}{PARTIAL}", suffix=path.suffix, dir=path.parent
     )
-    os.fchmod(handle, 0o666 & ~_umask())
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
+        partial.chmod(0o666 & ~_umask())
         _sync(partial)
         with recorded(path, partial):
             partial.replace(path)
@@ -50,9 +50,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it takes ``path``'s place whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
-    partial.chmod(0o777 & ~_umask())
     try:
         yield partial
+        partial.chmod(0o777 & ~_umask())
         for folder, _, names in os.walk(partial, topdown=False):
             for name in names:
                 _sync(Path(folder, name))
@@ -151,6 +151,11 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Return the process's umask; asking by setting it lets other threads' files be open to all."""
+    try:
+        status = Path("/proc/self/status").read_text("utf-8")
+        return int(status.partition("Umask:")[2].split(maxsplit=1)[0], 8)
+    except (OSError, ValueError, IndexError):
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

@@ -7,7 +7,7 @@ which is given up when it takes too long or dies.
 
 import json
 import os
-import subprocess
+import subprocess  # nosec B404 # runs our own child alone
 import sys
 import threading
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ class _Prober:
 
     def ask(self, path: str, patience_s: float) -> str:
         with self._lock:
-            child = self._child or subprocess.Popen(
+            child = self._child or subprocess.Popen(  # nosec B603 # this Python, text of ours
                 [sys.executable, "-c", CHILD],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 text=True, encoding="utf-8",

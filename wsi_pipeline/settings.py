@@ -182,6 +182,11 @@ class StageConfig(Settings):
     scheduler: Annotated[str | None, HOW, Metavar("tcp://HOST:PORT")] = Field(
         default=None, description="Address of a running Dask scheduler."
     )
+    dashboard: Annotated[bool, HOW] = Field(
+        default=False,
+        description="Show Dask's dashboard of the worker processes at http://127.0.0.1:8787, to "
+        "everybody on this machine.",
+    )
     dry_run: Annotated[bool, HOW] = Field(
         default=False, description="Say what would be done, and write nothing."
     )

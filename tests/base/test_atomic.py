@@ -1,6 +1,8 @@
 """Files are whole or absent, also when the writer is killed."""
 
 import errno
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +80,25 @@ def test_a_full_disk_is_said_in_plain_words_and_leaves_nothing(tmp_path, kind, e
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(ValueError, match="odd"), atomic_folder(tmp_path / "x"):
         raise ValueError("odd")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_what_is_published_has_the_mode_of_any_new_file_and_a_temporary_is_private(tmp_path, umask):
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_text("x")
+        (tmp_path / "folder").mkdir()
+        with atomic_file(tmp_path / "file") as partial:
+            partial.write_text("half")
+            assert mode(partial) == 0o600
+        with atomic_folder(tmp_path / "store") as partial:
+            (partial / "x").write_text("half")
+            assert mode(partial) == 0o700
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "file") == mode(tmp_path / "plain") == 0o666 & ~umask
+    assert mode(tmp_path / "store") == mode(tmp_path / "folder") == 0o777 & ~umask
+    assert mode(tmp_path / "store" / "x") == mode(tmp_path / "plain")

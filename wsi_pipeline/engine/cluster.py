@@ -1,17 +1,37 @@
-"""The Dask executor: a cluster of our own for ``--workers``, or a scheduler that is running."""
+"""The Dask executor: a cluster of our own for ``--workers``, or a scheduler that is running.
+
+Who may speak to a Dask scheduler or worker may run code as its user. A cluster of ours therefore
+speaks TLS with a certificate made for it alone, and kept in memory: other users of the machine, and
+other clusters on it, are refused. It serves nothing over HTTP unless ``--dashboard`` asks.
+"""
 
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from importlib.util import find_spec
+from typing import Any, Final
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import (
+    Client,
+    Future,
+    KilledWorker,
+    Nanny,
+    Scheduler,
+    Security,
+    SpecCluster,
+    Worker,
+    as_completed,
+)
 
 from wsi_pipeline import __version__
 from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Work, attempt
 from wsi_pipeline.errors import ConfigError, UsageError
 from wsi_pipeline.events import SlideFailed, SlideStarted
+from wsi_pipeline.settings import StageConfig
+
+LOOPBACK: Final = "127.0.0.1"
+DASHBOARD: Final = f"{LOOPBACK}:8787"
 
 OURS: Final = {
     # Threads may be running by now: a forked worker could inherit a held lock.
@@ -69,29 +89,70 @@ class OnDask:
         return max(1, sum(threads.values()))
 
 
+class QuietScheduler(Scheduler):  # type: ignore[misc]
+    """A scheduler that serves nothing over HTTP, which Dask's does even without a dashboard."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Open no port."""
+
+
+class QuietWorker(Worker):  # type: ignore[misc]
+    """A worker that serves nothing over HTTP."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Open no port."""
+
+
 @contextmanager
-def dask_executor(workers: int, scheduler: str | None) -> Iterator[OnDask]:
-    """Yield an executor on ``scheduler``, or on ``workers`` processes started for the purpose.
+def dask_executor(config: StageConfig) -> Iterator[OnDask]:
+    """Yield an executor on the running ``scheduler``, or on ``workers`` processes of our own.
 
     Raises:
-        ConfigError: The scheduler does not answer or has no workers.
+        ConfigError: The scheduler does not answer or has no workers; there is no dashboard to show.
     """
-    if scheduler is not None:
-        with _connect(scheduler) as client:
+    if config.scheduler is not None:
+        with _connect(config.scheduler) as client:
             yield OnDask(client)
         return
     with (
         dask.config.set(OURS),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,  # a death is told as that slide's fate, once
-        ) as cluster,
+        _cluster(config.workers, dashboard=config.dashboard) as cluster,
         Client(cluster) as client,
     ):
         yield OnDask(client)
+
+
+def _cluster(workers: int, *, dashboard: bool) -> SpecCluster:
+    """Start a scheduler in this process and ``workers`` processes that it alone can speak to.
+
+    Raises:
+        ConfigError: A dashboard is asked for, and what draws it is not installed.
+    """
+    if dashboard and find_spec("bokeh") is None:
+        raise ConfigError("--dashboard: Dask draws it with bokeh; `pip install bokeh`, or leave it")
+    security = Security.temporary()
+    common = {"host": LOOPBACK, "protocol": "tls://", "security": security}
+    web = {"dashboard": dashboard, "dashboard_address": DASHBOARD if dashboard else None}
+    worker = {
+        "cls": Nanny,
+        "options": {
+            **common,
+            "nthreads": 1,
+            "memory_limit": 0,
+            "worker_class": QuietWorker,
+            "silence_logs": logging.CRITICAL,  # a death is told as that slide's fate, once
+        },
+    }
+    return SpecCluster(
+        scheduler={
+            "cls": Scheduler if dashboard else QuietScheduler,
+            "options": {**common, **web, "port": 0},
+        },
+        workers=dict.fromkeys(range(workers), worker),
+        worker=worker,
+        security=security,
+        silence_logs=logging.CRITICAL,
+    )
 
 
 @contextmanager

@@ -86,4 +86,4 @@ def executor_for(config: StageConfig) -> AbstractContextManager[Executor]:
         return nullcontext(InProcess())
     from wsi_pipeline.engine.cluster import dask_executor
 
-    return dask_executor(config.workers, config.scheduler)
+    return dask_executor(config)

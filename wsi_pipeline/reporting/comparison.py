@@ -223,7 +223,7 @@ def comparison_page(comparison: Comparison) -> str:
             pairs=[pair.row() for pair in comparison.pairs],
             paired=PAIRED,
             chart=comparison_chart(comparison),
-            css=Markup(style.read_text("utf-8")),  # noqa: S704  our own file
+            css=Markup(style.read_text("utf-8")),  # noqa: S704 # nosec B704 # our own file
         )
     )
 

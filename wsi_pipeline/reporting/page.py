@@ -32,7 +32,7 @@ def render_page(data: ReportData, address: Address = data_uri) -> str:
         .get_template("report.html.j2")
         .render(
             data=data,
-            css=Markup(style.read_text("utf-8")),  # noqa: S704  our own file
+            css=Markup(style.read_text("utf-8")),  # noqa: S704 # nosec B704 # our own file
             keys=key_figures(data),
             slide_funnel=funnel_rows(data.funnel.slides),
             tile_funnel=funnel_rows(data.funnel.tiles),
