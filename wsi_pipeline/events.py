@@ -31,14 +31,19 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted(Event):
-    """First event of a stage: how many units of work (slides, epochs, files) it has before it."""
+    """First event of a stage: how many units of work (slides, epochs, files) it has before it.
+
+    ``part`` says which part of the cohort these are; empty where it is all.
+    """
 
     stage: str
     total: int
     unit: str = "slides"
+    part: str = ""
 
     def line(self) -> str:
-        return f"{self.stage}: {self.total} {self.unit}"
+        told = f"{self.stage}: {self.total} {self.unit}"
+        return f"{told} ({self.part})" if self.part else told
 
 
 @dataclass(frozen=True, kw_only=True)

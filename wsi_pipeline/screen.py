@@ -278,9 +278,9 @@ def _progress(console: Console) -> Progress:
 def _tables(summary: Summary) -> Iterator[Table]:
     if not (summary.done or summary.skipped or summary.failed):
         return
-    table = Table(
-        "what", "number", title=f"{summary.stage}: {summary.seconds:.1f} s", title_justify="left"
-    )
+    part = f", {summary.part}" if summary.part else ""
+    title = f"{summary.stage}{part}: {summary.seconds:.1f} s"
+    table = Table("what", "number", title=title, title_justify="left")
     table.columns[1].justify = "right"
     table.add_row(f"{summary.unit} done", str(summary.done))
     for reason, number in summary.skipped.most_common():

@@ -32,6 +32,7 @@ class Summary:
 
     stage: str
     unit: str = "slides"
+    part: str = ""
     total: int = 0
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
@@ -110,7 +111,7 @@ class Summaries:
 
     def take(self, event: Event) -> None:
         if isinstance(event, StageStarted):
-            stage = Summary(stage=event.stage, unit=event.unit, total=event.total)
+            stage = Summary(stage=event.stage, unit=event.unit, total=event.total, part=event.part)
             self.stages.append(stage)
             self.current = stage
         elif isinstance(event, StageResumed):

@@ -168,6 +168,7 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
         "rules",
         "files",
         "slides on a share",
+        "more machines than one",
         "how the work is done",
     ]
     assert [

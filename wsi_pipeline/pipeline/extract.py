@@ -46,6 +46,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     decide,
     find_decisions,
     find_origins,
+    part_of,
     strangers,
     unknown_decisions,
     without_tiles,
@@ -75,7 +76,7 @@ def run(config: ExtractConfig) -> Iterator[Event]:
     """
     tag = encoder_tag(config.encoder, config.weights)
     origins, decisions = list(find_origins(config)), find_decisions(config)
-    yield StageStarted(stage="extract", total=len(origins))
+    yield StageStarted(stage="extract", total=len(origins), part=part_of(config))
     yield from _whole(config, tag, origins, decisions)
 
 
@@ -126,7 +127,7 @@ def _whole(
 ) -> Iterator[Event]:
     """Encode every slide, and say what is wrong with the table, the stores and the decisions."""
     yield from strangers(config)
-    yield from unknown_decisions(decisions, [slide_id for slide_id, _ in origins])
+    yield from unknown_decisions(config, decisions, [name for name, _ in origins])
     jobs: list[ExtractJob] = []
     yield from without_tiles(config, [name for name, origin in origins if not origin], decisions)
     for slide_id, origin in origins:

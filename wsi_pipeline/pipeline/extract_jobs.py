@@ -1,6 +1,6 @@
 """Which slides there are to encode, and what decides each one's features."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -95,13 +95,13 @@ class ExtractJob:
 
 
 def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | Event | None]]:
-    """Yield every slide with its tile store (None without one) or, for slides, how to cut it.
+    """Yield every slide of the shard with its tile store, None without one, or how to cut it.
 
     Raises:
         ConfigError: The run folder holds no tiles, or no slides are named.
         CohortError: The cohort table is unusable.
     """
-    yield from _from_slides(config) if config.source == "slide" else _from_tiles(config.run)
+    yield from _from_slides(config) if config.source == "slide" else _from_tiles(config)
 
 
 def decide(
@@ -181,13 +181,19 @@ def strangers(config: ExtractConfig) -> Iterator[Event]:
     """Name the rows that have no tiles, and the tiles that have no row."""
     if config.source == "tiles":
         run = RunFolder(config.run)
+        mine = config.shard.holds
         rows = [row.slide_id for row in rows_of(run)]
-        yield from unmatched(run, rows, stores_of(run.tiles), "tile store")
+        yield from unmatched(
+            run, filter(mine, rows), filter(mine, stores_of(run.tiles)), "tile store"
+        )
 
 
-def unknown_decisions(decisions: Decisions, slide_ids: Collection[str]) -> Iterator[Note]:
+def unknown_decisions(
+    config: ExtractConfig, decisions: Decisions, slide_ids: Collection[str]
+) -> Iterator[Note]:
     """Tell of slides in the table of decisions that are not among those at hand."""
-    strangers = sorted({row.slide_id for row in decisions.rows} - set(slide_ids))
+    decided = {row.slide_id for row in decisions.rows if config.shard.holds(row.slide_id)}
+    strangers = sorted(decided - set(slide_ids))
     if strangers:
         yield Note(
             text=f"{decisions.path} decides about slides that are not here: {named(strangers)}"
@@ -223,17 +229,28 @@ def _inspect(
     return origin.settings.tile_px, None, digest(made_from)
 
 
-def _from_tiles(run: Path) -> Iterator[tuple[str, Path | None]]:
-    folder = RunFolder(run).tiles
+def _from_tiles(config: ExtractConfig) -> Iterator[tuple[str, Path | None]]:
+    run, folder = RunFolder(config.run), RunFolder(config.run).tiles
     present = list(stores_of(folder))
-    if not present:
+    ids = _known(run, present)
+    mine = list(filter(config.shard.holds, ids))
+    if not present and (mine or not ids):
         raise ConfigError(
             f"{folder}: no tile stores there; run `python -m wsi_pipeline.tile` first, or take "
             "the tiles from the slides with --source slide"
         )
-    ids = [row.slide_id for row in rows_of(RunFolder(run))] or present
-    for slide_id in ids:
+    for slide_id in mine:
         yield slide_id, find_store(folder, slide_id)
+
+
+def part_of(config: ExtractConfig) -> str:
+    """Say which part of the run's slides the shard is; empty where it is all."""
+    run = RunFolder(config.run)
+    return config.shard.of(_known(run, stores_of(run.tiles)) if config.shard.is_part else ())
+
+
+def _known(run: RunFolder, present: Iterable[str]) -> list[str]:
+    return [row.slide_id for row in rows_of(run)] or list(present)
 
 
 def _from_slides(config: ExtractConfig) -> Iterator[tuple[str, CutTask | Event]]:
@@ -245,12 +262,13 @@ def _from_slides(config: ExtractConfig) -> Iterator[tuple[str, CutTask | Event]]
         "run": config.run,
         "slides": config.slides or values.get("slides"),
         "dry_run": config.dry_run,
+        "shard": config.shard,
     }
     source = str(config.tile_settings or "tile settings")
     tile_config = TileConfig.from_mapping({**values, **given}, source)
     resolved = resolve_cohort(tile_config)
     merged = merge_rows(
-        RunFolder(config.run), resolved.slides + resolved.lost, config.cohort,
+        RunFolder(config.run), resolved.rows, config.cohort,
         overwrite=config.overwrite, write=not config.dry_run,
     )  # fmt: skip
     for event in resolved.events if config.dry_run else (merged, *resolved.events):

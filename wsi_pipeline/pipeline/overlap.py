@@ -265,7 +265,7 @@ class _Flow:
         config = self._stages.tile
         resolved = resolve_rows(config, rows)
         if any(row.tma_map is not None for row in rows):
-            yield "tile", self._merge(resolved.slides + resolved.lost)
+            yield "tile", self._merge(resolved.rows)
         more = len(resolved.slides) + resolved.failed - len(rows)  # cores, but for their slide
         if more:
             yield "tile", StageResumed(stage="tile", more=more)

@@ -13,10 +13,10 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import write_text
+from wsi_pipeline.atomic import try_lock, write_text
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.engine import NO_TISSUE, SlideTask, map_slides
-from wsi_pipeline.errors import ConfigError, named
+from wsi_pipeline.errors import ConfigError, StoreError, named
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -51,6 +51,7 @@ from wsi_pipeline.verbs import VERBS
 from wsi_pipeline.verbs.models import PredictConfig
 
 NONE_OF_THESE: Final = "none of these"  # an empty set of classes
+PATIENCE_S: Final = 600.0  # another shard has the tables for as long as it reads predictions
 SET_COLUMNS: Final = ("set", "set_coverage")
 
 
@@ -70,10 +71,13 @@ def run(config: PredictConfig) -> Iterator[Event]:
         )
     if config.new_slides is not None:
         yield from _prepare(config, model)
-    tasks = list(_tasks(config, folder, model))
-    yield StageStarted(stage="predict", total=len(tasks))
+    everyone = list(_tasks(config, folder, model))
+    tasks = [task for task in everyone if config.shard.holds(task.slide_id)]
+    part = config.shard.of([task.slide_id for task in everyone])
+    yield StageStarted(stage="predict", total=len(tasks), part=part)
     run = RunFolder(config.run)
-    yield from unmatched_features(run, run.features_of(model.encoder))
+    if not part:
+        yield from unmatched_features(run, run.features_of(model.encoder))
     present = [task for task in tasks if task.features.exists()]
     if config.dry_run:
         yield from (Planned(row={"slide": t.slide_id, "model": model.name}) for t in present)
@@ -95,9 +99,19 @@ def run(config: PredictConfig) -> Iterator[Event]:
         if isinstance(event, SlideFailed):
             lost.add(event.slide_id)
         yield event
-    yield from _summarise(
-        config, folder, model, [task for task in present if task.slide_id not in lost]
-    )
+    if not part:
+        found = [task for task in present if task.slide_id not in lost]
+        yield from _summarise(config, folder, model, found)
+        return
+    with try_lock(run.lock(f"predict-{model.name}", ".tables"), wait_s=PATIENCE_S) as mine:
+        if not mine:
+            raise StoreError(
+                f"{run.predicted_slides(model.name)}: another process has been writing it for "
+                f"{PATIENCE_S:.0f} s; the predictions are there, run this again"
+            )
+        found = [task for task in everyone if task.slide_id not in lost and task.is_done]
+        yield Note(text=f"{part}; the tables hold the {len(found):,} slides predicted so far")
+        yield from _summarise(config, folder, model, found)
 
 
 def _without_features(
@@ -193,6 +207,7 @@ def _prepare(config: PredictConfig, model: BundleConfig) -> Iterator[Event]:
         "dry_run": config.dry_run,
         "overwrite": config.overwrite,
         "run": config.run,
+        "shard": config.shard,
     }
     source = f"model {model.name}"
     tile, extract = VERBS["tile"], VERBS["extract"]

@@ -69,6 +69,14 @@ class PredictTask:
     def target(self) -> Path:
         return RunFolder(self.run).prediction(self.name, self.slide_id)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a prediction by these weights."""
+        try:
+            return (_made_from(self) or {}).get("weights") == self.weights
+        except StoreCorruptError:
+            return False
+
 
 def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     """Score one slide and draw it, unless that was done from the same features and weights.

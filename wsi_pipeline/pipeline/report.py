@@ -14,6 +14,7 @@ from wsi_pipeline.reporting import (
     write_readers,
 )
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.shard import shards_to_come
 from wsi_pipeline.verbs.runs import ReportConfig
 
 
@@ -47,6 +48,7 @@ def run(config: ReportConfig) -> Iterator[Event]:
             ),
         ),
     )
+    yield from (Note(text=text) for text in shards_to_come(RunFolder(config.run).journal))
     if not data.slides:
         yield Note(text=f"{config.run}: no tile store is there yet; the page has little to show")
     for failure in data.failures:

@@ -38,17 +38,20 @@ class ResolvedCohort:
 
     Attributes:
         slides: Slides, and cores in the place of TMA slides; each knows its ``root``.
-        lost: Rows whose files are gone or unusable; each is a failure among the events.
+        rows: What the run's table is to hold: these, then rows whose files are gone or unusable.
+            Where one shard is worked on, the others' slides too, but for the cores of their arrays.
         events: What is wrong with slides and folders, and what happened to TMA slides.
         wrong: By slide, why its files are unusable.
         deleted: Slides whose files are gone because they were cut, by id.
+        part: Which part of the cohort the slides are; empty where it is all.
     """
 
     slides: list[CohortSlide]
-    lost: list[CohortSlide]
+    rows: list[CohortSlide]
     events: list[Event]
     wrong: Mapping[str, str] = field(default_factory=dict)
     deleted: Mapping[str, DeletedSlide] = field(default_factory=dict)
+    part: str = ""
 
     @property
     def failed(self) -> int:
@@ -94,17 +97,24 @@ def resolve_rows(
     """
     deleted = read_deleted(RunFolder(config.run))
     wrong = {row.slide_id: said for row in rows if (said := unusable(config, row, deleted))}
+    shard = config.shard
+    failures = (SlideFailed(slide_id=name, error=said) for name, said in wrong.items())
     events = [
-        *events,
-        *(SlideFailed(slide_id=name, error=said) for name, said in wrong.items()),
+        event
+        for event in (*events, *failures)
+        if not isinstance(event, SlideFailed) or shard.holds(event.slide_id)
     ]
     slides: list[CohortSlide] = []
+    table: list[CohortSlide] = []  # which is the same whichever shard comes first
     unread: list[CohortError] = []
     for row in rows:
         if row.slide_id in wrong:
             continue
         if row.tma_map is None:
-            slides.append(row)
+            table.append(row)
+            slides += [row] if shard.holds(row.slide_id) else []
+            continue
+        if not shard.holds(row.slide_id):
             continue
         try:
             cores = _cores(config, row)
@@ -113,12 +123,17 @@ def resolve_rows(
             events.append(SlideFailed(slide_id=row.slide_id, error=str(error)))
             continue
         events += _missing(row, cores)
-        slides += as_slides(row, cores)
+        found = as_slides(row, cores)
+        slides += found
+        table += found
     if unread and len(unread) == len(rows):
         raise CohortError("\n".join(map(str, unread)))
-    lost = [row for row in rows if row.slide_id in wrong and row.tma_map is None]
-    _check_ids(config.cohort, slides + lost)
-    return ResolvedCohort(slides=slides, lost=lost, events=events, wrong=wrong, deleted=deleted)
+    table += [row for row in rows if row.slide_id in wrong and row.tma_map is None]
+    _check_ids(config.cohort, table)
+    return ResolvedCohort(
+        slides=slides, rows=table, events=events, wrong=wrong, deleted=deleted,
+        part=shard.of([row.slide_id for row in rows]),
+    )  # fmt: skip
 
 
 def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:

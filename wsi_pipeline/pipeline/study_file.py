@@ -12,6 +12,7 @@ from typing import Any, Final
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.settings import StageConfig, load_toml
+from wsi_pipeline.shard import Shard
 from wsi_pipeline.verbs import Verb, stages
 from wsi_pipeline.verbs.models import PredictConfig, TrainConfig, TrialConfig
 
@@ -55,6 +56,10 @@ def read_study(path: Path) -> list[tuple[Verb, StageConfig]]:
         raise ConfigError(
             f"{path} [{SHARED}]: no stage of this study knows "
             f"{', '.join(map(repr, sorted(shared.keys() - used)))}"
+        )
+    if any(getattr(config, "shard", Shard()).is_part for _, config in plan):
+        raise ConfigError(
+            f"{path}: 'shard' is for a call of one stage; a study's later stages need all slides"
         )
     _check_names(plan, path)
     return list(_by_model(plan))

@@ -52,10 +52,12 @@ def run(config: TileConfig) -> Iterator[Event]:
     """
     resolved = resolve_cohort(config)
     merged = merge_rows(
-        RunFolder(config.run), resolved.slides + resolved.lost, config.cohort,
+        RunFolder(config.run), resolved.rows, config.cohort,
         overwrite=config.overwrite, write=not config.dry_run,
     )  # fmt: skip
-    yield StageStarted(stage="tile", total=len(resolved.slides) + resolved.failed)
+    yield StageStarted(
+        stage="tile", total=len(resolved.slides) + resolved.failed, part=resolved.part
+    )
     yield from resolved.events
     tasks = [cut_task(config, slide, resolved.deleted) for slide in resolved.slides]
     if config.dry_run:

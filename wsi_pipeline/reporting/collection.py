@@ -18,6 +18,7 @@ from wsi_pipeline.reporting.readers import add_readings, compare_all, machine_se
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.settings import load_toml
+from wsi_pipeline.shard import shards_to_come
 from wsi_pipeline.tiles import TileStore, open_tiles, stores_of
 
 SYNTHETIC: Final = "synthetic"  # how the generated cohort names itself and its scanners
@@ -84,7 +85,11 @@ def collect(
         created=created,
         synthetic=any(_is_synthetic(slide) for slide in cohort),
         random_weights=any(RANDOM in path.name for path in RunFolder(run).features.glob("*")),
-        notes=(*_strangers(RunFolder(run), cohort), *_cut(len({*stores, *encoded}), limits.slides)),
+        notes=(
+            *shards_to_come(RunFolder(run).journal),
+            *_strangers(RunFolder(run), cohort),
+            *_cut(len({*stores, *encoded}), limits.slides),
+        ),
         funnel=read_funnel(cohort, stores, failures, encoded),
         slides=slide_cards(run, cohort, stores, bundles, encoded, limits.slides),
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),

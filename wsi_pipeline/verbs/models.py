@@ -26,6 +26,7 @@ from wsi_pipeline.settings import (
     StageConfig,
     run_named_in,
 )
+from wsi_pipeline.shard import ShardSettings
 
 
 class AuditConfig(StageConfig, TaskSettings, SplitSettings):
@@ -118,7 +119,7 @@ class CompareConfig(StageConfig, TaskSettings):
         return RunFolder(self.plan) if self.plan.is_dir() else run_named_in(self.plan)
 
 
-class PredictConfig(StageConfig, CacheSettings):
+class PredictConfig(StageConfig, CacheSettings, ShardSettings):
     """Score a run folder's slides with a trained model; draw heatmaps."""
 
     verb: ClassVar = "predict"

@@ -18,10 +18,11 @@ from wsi_pipeline.settings import (
     Slides,
     StageConfig,
 )
+from wsi_pipeline.shard import ShardSettings
 from wsi_pipeline.tiles import TileSettings
 
 
-class TileConfig(StageConfig, TileSettings, CacheSettings):
+class TileConfig(StageConfig, TileSettings, CacheSettings, ShardSettings):
     """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
 
     verb: ClassVar = "tile"
@@ -69,7 +70,7 @@ class QcConfig(StageConfig):
     )
 
 
-class ExtractConfig(StageConfig):
+class ExtractConfig(StageConfig, ShardSettings):
     """Encode every tile of a run folder; one feature store a slide."""
 
     verb: ClassVar = "extract"
