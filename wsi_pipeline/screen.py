@@ -47,26 +47,36 @@ class Consumer(Protocol):
 def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
     """Show what stages do as it happens, then a table for each; return the exit status."""
     console = Console()
-    sums = Summaries(verb)
     with ExitStack() as stack:
-        kept = _Kept(verb, config, stack)
         shown: _Bars | _Lines = _Lines(console)
         if console.is_terminal:
             shown = _Bars(stack.enter_context(_progress(console)))
-        consumers: list[Consumer] = [sums, kept, shown]
-        stack.enter_context(_ticking(sums, [kept, shown]))
+        stages = carry_out(verb, config, events, shown)
+    _close(console, stages)
+    if config.profile and config.run_folder is not None:
+        path = config.run_folder.trace(verb)
+        _write_trace(path, stages)
+        console.print(f"trace: {escape(str(path))}", soft_wrap=True, highlight=False)
+    return 1 if any(summary.failed for summary in stages) else 0
+
+
+def carry_out(
+    verb: str, config: StageConfig, events: Iterator[Event], shown: "_Bars | _Lines | None" = None
+) -> Sequence[Summary]:
+    """Run stages to their end, kept in the run folder's journal and log; return their sums."""
+    sums = Summaries(verb)
+    with ExitStack() as stack:
+        kept = _Kept(verb, config, stack)
+        listeners = [kept] if shown is None else [kept, shown]
+        consumers: list[Consumer] = [sums, *listeners]
+        stack.enter_context(_ticking(sums, listeners))
         for event in events:
             for consumer in consumers:
                 consumer.take(event)
         kept.open()
         for summary in sums.stages:
             kept.say(time_line(summary))
-    _close(console, sums.stages)
-    if config.profile and config.run_folder is not None:
-        path = config.run_folder.trace(verb)
-        _write_trace(path, sums.stages)
-        console.print(f"trace: {escape(str(path))}", soft_wrap=True, highlight=False)
-    return 1 if any(summary.failed for summary in sums.stages) else 0
+    return sums.stages
 
 
 @contextmanager

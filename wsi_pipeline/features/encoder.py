@@ -167,6 +167,13 @@ class Encoder:
         with self.at_work():
             return self.submit(tiles).result()
 
+    def __call__(self, tiles: RgbTiles | torch.Tensor) -> NDArray[np.float32]:
+        """Encode tiles, as :meth:`encode` does."""
+        return self.encode(tiles)
+
+    def __repr__(self) -> str:
+        return f"<Encoder {self.tag}: {self.dim} features, on {self.device} in {self.precision}>"
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Lend the processor's cores to the lanes; what is submitted must be fetched inside."""

@@ -122,13 +122,14 @@ def write_features(
         _write_root(file, _root_attributes(meta))
 
 
-def read_features(path: Path) -> FeatureBag:
+def read_features(path: str | Path) -> FeatureBag:
     """Read a store of ours, or CLAM's or TRIDENT's.
 
     Raises:
         StoreError: There is none, or it is no feature file.
         StoreCorruptError: It cannot be read.
     """
+    path = Path(path)
     with _open(path) as file:
         try:
             if not {"features", "coords"} <= set(file):

@@ -66,6 +66,42 @@ class Slide(Protocol):
         True of reads that do not overlap and are in no wild order.
         """
 
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Level-0 (width, height)."""
+
+    @property
+    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each level, level 0 first."""
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level, 1.0 first."""
+
+    @property
+    def mpp(self) -> float | None:
+        """Level-0 micrometres per pixel, checked; None where the file does not say it.
+
+        Raises:
+            MppError: What the file says cannot be true.
+        """
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> RgbImage:
+        """A rectangle as OpenSlide names it: its corner on level 0, its size on the level.
+
+        Args:
+            location: Level-0 (x, y) of the top-left corner; may lie outside the slide. On a level
+                above 0 the pixel nearest to it is the first: nothing is interpolated.
+            level: Pyramid level.
+            size: (width, height) in pixels of that level.
+
+        Returns:
+            (height, width, 3) uint8 RGB, no RGBA picture; white where OpenSlide is transparent.
+
+        Raises:
+            SlideReadError: There is no such level, or the pixels cannot be decoded.
+        """
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
         """Pixels of one level.
 

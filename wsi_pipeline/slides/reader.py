@@ -1,5 +1,6 @@
 """The part of reading that all readers share: clipping, white outside, plain errors."""
 
+import math
 import struct
 import sys
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideReadError
+from wsi_pipeline.slides.mpp import resolve_mpp
 from wsi_pipeline.slides.overview import shrink_to
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.types import RgbImage
@@ -118,6 +120,46 @@ class SlideReader(ABC):
         canvas = np.full((height, width, 3), 255, np.uint8)
         canvas[top - y : bottom - y, left - x : right - x] = inside
         return canvas
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Level-0 (width, height), see ``Slide``."""
+        return self.info.dimensions
+
+    @property
+    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each level."""
+        return self.info.level_dimensions
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level."""
+        return self.info.level_downsamples
+
+    @property
+    def mpp(self) -> float | None:
+        """Level-0 µm/px, see ``Slide.mpp``."""
+        if self.info.mpp_x is None and self.info.mpp_y is None:
+            return None
+        return resolve_mpp(self.info).mpp
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> RgbImage:
+        """A rectangle as OpenSlide names it, see ``Slide.read_region``."""
+        if not 0 <= level < len(self.info.level_dimensions):
+            return self.read(level, 0, 0, 1, 1)  # which says what is wrong
+        downsample = self.info.level_downsamples[level]
+        x, y = (math.floor(each / downsample + 0.5) for each in location)
+        return self.read(level, x, y, *size)
+
+    def __repr__(self) -> str:
+        info = self.info
+        width, height = info.dimensions
+        scale = "mpp unknown" if info.mpp is None else f"{info.mpp:.4g} µm/px"
+        levels = len(info.level_dimensions)
+        return (
+            f"<Slide {info.path!r}: {width}×{height} px, {scale}, {levels} "
+            f"level{'s' if levels > 1 else ''}, {info.vendor}, read by {info.reader}>"
+        )
 
     def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None:
         """Like ``read``, into memory that is there already, see ``Slide.read_into``."""

@@ -1,6 +1,7 @@
 from .annotated import drawn_digest
 from .blocks import Block, map_blocks, read_blocks
-from .cut import CutResult, SlideCut, cut_slide, open_cut
+from .cut import CutResult, SlideCut, cut_slide, open_cut, plan_cut
+from .dataset import TileDataset
 from .decisions import (
     DECISION_COLUMNS,
     Decision,
@@ -47,6 +48,7 @@ __all__ = [
     "SlideRequest",
     "StoreFormat",
     "TileArray",
+    "TileDataset",
     "TileSettings",
     "TileStore",
     "TileWriter",
@@ -64,6 +66,7 @@ __all__ = [
     "native_mpp",
     "open_cut",
     "open_tiles",
+    "plan_cut",
     "plan_grid",
     "plan_slide",
     "propose",

@@ -135,9 +135,22 @@ def open_cut(
         )
         slide = straighten(opened, settings, request)
     with slide:
-        with tally.watch.phase("plan"):
-            plan = survey_slide(slide, settings, request)
-        yield SlideCut(slide=slide, plan=plan, settings=settings, threads=threads, tally=tally)
+        yield plan_cut(slide, settings, request, tally=tally, threads=threads)
+
+
+def plan_cut(
+    slide: Slide,
+    settings: TileSettings,
+    request: SlideRequest = WHOLE_SLIDE,
+    *,
+    tally: Tally | None = None,
+    threads: int = 1,
+) -> SlideCut:
+    """Plan the tiles of a slide that is open, and stays so; else as :func:`open_cut`."""
+    tally = Tally(watch=Stopwatch()) if tally is None else tally
+    with tally.watch.phase("plan"):
+        plan = survey_slide(slide, settings, request)
+    return SlideCut(slide=slide, plan=plan, settings=settings, threads=threads, tally=tally)
 
 
 @dataclass(frozen=True, kw_only=True)

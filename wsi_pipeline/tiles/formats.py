@@ -97,7 +97,7 @@ def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: str = AUTO) 
     return TileWriter(path, opening, tile_px=tile_px, capacity=capacity, codec=codec)
 
 
-def open_tiles(path: Path) -> TileStore:
+def open_tiles(path: str | Path) -> TileStore:
     """Open a store for reading.
 
     All but the tiles is held against its digests here; the tiles are when they are read.
@@ -106,6 +106,7 @@ def open_tiles(path: Path) -> TileStore:
         StoreError: There is none, or a newer version wrote it.
         StoreCorruptError: It is incomplete or damaged, or not the one that its run wrote.
     """
+    path = Path(path)
     if not path.exists():
         raise StoreError(f"{path}: there is no such tile store; cut the slide first")
     try:

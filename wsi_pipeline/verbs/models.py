@@ -170,5 +170,11 @@ class PredictConfig(StageConfig, CacheSettings, ShardSettings):
     device: Device = Field(default="auto", description="What the model runs on.")
 
 
-VERBS: Final = (AuditConfig, TrainConfig, FinetuneConfig, CompareConfig, PredictConfig)
+VERBS: Final[tuple[type[StageConfig], ...]] = (
+    AuditConfig,
+    TrainConfig,
+    FinetuneConfig,
+    CompareConfig,
+    PredictConfig,
+)
 """In the order in which a study runs them."""

@@ -210,5 +210,5 @@ class DemoConfig(StageConfig):
         return RunFolder(self.folder / "run")
 
 
-VERBS: Final = (VerifyConfig, RepairConfig, ReportConfig)
-STUDIES: Final = (InitConfig, RunConfig, DemoConfig)
+VERBS: Final[tuple[type[StageConfig], ...]] = (VerifyConfig, RepairConfig, ReportConfig)
+STUDIES: Final[tuple[type[StageConfig], ...]] = (InitConfig, RunConfig, DemoConfig)

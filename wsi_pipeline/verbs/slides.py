@@ -276,5 +276,5 @@ class CoresConfig(StageConfig):
         return self.out or self.preview.with_suffix(".csv")
 
 
-VERBS: Final = (DownloadConfig, CoresConfig)
+VERBS: Final[tuple[type[StageConfig], ...]] = (DownloadConfig, CoresConfig)
 """In the order in which a study runs them."""

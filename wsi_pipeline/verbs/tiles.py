@@ -179,5 +179,11 @@ class ImportConfig(StageConfig):
     )
 
 
-VERBS: Final = (TileConfig, QcConfig, ExtractConfig, ExportConfig, ImportConfig)
+VERBS: Final[tuple[type[StageConfig], ...]] = (
+    TileConfig,
+    QcConfig,
+    ExtractConfig,
+    ExportConfig,
+    ImportConfig,
+)
 """In the order in which a study runs them."""
