@@ -24,6 +24,12 @@ from wsi_pipeline.tiles import TileSettings, cut_slide, open_tiles
 
 ROOT = Path(__file__).parents[2]
 SMALL = "slides/CMU-1-Small-Region.svs"
+REAL = (
+    SMALL,
+    "slides/TCGA-CR-7395-01A-01-TS1.svs",
+    "slides/liver_glycogen_HE.tif",
+    "slides/PDAC-tru-cut_HE3.svs",
+)
 QUICK = {"external": "tma", "epochs": 1, "resamples": 100, "hidden": 8, "accept_risk": "test"}
 
 
@@ -64,8 +70,7 @@ def test_a_room_is_the_same_whether_it_was_imported_before_or_not() -> None:
 
 
 @pytest.mark.parametrize("reader", ["auto", "openslide"])
-@pytest.mark.parametrize("name", [SMALL, "slides/TCGA-CR-7395-01A-01-TS1.svs",
-                                  "slides/liver_glycogen_HE.tif", "slides/PDAC-tru-cut_HE3.svs"])  # fmt: skip
+@pytest.mark.parametrize("name", REAL)
 def test_read_region_is_openslides(data_dir: Path, name: str, reader: str) -> None:
     """Same pixels on whole level pixels; in between, the nearest pixel: half of one off at most."""
     theirs = openslide.OpenSlide(data_dir / name)
