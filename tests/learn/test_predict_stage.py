@@ -170,6 +170,10 @@ def test_heatmaps_and_geojson_show_where_the_class_is(folder):
         with tifffile.TiffFile(picture.with_suffix(".ome.tif")) as file:
             shown = (file.asarray() != 255).any(axis=2)
             assert file.is_ome
+        numbers = tifffile.imread(picture.with_name("b0.values.ome.tif"))
+        assert np.array_equal(np.isfinite(numbers), shown)
+        if kind == "tiles":
+            assert set(np.unique(numbers[shown])) == set(slide.tiles[:, 1])
         # white where there is no tile; the slide's size is not told, so its tiles end it
         assert shown[:, 1024 // 32 :].all()
         assert not shown[:, : 1024 // 32].any()

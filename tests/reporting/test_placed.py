@@ -72,6 +72,42 @@ def test_openslide_reads_it(written: Path) -> None:
     assert (rgb == colours_of(VALUES, 0, 1)[0]).all()
 
 
+def test_a_core_knows_where_it_lies(tmp_path: Path) -> None:
+    """On the slide as a viewer counts, in µm and in level-0 px; in TIFF's own tags too."""
+    frame = SlideFrame(
+        area=Region(x=9000, y=5000, width=2000, height=2000), origin=(1000, 0), mpp=0.25
+    )
+    coords = np.array([[9000, 5000], [9512, 5512]])
+    path = tmp_path / "core.ome.tif"
+    write_ome_heatmap(path, frame, coords, [0.2, 0.9], 512, (0.0, 1.0))
+    with tifffile.TiffFile(path) as file:
+        xml = ElementTree.fromstring(file.ome_metadata)
+        tags = file.pages[0].tags
+        place = [np.divide(*tags[name].value) * 10_000 for name in ("XPosition", "YPosition")]
+    plane = xml.find(".//{*}Plane")
+    assert plane is not None
+    assert (float(plane.attrib["PositionX"]), float(plane.attrib["PositionY"])) == (2000.0, 1250.0)
+    assert plane.attrib["PositionXUnit"] == "µm"
+    assert place == [2000.0, 1250.0]
+    told = {each.attrib["K"]: each.text for each in xml.iter() if "K" in each.attrib}
+    assert (told["x_level0"], told["y_level0"], told["level0_px_per_px"]) == ("8000", "5000", "32")
+
+
+def test_numbers_are_those_given_and_nothing_beside_them(tmp_path: Path) -> None:
+    path = tmp_path / "values.ome.tif"
+    write_ome_heatmap(path, FRAME, COORDS, VALUES, SIDE, None)
+    with tifffile.TiffFile(path) as file:
+        assert file.is_ome
+        for level, step in zip(file.series[0].levels, pyramid(FRAME, SIDE), strict=True):
+            found = level.asarray()
+            assert found.dtype == np.float32
+            for (x, y), value in zip(COORDS - (1000, 3000), VALUES, strict=True):
+                left, top, px = x // step, y // step, int(SIDE // step)
+                assert (found[top : top + px, left : left + px] == np.float32(value)).all()
+                found[top : top + px, left : left + px] = np.nan
+            assert np.isnan(found).all()
+
+
 @given(
     side=st.floats(20, 4000), width=st.integers(1, 300_000), height=st.integers(1, 300_000)
 )  # fmt: skip

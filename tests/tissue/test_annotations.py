@@ -1,5 +1,6 @@
 """Drawn regions: what QuPath and ASAP write, what comes of it, and what is refused."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,175 @@ def test_damaged_files_never_crash(
         return
     annotated_mask(read, (20, 20), 10.0)
     assert all(isinstance(a.area, MultiPolygon) and a.area.is_valid for a in read)
+
+
+def region(label: str | None, area: Polygon) -> Any:
+    return draw_annotation(area, label)
+
+
+def out(area: Polygon) -> Any:
+    return draw_annotation(area, "Ignore*", include=False)
+
+
+TILE = np.array([[0, 0]], np.int64)
+
+
+@pytest.mark.parametrize("names", [("Tumor", "Necrosis"), ("Alpha", "Zeta"), ("Zeta", "Alpha")])
+def test_the_inner_region_wins_whatever_it_is_called(names: tuple[str, str]) -> None:
+    outer, inner = names
+    island = region(outer, box(300, 300, 340, 340))
+    drawn = [region(inner, box(0, 0, 400, 400)), region(outer, box(-500, -500, 1500, 1500)), island]
+    coords = np.array([[0, 0], [500, 500], [302, 302]], np.int64)
+    for order in (drawn, drawn[::-1]):
+        assert tile_labels(order, coords, 30) == [inner, outer, outer]
+    sloppy = region(inner, box(-20, 0, 400, 400))  # 5 % beyond its outline
+    drawn = [region(outer, box(0, -500, 1500, 1500)), sloppy]
+    assert tile_labels(drawn, coords[:1], 100) == [inner]
+
+
+def test_where_two_regions_only_overlap_neither_speaks() -> None:
+    drawn = [region("A", box(0, 0, 200, 100)), region("B", box(100, 0, 300, 100))]
+    coords = np.array([[0, 0], [100, 0], [200, 0]], np.int64)
+    assert tile_labels(drawn, coords, 100) == ["A", None, "B"]
+    twice = [region("A", box(0, 0, 100, 100)), region("B", box(0, 0, 100, 100))]
+    assert tile_labels(twice, TILE, 100) == [None]
+
+
+def test_two_halves_are_no_class() -> None:
+    drawn = [region("A", box(0, 0, 50, 100)), region("B", box(50, 0, 100, 100))]
+    assert tile_labels(drawn, TILE, 100) == [None]
+
+
+def test_a_class_within_what_is_left_out_stays() -> None:
+    drawn = [
+        region("A", box(0, 0, 900, 900)),
+        out(box(100, 100, 800, 800)),
+        region("A", box(300, 300, 600, 600)),
+        region(None, box(120, 120, 180, 180)),
+    ]
+    coords = np.array([[0, 0], [200, 200], [400, 400], [130, 130]], np.int64)
+    assert tile_labels(drawn, coords, 40) == ["A", None, "A", None]
+    for everywhere in (False, True):
+        mask = annotated_mask(drawn, (100, 100), 10, everywhere=everywhere)
+        assert [mask[y // 10 + 1, x // 10 + 1] for x, y in coords] == [True, False, True, False]
+        assert mask[95, 95] == everywhere
+    half = [region("A", box(0, 0, 200, 100)), out(box(100, 0, 300, 100))]
+    assert tile_labels(half, np.array([[0, 0], [100, 0]]), 100) == ["A", None]
+
+
+@given(
+    boxes=st.lists(
+        st.tuples(
+            st.sampled_from(["A", "B", "C", None, "Ignore*"]),
+            st.integers(0, 90), st.integers(0, 90), st.integers(5, 90), st.integers(5, 90),
+        ),
+        min_size=1, max_size=7,
+    )
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_no_place_has_two_classes_and_order_does_not_matter(boxes: list[Any]) -> None:
+    drawn = [
+        draw_annotation(box(x, y, x + w, y + h), label, include=label != "Ignore*")
+        for label, x, y, w, h in boxes
+    ]
+    coords = np.array([[x, y] for y in range(0, 180, 20) for x in range(0, 180, 20)], np.int64)
+    labels = tile_labels(drawn, coords, 20)
+    assert labels == tile_labels(drawn[::-1], coords, 20)
+    from wsi_pipeline.tissue.annotations import _alone
+
+    alone = _alone(drawn)
+    for one, a in zip(drawn, alone, strict=True):
+        assert a.area <= one.area.area + 1e-6
+        for other, b in zip(drawn, alone, strict=True):
+            classes = {one.label, other.label}
+            if len(classes) == 2 and None not in classes:
+                assert shapely.intersection(a, b).area < 1e-6
+
+
+def classified(names: object, area: Any = None) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [SQUARE]} if area is None else area,
+        "properties": {"objectType": "annotation", "classification": names},
+    }
+
+
+def test_derived_classes_of_qupath(tmp_path: Path) -> None:
+    found = [
+        classified({"names": ["Tumor", "Positive"], "color": [1, 2, 3]}),
+        classified({"names": ["Ignore*", "Fold"], "color": [1, 2, 3]}),
+        classified({"names": ["Tumor", "Ignore*"]}),
+        classified({"name": "Ignore*: Fold"}),
+        classified({"names": ["Stroma"]}),
+        classified({"names": [], "name": "Tumor"}),
+    ]
+    read = read_annotations(saved(tmp_path, found))
+    assert [(one.label, one.include) for one in read] == [
+        ("Tumor: Positive", True), ("Ignore*: Fold", False), ("Tumor: Ignore*", False),
+        ("Ignore*: Fold", False), ("Stroma", True), ("Tumor", True),
+    ]  # fmt: skip
+    write_geojson(tmp_path / "again.geojson", read)
+    assert json.loads((tmp_path / "again.geojson").read_text())["features"] == found
+
+
+def test_classes_that_we_write_have_a_colour(tmp_path: Path) -> None:
+    drawn = [region("Tumor", box(0, 0, 9, 9)), region("Tumor: Positive", box(0, 0, 9, 9)),
+             region("hcc", box(0, 0, 9, 9)), region("cca", box(0, 0, 9, 9))]  # fmt: skip
+    drawn += [one for one in read_annotations(saved(tmp_path, ASAP, "drawn.xml")) if one.label]
+    write_geojson(tmp_path / "ours.geojson", drawn)
+    features = json.loads((tmp_path / "ours.geojson").read_text())["features"]
+    told = [feature["properties"]["classification"] for feature in features]
+    assert all(len(each["color"]) == 3 for each in told)
+    assert told[0] == {"name": "Tumor", "color": [200, 0, 0]}
+    assert told[1]["names"] == ["Tumor", "Positive"]
+    assert told[2]["color"] != told[3]["color"]
+    assert told[4] == {"name": "Tumor", "color": [0xF4, 0xFA, 0x58]}
+    assert [one.label for one in read_annotations(tmp_path / "ours.geojson")][:2] == [
+        "Tumor", "Tumor: Positive",
+    ]  # fmt: skip
+
+
+def test_gzipped_files_and_places_that_are_null(tmp_path: Path) -> None:
+    nowhere = classified({"name": "Tumor"}) | {"geometry": None}
+    path = tmp_path / "drawn.geojson.gz"
+    path.write_bytes(gzip.compress(json.dumps([*QUPATH, nowhere]).encode()))
+    read = read_annotations(path)
+    assert [one.label for one in read] == ["Tumor", "Stroma", "Ignore*", None, "Tumor"]
+    assert read[-1].area.is_empty
+    write_geojson(tmp_path / "again.geojson", read)
+    assert json.loads((tmp_path / "again.geojson").read_text())["features"][-1] == nowhere
+    asap = tmp_path / "drawn.xml.gz"
+    asap.write_bytes(gzip.compress(ASAP.encode()))
+    assert read_annotations(asap)[0].label == "Tumor"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(SlideError, match=r"drawn\.geojson\.gz: cannot be read"):
+        read_annotations(path)
+    path.write_bytes(gzip.compress(b" " * (300 << 20), 1))
+    with pytest.raises(SlideError, match="no drawing is that large"):
+        read_annotations(path)
+
+
+def camelyon(*regions: tuple[str, list[list[int]]]) -> str:
+    parts = [
+        f'<Annotation Name="a{n}" Type="Polygon" PartOfGroup="{group}"><Coordinates>'
+        + "".join(f'<Coordinate Order="{k}" X="{x}" Y="{y}"/>' for k, (x, y) in enumerate(ring))
+        + "</Coordinates></Annotation>"
+        for n, (group, ring) in enumerate(regions)
+    ]
+    return f"<ASAP_Annotations><Annotations>{''.join(parts)}</Annotations></ASAP_Annotations>"
+
+
+def test_holes_of_camelyon_are_no_class(tmp_path: Path) -> None:
+    text = camelyon(("_0", SQUARE[:-1]), ("_2", HOLE[:-1]), ("_1", [[200, 0], [300, 0], [300, 50]]))
+    read = read_annotations(saved(tmp_path, text, "tumor_001.xml"))
+    assert [(one.label, one.include, one.area.area) for one in read] == [
+        ("_0", True, 100**2 - 20**2), ("_1", True, 2500),
+    ]  # fmt: skip
+    write_geojson(tmp_path / "again.geojson", read)
+    again = read_annotations(tmp_path / "again.geojson")
+    assert [one.area.area for one in again] == [100**2 - 20**2, 2500]
+    assert tile_labels(read, np.array([[40, 40], [10, 10]]), 20) == [None, "_0"]
+    other = camelyon(("Tumor", SQUARE[:-1]), ("_2", HOLE[:-1]))  # another layout: names are names
+    assert [one.label for one in read_annotations(saved(tmp_path, other, "o.xml"))] == [
+        "Tumor", "_2",
+    ]  # fmt: skip

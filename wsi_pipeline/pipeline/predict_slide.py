@@ -41,7 +41,8 @@ from wsi_pipeline.tiles import TileStore, find_store, open_tiles
 from wsi_pipeline.types import Region
 
 DONE: Final = "predicted earlier"
-FORMATS: Final = ("png", "ome.tif")  # of a heatmap
+FORMATS: Final = ("png", "ome.tif")  # of a heatmap, as predictions of before say it
+VALUES: Final = "values.ome.tif"  # the numbers that it shows
 HOTTEST: Final = 0.99  # quantile of the attention at which its colours end
 CANVAS_PX: Final = 900
 ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")  # in a class's name, not to be in a folder's
@@ -219,7 +220,7 @@ def place(run: Path, slide_id: str, bag: FeatureBag, found: SlidePrediction) -> 
 def draw(
     folder: Path, model: str, placed: PlacedPrediction, primary: str, every_class: bool = False
 ) -> None:
-    """Write heatmaps, each as PNG and OME-TIFF, to ``<folder>/<model>-<map>/``.
+    """Write heatmaps to ``<folder>/<model>-<map>/``: PNG, OME-TIFF, and OME-TIFF of the numbers.
 
     One shows where the primary model looked, unless it looks everywhere alike; another what the
     tile classifier makes of each tile, for the class that the slide is said to be. With
@@ -233,21 +234,22 @@ def draw(
         if every_class:
             layers.append(layer)
             continue
-        for suffix in ("png", "json", "ome.tif"):
+        for suffix in ("png", "json", "ome.tif", VALUES):
             remove(folder / f"{model}-{layer.suffix}" / f"{slide_id}.{suffix}")
     for layer in layers:
         target = folder / f"{model}-{layer.suffix}"
         rgb = _picture(placed, layer)
         write_heatmap(target, slide_id, rgb, layer.what, layer.limits)
-        write_ome_heatmap(
-            target / f"{slide_id}.ome.tif",
-            placed.frame,
-            placed.found.coords,
-            layer.values,
-            placed.side,
-            layer.limits,
-            name=f"{slide_id}: {layer.what}",
-        )
+        for suffix, limits in (("ome.tif", layer.limits), (VALUES, None)):
+            write_ome_heatmap(
+                target / f"{slide_id}.{suffix}",
+                placed.frame,
+                placed.found.coords,
+                layer.values,
+                placed.side,
+                limits,
+                name=f"{slide_id}: {layer.what}",
+            )
 
 
 def export(path: Path, placed: PlacedPrediction) -> None:

@@ -179,7 +179,16 @@ def _cannot_cut(
 def _slide_of(parts: Sequence[str]) -> str:
     """Return the slide that a file is of, by its name; a Zarr store is a folder."""
     name = parts[-2] if parts[-1] == ZARR else parts[-1]
-    for suffix in (".zarr", STORE, ".ome.tif", ".geojson", ".jpg", ".png", ".json"):
+    for suffix in (
+        ".zarr",
+        STORE,
+        ".values.ome.tif",
+        ".ome.tif",
+        ".geojson",
+        ".jpg",
+        ".png",
+        ".json",
+    ):
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name

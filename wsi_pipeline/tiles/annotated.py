@@ -19,6 +19,7 @@ from wsi_pipeline.tissue import (
     Tissue,
     annotated_mask,
     background_colour,
+    is_asap,
     read_annotations,
     tile_labels,
 )
@@ -97,9 +98,7 @@ def corrected_tissue(
 
 def allowed(regions: Sequence[Annotation], overview: LowImage, *, only: bool) -> Mask:
     """Return (H, W) bool: where tiles may come from; ``only`` from regions, where there are any."""
-    if not only:
-        regions = [region for region in regions if not region.include]
-    return _raster(regions, overview)
+    return _raster(regions, overview, everywhere=not only)
 
 
 def classify(regions: Sequence[Annotation], grid: Grid, min_overlap: float) -> TileClasses:
@@ -117,11 +116,13 @@ def _read(info: SlideInfo, path: Path, settings: TissueSettings) -> list[Annotat
     The two differ in MIRAX files.
     """
     origin = settings.annotation_origin
-    cropped = path.suffix.lower() != ".xml" if origin == "auto" else origin == "bounds"
+    cropped = not is_asap(path) if origin == "auto" else origin == "bounds"
     corner = (info.bounds.x, info.bounds.y) if cropped else (0, 0)
     return read_annotations(path, corner, settings.exclude_annotations)
 
 
-def _raster(regions: Sequence[Annotation], overview: LowImage) -> Mask:
+def _raster(regions: Sequence[Annotation], overview: LowImage, *, everywhere: bool = False) -> Mask:
     height, width = overview.rgb.shape[:2]
-    return annotated_mask(regions, (height, width), overview.downsample, overview.origin)
+    return annotated_mask(
+        regions, (height, width), overview.downsample, overview.origin, everywhere=everywhere
+    )

@@ -4,7 +4,10 @@ Polygons, with holes and in several parts, become include or exclude regions in 
 What was read from GeoJSON is written back as it was, whatever this module makes of it.
 """
 
+import colorsys
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from skimage.draw import polygon as polygon_pixels
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.tissue.asap import read_asap
+from wsi_pipeline.tissue.nested import areas_alone
 from wsi_pipeline.types import Coords, Mask
 
 EXCLUDE = ("ignore*", "ignore", "exclude", "exclusion")  # QuPath's own class is "Ignore*"
@@ -41,6 +45,16 @@ PALETTE: Final[tuple[Colour, ...]] = (
 """Of classes whose file says no colour; none is an overlay's green, blue or magenta."""
 NAMELESS: Final[Colour] = (70, 70, 70)
 """Of regions without a class."""
+QUPATHS: Final[Mapping[str, Colour]] = {
+    "tumor": (200, 0, 0),
+    "stroma": (150, 200, 150),
+    "immune cells": (160, 90, 160),
+    "necrosis": (50, 50, 50),
+    "ignore*": (180, 180, 180),
+}
+"""Of QuPath's own classes."""
+DERIVED: Final = ": "  # between the names of a class and those derived from it: Tumor: Positive
+GZIP: Final = ".gz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +62,8 @@ class Annotation:
     """One drawn region.
 
     Attributes:
-        label: Its class, or None.
+        label: Its class, or None; of a derived one all names, as QuPath shows it
+            (``Tumor: Positive``).
         area: Level-0 pixels; empty for points and lines.
         include: False if the class says that the region is to be left out.
         feature: The GeoJSON feature it stands for, in the frame of its file.
@@ -66,22 +81,43 @@ def read_annotations(
     """Read a file of drawn regions.
 
     Args:
-        path: ``.geojson`` or ``.json`` of QuPath, or ``.xml`` of ASAP.
+        path: ``.geojson`` or ``.json`` of QuPath, or ``.xml`` of ASAP; each may be gzipped.
         origin: Level-0 (x, y) at which the file's coordinates start: where a program counts from
             the scanned bounds (QuPath on MIRAX), their corner.
-        exclude: Classes, in any case, whose regions are to be left out.
+        exclude: Classes, in any case, whose regions are to be left out; so are those of classes
+            derived from them.
 
     Raises:
         SlideError: The file is missing, too large, or neither of the two formats.
     """
     if not path.is_file():
         raise SlideError(f"{path}: there is no such annotation file.")
-    if path.stat().st_size > MAX_BYTES:
-        raise SlideError(f"{path}: more than {MAX_BYTES >> 20} MiB; no drawing is that large.")
-    text = path.read_bytes()
-    features = read_asap(path, text) if path.suffix.lower() == ".xml" else _features(path, text)
+    text = _content(path)
+    features = read_asap(path, text) if is_asap(path) else _features(path, text)
     left_out = {name.casefold() for name in exclude}
     return [_annotation(path, feature, origin, left_out) for feature in features]
+
+
+def is_asap(path: Path) -> bool:
+    """Whether a file of drawn regions is ASAP's, by its name."""
+    return path.name.lower().removesuffix(GZIP).endswith(".xml")
+
+
+def _content(path: Path) -> bytes:
+    """Read a file, unpacked.
+
+    Raises:
+        SlideError: It is too large, or no gzip file though it is named so.
+    """
+    opening = gzip.open if path.suffix.lower() == GZIP else open
+    try:
+        with opening(path, "rb") as file:
+            text: bytes = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SlideError(f"{path}: cannot be read ({error}).") from None
+    if len(text) > MAX_BYTES:
+        raise SlideError(f"{path}: more than {MAX_BYTES >> 20} MiB; no drawing is that large.")
+    return text
 
 
 def write_geojson(path: Path, annotations: Iterable[Annotation]) -> None:
@@ -93,13 +129,25 @@ def write_geojson(path: Path, annotations: Iterable[Annotation]) -> None:
 def draw_annotation(
     area: Polygon | MultiPolygon, label: str | None = None, include: bool = True
 ) -> Annotation:
-    """Make an annotation of a shape in level-0 pixels."""
+    """Make an annotation of a shape in level-0 pixels; its class has a colour, as QuPath needs."""
     whole = _polygons(area)
     properties: dict[str, Any] = {"objectType": "annotation"}
     if label is not None:
-        properties["classification"] = {"name": label}
+        names = label.split(DERIVED)
+        named = {"name": label} if len(names) == 1 else {"names": names}
+        properties["classification"] = named | {"color": list(_own_colour(label))}
     feature = {"type": "Feature", "geometry": mapping(area), "properties": properties}
     return Annotation(label=label, area=whole, include=include, feature=feature)
+
+
+def _own_colour(label: str) -> Colour:
+    """Return QuPath's colour of its own classes; of others one that depends on the name alone."""
+    told = QUPATHS.get(label.casefold())
+    if told is not None:
+        return told
+    hue = zlib.crc32(label.encode()) % 360 / 360
+    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.5, 0.7))
+    return red, green, blue
 
 
 def class_colours(annotations: Iterable[Annotation]) -> dict[str, Colour]:
@@ -140,16 +188,19 @@ def annotated_mask(
     shape_px: tuple[int, int],
     downsample: float,
     origin: tuple[float, float] = (0, 0),
+    *,
+    everywhere: bool = False,
 ) -> Mask:
     """Included regions less the excluded ones, on an overview.
 
-    Where nothing is included, everything is.
+    Where nothing is included, everything is. A class drawn within an excluded region stays.
 
     Args:
         annotations: Regions in level-0 pixels.
         shape_px: (height, width) of the mask.
         downsample: Level-0 pixels per mask pixel.
         origin: Level-0 (x, y) of the mask's top-left corner.
+        everywhere: Include everything that is not excluded, also beside the regions.
 
     Returns:
         (H, W) bool; a pixel belongs to a region when its centre does.
@@ -160,13 +211,16 @@ def annotated_mask(
     if not downsample > 0:
         raise ValueError(f"downsample must be positive; got {downsample}.")
     known = [annotation for annotation in annotations if not annotation.area.is_empty]
-    included = [annotation for annotation in known if annotation.include]
-    mask = np.zeros(shape_px, bool) if included else np.ones(shape_px, bool)
-    for annotation in included:
-        mask |= _raster(annotation.area, shape_px, downsample, origin)
-    for annotation in known:
+    if everywhere or not any(annotation.include for annotation in known):
+        mask = np.ones(shape_px, bool)
+    else:
+        mask = np.zeros(shape_px, bool)
+        for annotation in known:
+            if annotation.include:
+                mask |= _raster(annotation.area, shape_px, downsample, origin)
+    for annotation, area in zip(known, _alone(known), strict=True):
         if not annotation.include:
-            mask &= ~_raster(annotation.area, shape_px, downsample, origin)
+            mask &= ~_raster(_polygons(area), shape_px, downsample, origin)
     return mask
 
 
@@ -176,9 +230,10 @@ def tile_labels(
     tile_px_level0: float,
     min_overlap: float = 0.5,
 ) -> list[str | None]:
-    """The class that covers most of each tile, if it covers enough of it.
+    """The class that covers most of each tile, if it covers enough of it and no other as much.
 
-    Excluded regions take their area away from every class.
+    Excluded regions take their area away from every class. Where regions overlap, the inner one
+    speaks, see :mod:`nested`.
 
     Args:
         annotations: Regions in level-0 pixels.
@@ -187,7 +242,7 @@ def tile_labels(
         min_overlap: Share of the tile that the class must cover, above 0 to 1.
 
     Returns:
-        N labels; None where no class covers enough.
+        N labels; None where no class covers enough, or two cover the same.
 
     Raises:
         ValueError: ``min_overlap`` or the tile's side is out of range.
@@ -202,28 +257,40 @@ def tile_labels(
         return [None] * len(coords)
     names = sorted(shares)
     table = np.stack([shares[name] for name in names])
-    best = table.argmax(axis=0)
-    enough = table.max(axis=0) >= min_overlap - 1e-9
+    best, most = table.argmax(axis=0), table.max(axis=0)
+    enough = (most >= min_overlap - 1e-9) & ((table > most - 1e-9).sum(axis=0) == 1)
     return [names[k] if ok else None for k, ok in zip(best, enough, strict=True)]
 
 
 def _class_shares(
     annotations: Sequence[Annotation], coords: Coords, side: float
 ) -> dict[str, NDArray[np.float64]]:
-    """Share of each tile under each class, less what is excluded."""
-    excluded = shapely.union_all([a.area for a in annotations if not a.include])
+    """Share of each tile in which each class speaks."""
+    alone = _alone(annotations)
     corners = coords.astype(np.float64)
     tiles = shapely.box(corners[:, 0], corners[:, 1], corners[:, 0] + side, corners[:, 1] + side)
     shares = {}
     for name in {a.label for a in annotations if a.include and a.label is not None}:
-        parts = [a.area for a in annotations if a.include and a.label == name]
-        area = shapely.difference(shapely.union_all(parts), excluded)
+        area = shapely.union_all(
+            [
+                part for a, part in zip(annotations, alone, strict=True)
+                if a.include and a.label == name
+            ]
+        )  # fmt: skip
         shapely.prepare(area)
         touched = shapely.intersects(area, tiles)
         share = np.zeros(len(coords))
         share[touched] = shapely.area(shapely.intersection(area, tiles[touched])) / side**2
         shares[name] = share
     return shares
+
+
+def _alone(annotations: Sequence[Annotation]) -> list[Any]:
+    return areas_alone(
+        [a.area for a in annotations],
+        [a.label for a in annotations],
+        [a.include for a in annotations],
+    )
 
 
 def _features(path: Path, text: bytes) -> list[Feature]:
@@ -251,7 +318,7 @@ def _is_feature(one: object) -> bool:
     return (
         isinstance(one, dict)
         and one.get("type") == "Feature"
-        and isinstance(one.get("geometry"), dict)
+        and isinstance(one.get("geometry") or {}, dict)  # GeoJSON's null has no place
         and isinstance(one.get("properties") or {}, dict)
     )
 
@@ -260,7 +327,7 @@ def _annotation(
     path: Path, feature: Feature, origin: tuple[float, float], left_out: set[str]
 ) -> Annotation:
     try:
-        drawn = shape(feature["geometry"])
+        drawn = MultiPolygon() if not feature.get("geometry") else shape(feature["geometry"])
         bounds = drawn.bounds
         area = _polygons(shapely.transform(drawn, lambda xy: xy + np.asarray(origin)))
     except (
@@ -277,15 +344,23 @@ def _annotation(
     if not drawn.is_empty and not all(abs(value) < MAX_PX for value in bounds):  # NaN fails too
         raise SlideError(f"{path}: coordinates reach beyond any slide: {bounds}.")
     label = _label(feature)
-    include = label is None or label.casefold() not in left_out
+    names = () if label is None else (label, *label.split(DERIVED))
+    include = not any(name.casefold() in left_out for name in names)
     return Annotation(label=label, area=area, include=include, feature=feature)
 
 
 def _label(feature: Feature) -> str | None:
-    """QuPath keeps the class in ``classification``; some exports have a plain string there."""
+    """QuPath keeps the class in ``classification``; some exports have a plain string there.
+
+    Newer versions write the names of a derived class as a list.
+    """
     found = (feature.get("properties") or {}).get("classification")
-    name = found.get("name") if isinstance(found, dict) else found
-    return name if isinstance(name, str) and name else None
+    if isinstance(found, dict):
+        names = found.get("names")
+        if isinstance(names, list) and names and all(isinstance(n, str) and n for n in names):
+            return DERIVED.join(names)
+        found = found.get("name")
+    return found if isinstance(found, str) and found else None
 
 
 def _polygons(drawn: Any) -> MultiPolygon:

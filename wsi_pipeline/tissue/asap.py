@@ -1,17 +1,28 @@
 """ASAP's annotation XML, read without ever expanding an entity."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from xml.parsers import expat
+
+import shapely
+from shapely.geometry import Polygon, mapping
 
 from wsi_pipeline.errors import SlideError
 
+CAMELYON_TUMOUR = ("_0", "_1")  # groups of the CAMELYON16 challenge
+CAMELYON_HOLE = "_2"
 AREAS = ("polygon", "rectangle", "spline")
 MAX_DEPTH = 16
+COLOUR: Final = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
+GREEN: Final = (100, 254, 46)  # ASAP's own, where a region says none
 
 
 def read_asap(path: Path, text: bytes) -> list[dict[str, Any]]:
     """Turn ASAP's annotations into GeoJSON features; the group becomes the class.
+
+    In files of the CAMELYON16 challenge, whose groups are ``_0``, ``_1`` and ``_2``, those of
+    ``_2`` are no regions: what is not tumour within the others, and cut out of them.
 
     Args:
         path: Named in errors.
@@ -31,7 +42,30 @@ def read_asap(path: Path, text: bytes) -> list[dict[str, Any]]:
         raise SlideError(f"{path}: not ASAP's XML ({str(error)[:80]}).") from None
     if not reader.is_asap:
         raise SlideError(f"{path}: XML, but not ASAP's: there is no ASAP_Annotations in it.")
-    return reader.features
+    return _without_holes(reader.features)
+
+
+def _without_holes(features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cut the holes of a file of CAMELYON16 out of its regions; others stay as they are."""
+    groups = [each["properties"].get("classification", {}).get("name") for each in features]
+    known = {group for group in groups if group is not None}
+    if CAMELYON_HOLE not in known or not known <= {*CAMELYON_TUMOUR, CAMELYON_HOLE}:
+        return features
+    drawn = [
+        shapely.make_valid(Polygon(each["geometry"]["coordinates"][0]))
+        if each["geometry"]["type"] == "Polygon"
+        else None
+        for each in features
+    ]
+    pairs = zip(groups, drawn, strict=True)
+    holes = shapely.union_all([area for group, area in pairs if group == CAMELYON_HOLE and area])
+    return [
+        each
+        if area is None or not area.intersects(holes)
+        else each | {"geometry": mapping(area.difference(holes))}
+        for each, group, area in zip(features, groups, drawn, strict=True)
+        if group != CAMELYON_HOLE
+    ]
 
 
 class _Reader:
@@ -87,7 +121,9 @@ class _Reader:
             properties["name"] = name
         group = self.annotation.get("PartOfGroup", "None")
         if group not in ("", "None"):
-            properties["classification"] = {"name": group}
+            colour = COLOUR.fullmatch(self.annotation.get("Color", ""))
+            told = [int(part, 16) for part in colour.groups()] if colour else list(GREEN)
+            properties["classification"] = {"name": group, "color": told}
         return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
