@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint audit faults clean
+.PHONY: setup demo test lint audit package faults clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,17 @@ test: lint
 # A thousand corruptions of a run folder, and whether verify finds each: some ten minutes.
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/corruption.py docs/reliability.md
+
+# The wheel as a stranger gets it: built, looked at, and the demo's slides made by it in an empty environment.
+package: setup
+	rm -rf dist build/stranger
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv build/stranger
+	build/stranger/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt "$$(ls dist/*.whl)[demo]"
+	cd build && stranger/bin/wsi demo demo --workers 2 --overwrite
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -15,7 +15,7 @@ from typing import Final
 from wsi_pipeline import __version__, verbs
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError
 from wsi_pipeline.flags import flags_of
-from wsi_pipeline.settings import StageConfig, load_toml, unknown_setting
+from wsi_pipeline.settings import DIR, FILE, StageConfig, load_toml, unknown_setting
 from wsi_pipeline.verbs import Verb
 
 WIDTH: Final = 100  # of the list of verbs
@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"wsi_pipeline {__version__}\n")
         return 0
     try:
+        if words[0] == "--completion":
+            sys.stdout.write(completion("".join(words[1:2])))
+            return 0
         verb = verbs.VERBS.choose(words[0].replace("-", "_"))
     except ConfigError as error:
         _say(f"wsi: {error}")
@@ -99,6 +102,34 @@ def listing() -> str:
                                    subsequent_indent=" " * 20)  # fmt: skip
         lines.append("")
     return "\n".join([*lines, "wsi VERB --help says what a verb can be told.", ""])
+
+
+def completion(shell: str) -> str:
+    """Return a script that completes verbs, flags and their words in a shell.
+
+    Raises:
+        ConfigError: It is another shell, or shtab is not installed.
+    """
+    try:
+        import shtab
+    except ImportError:
+        raise ConfigError(
+            "--completion needs shtab: pip install 'wsi-pipeline[completion]'"
+        ) from None
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise ConfigError(f"--completion takes one of {', '.join(shtab.SUPPORTED_SHELLS)}")
+    parser = argparse.ArgumentParser("wsi")
+    branches = parser.add_subparsers()
+    for verb in verbs.VERBS.values():
+        flags = flags_of(verb.config_class, f"wsi {verb.name}", verb.about, {})
+        one = branches.add_parser(verb.name, parents=[flags], add_help=False, help=verb.about)
+        for action in one._actions:  # noqa: SLF001  argparse has no public way to a parser's flags
+            words = str(action.metavar or "")
+            if words.startswith("{"):
+                action.choices = words[1:-1].split(",")
+            elif words in ("PATH", DIR.text, FILE.text):
+                vars(action)["complete"] = shtab.FILE  # where shtab looks for it
+    return str(shtab.complete(parser, shell))
 
 
 def _prog(verb: str) -> str:

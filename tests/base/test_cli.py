@@ -1,6 +1,7 @@
 """Every verb: flags and TOML say the same, a flag wins, mistakes are sentences with status 2."""
 
 import itertools
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,3 +219,24 @@ def test_a_wrong_word_is_met_with_the_right_one(
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
     assert answer in capsys.readouterr().err
+
+
+def test_a_shell_completes_verbs_flags_and_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--completion", "bash"]) == 0
+    script = tmp_path / "wsi.bash"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> list[str]:
+        line = " ".join(f"'{word}'" for word in ("wsi", *words))
+        place = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}"
+        ask = f"source {script}; {place}; _shtab_wsi; echo ${{COMPREPLY[*]}}"
+        told = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+        return told.stdout.split()
+
+    assert completed("ext") == ["extract"]
+    assert "--tissue-method" in completed("tile", "--tis")
+    assert "density" in completed("tile", "--tissue-method", "")
+    assert main(["--completion", "tclsh"]) == 2
+    assert "bash" in capsys.readouterr().err
