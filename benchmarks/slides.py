@@ -50,6 +50,29 @@ def write_scan(path: Path, scan: Scan, patch: RgbImage) -> Path:
     return path
 
 
+def write_picture(path: Path, pixels: RgbImage) -> Path:
+    """Write (side, side, 3) uint8 as a scan at 0.25 µm/px, with a level at a quarter of that."""
+    side = len(pixels)
+    levels = []
+    for down in (1, 4):
+        small = cv2.resize(pixels, (side // down,) * 2, interpolation=cv2.INTER_AREA)
+        count = -(-len(small) // TILE_PX)
+        edge = count * TILE_PX - len(small)
+        padded = np.pad(small, ((0, edge), (0, edge), (0, 0)), mode="edge")
+        tiles = padded.reshape(count, TILE_PX, count, TILE_PX, 3).swapaxes(1, 2)
+        levels.append(
+            SharedLevel(
+                side=side // down,
+                tile_px=TILE_PX,
+                tiles=[_jpeg(tile) for tile in tiles.reshape(-1, TILE_PX, TILE_PX, 3)],
+                places=np.arange(count * count).reshape(count, count),
+                description=_description(side, side // down),
+            )
+        )
+    write_tiff(path, levels)
+    return path
+
+
 def read_patch(source: Path | None) -> RgbImage:
     """Return the darkest square of a slide, or drawn tissue where there is none."""
     if source is None:

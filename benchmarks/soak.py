@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 import psutil
 from matplotlib.figure import Figure
 
 from benchmarks.measure import RESULTS
-from benchmarks.slides import Scan, read_patch, write_scan
+from benchmarks.slides import read_patch, write_picture
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped
 from wsi_pipeline.journal import read_journal
 from wsi_pipeline.reporting.style import ACCENT, MUTED, render
@@ -33,8 +34,13 @@ from wsi_pipeline.run_folder import RunFolder
 
 SECONDS: Final = 0.5  # between two looks at the process
 SIDES: Final = (1024, 2048)
+GLASS: Final = 242  # grey of the margin
 CLASSES: Final = {"hcc": (1.0, 0.94, 1.0), "cca": (0.95, 1.0, 0.98)}  # what tells them apart: tint
 LABELLED: Final = 40  # slides of the cohort that the model is trained on
+COLUMNS: Final = (
+    "slides", "s", "ms a slide, first → second half", "MB, early → late", "kB more a slide",
+    "files, early → late", "threads, early → late",
+)  # fmt: skip
 VERBS: Final = ("tile", "extract", "predict", "verify")
 ENCODER: Final = ("--encoder", "test_resnet", "--weights", "random", "--device", "cpu")
 
@@ -65,11 +71,16 @@ def draw(folder: Path, slides: int, pixels: Path | None = None) -> None:
     for number in range(slides):
         rng = np.random.default_rng(number)
         name, label = f"S{number:05d}", list(CLASSES)[number % len(CLASSES)]
-        tissue = np.roll(patch, tuple(rng.integers(0, len(patch), 2)), (0, 1))
-        tissue = np.rint(tissue * np.array(CLASSES[label])).astype(np.uint8)
-        scan = Scan(side=int(rng.integers(*SIDES)), tissue=0.75)
-        write_scan(folder / "slides" / f"{name}.svs", scan, tissue)
-        rows.append((name, f"{name}.svs", f"P{number:05d}", label if number < LABELLED else "", "soak"))
+        side, margin = 64 * int(rng.integers(SIDES[0] // 64, SIDES[1] // 64 + 1)), 128
+        x, y = rng.integers(0, len(patch) - side + 2 * margin + 1, 2)
+        tissue = patch[y : y + side - 2 * margin, x : x + side - 2 * margin]
+        table = np.rint(np.arange(256)[:, None] * np.array(CLASSES[label])).astype(np.uint8)
+        pixels = np.full((side, side, 3), GLASS, np.uint8)
+        pixels[margin:-margin, margin:-margin] = cv2.LUT(tissue, table.reshape(1, 256, 3))
+        write_picture(folder / "slides" / f"{name}.svs", pixels)
+        rows.append(
+            (name, f"{name}.svs", f"P{number:05d}", label if number < LABELLED else "", "soak")
+        )
     with (folder / "cohort.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("slide_id", "path", "patient_id", "label", "cohort"))
@@ -162,8 +173,7 @@ def growth(samples: Sequence[Sample]) -> dict[str, float]:
 def to_markdown(samples: dict[str, list[Sample]]) -> str:
     """Return the table: a verb a row, early → late."""
     lines = [
-        "| | slides | s | ms a slide, first → second half | MB, early → late | kB more a slide "
-        "| files, early → late | threads, early → late |",
+        f"| | {' | '.join(COLUMNS)} |",
         "|---|---:|---:|---|---|---:|---|---|",
     ]
     for verb, taken in samples.items():

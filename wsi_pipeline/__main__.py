@@ -1,8 +1,7 @@
 """``python -m wsi_pipeline``: every verb through one door."""
 
-import sys
-
 from wsi_pipeline.cli import main
+from wsi_pipeline.pulse import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

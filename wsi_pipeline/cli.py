@@ -10,11 +10,12 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from wsi_pipeline import __version__, verbs
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError
 from wsi_pipeline.flags import flags_of
+from wsi_pipeline.pulse import leave
 from wsi_pipeline.settings import DIR, FILE, StageConfig, load_toml, unknown_setting
 from wsi_pipeline.verbs import Verb
 
@@ -39,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"wsi: {error}")
         return 2
     return command(verb, words[1:])
+
+
+def door() -> NoReturn:
+    """Run ``wsi``."""
+    leave(main())
 
 
 def verb_main(name: str) -> Callable[..., int]:

@@ -1,12 +1,11 @@
 """``python -m wsi_pipeline.predict``, the same as ``wsi predict``."""
 
-import sys
-
 from wsi_pipeline.callable_module import make_callable
 from wsi_pipeline.cli import verb_main
+from wsi_pipeline.pulse import leave
 
 main = verb_main("predict")
 make_callable(__name__)  # wsi_pipeline.predict(...) is the interface's function
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

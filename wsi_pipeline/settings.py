@@ -155,6 +155,26 @@ class CacheSettings(Settings):
         return None if self.cache is None else (self.cache, round(self.cache_gb * 1e9))
 
 
+class PatienceSettings(Settings):
+    """How long a slide is waited for, and what it may take."""
+
+    topic: ClassVar = "when a slide is given up"
+
+    stall_s: Annotated[float, HOW] = Field(
+        default=600.0,
+        ge=0,
+        description="Give a slide up of which no tile was read or encoded for so long; the others "
+        "go on. 0 waits for ever.",
+    )
+    max_memory_share: Annotated[float, HOW] = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Give a slide up when more of the memory here is in use, and its process holds "
+        "more than its part of that.",
+    )
+
+
 class StageConfig(Settings):
     """What every stage can be told. The class of a verb says all there is to say of it.
 

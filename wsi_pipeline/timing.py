@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from wsi_pipeline.pulse import pulse_in_hand
+
 AHEAD: Final = ("read", "decode", "resample", "normalise", "judge")  # by threads that work ahead
 DEVICE: Final = ("forward", "write")  # … and what is left beside it where there is a network
 FORWARD: Final = "forward"
@@ -33,27 +35,35 @@ class Span:
 
 
 class Stopwatch:
-    """Adds up seconds by phase, from any thread.
+    """Adds up seconds by phase, from any thread; each phase is a sign of the slide's life.
 
     Attributes:
         seconds: By phase.
         spans: Every stretch, where they are kept.
+        pulse: Of the slide in hand where it was made.
     """
 
     def __init__(self, *, keep_spans: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self.spans: list[Span] = []
+        self.pulse = pulse_in_hand()
         self._keep = keep_spans
         self._lock = threading.Lock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time what happens inside.
+
+        Raises:
+            Exception: The slide is given up.
+        """
+        self.pulse.beat()
         start, begun = time.time(), time.perf_counter()
         try:
             yield
         finally:
             self.spend(name, time.perf_counter() - begun, start)
+            self.pulse.mark()
 
     def spend(self, name: str, seconds: float, start: float | None = None) -> None:
         """Add to a phase; without ``start`` it is no stretch of its own."""

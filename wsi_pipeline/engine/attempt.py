@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from wsi_pipeline.atomic import try_lock
+from wsi_pipeline.engine.patience import Limits, watched
 from wsi_pipeline.errors import NoTissueError, UsageError, WsiError
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, SlideStarted
 
@@ -19,12 +20,13 @@ Work = Callable[[Any], SlideDone | SlideSkipped | SlideFailed]
 class SlideTask:
     """One slide's work order: ``payload`` is what the function gets and must pickle.
 
-    Who only reads needs no ``lock``.
+    Who only reads needs no ``lock``. ``limits`` are for work that gives signs of life.
     """
 
     slide_id: str
     lock: Path | None
     payload: Any
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,13 @@ class Died:
     slide_id: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stuck:
+    """The slide is given up, but a thread of the process that had it hangs."""
+
+    failed: SlideFailed
+
+
 Fate = SlideDone | SlideSkipped | SlideFailed | Busy | Died
 
 
@@ -50,7 +59,7 @@ class Executor(Protocol):
     def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]: ...
 
 
-def attempt(work: Work, task: SlideTask) -> Fate:
+def attempt(work: Work, task: SlideTask) -> Fate | Stuck:
     """Do one slide under its lock and turn whatever happens into plain data.
 
     Raises:
@@ -60,9 +69,15 @@ def attempt(work: Work, task: SlideTask) -> Fate:
         with nullcontext(True) if task.lock is None else try_lock(task.lock) as held:
             if not held:
                 return Busy(slide_id=task.slide_id)
-            return work(task.payload)
+            if task.limits is None:
+                return work(task.payload)
+            outcome = watched(work, task.payload, task.limits)
     except Exception as error:  # noqa: BLE001 - a bug in one slide must not end the night's batch
         return fate_of(task.slide_id, error)
+    if outcome.error is None:
+        return cast("Fate", outcome.result)
+    fate = fate_of(task.slide_id, outcome.error)
+    return Stuck(failed=fate) if outcome.stuck and isinstance(fate, SlideFailed) else fate
 
 
 def fate_of(slide_id: str, error: Exception) -> SlideSkipped | SlideFailed:

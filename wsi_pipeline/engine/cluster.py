@@ -7,7 +7,7 @@ other clusters on it, are refused. It serves nothing over HTTP unless ``--dashbo
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -25,11 +25,12 @@ from distributed import (
 )
 
 from wsi_pipeline import __version__
-from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Work, attempt
+from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Stuck, Work, attempt
 from wsi_pipeline.errors import ConfigError, UsageError
 from wsi_pipeline.events import SlideFailed, SlideStarted
 from wsi_pipeline.settings import StageConfig
 
+RESTART_S: Final = 60.0  # for a worker in which a thread hangs
 LOOPBACK: Final = "127.0.0.1"
 DASHBOARD: Final = f"{LOOPBACK}:8787"
 
@@ -73,7 +74,7 @@ class OnDask:
         while owner:
             future = next(under_way)
             task = owner.pop(future)
-            yield _fate(future, task)
+            yield self._fate_of(future, task)
             for following in waiting:
                 yield SlideStarted(slide_id=following.slide_id)
                 owner[self._submit(work, following, under_way)] = following
@@ -83,6 +84,15 @@ class OnDask:
         future = self._client.submit(attempt, work, task, pure=False)
         under_way.add(future)
         return future
+
+    def _fate_of(self, future: Future, task: SlideTask) -> Fate:
+        fate = _fate(future, task)
+        if not isinstance(fate, Stuck):
+            return fate
+        workers = [worker for held in self._client.who_has([future]).values() for worker in held]
+        with suppress(ValueError):  # a worker without a nanny, of a cluster that is not ours
+            self._client.restart_workers(workers, timeout=RESTART_S, raise_for_error=False)
+        return fate.failed
 
     def _slots(self) -> int:
         threads: dict[str, int] = self._client.nthreads()
@@ -195,7 +205,7 @@ def worker_version() -> str:
     return __version__
 
 
-def _fate(future: Future, task: SlideTask) -> Fate:
+def _fate(future: Future, task: SlideTask) -> Fate | Stuck:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return Died(slide_id=task.slide_id)
@@ -203,5 +213,5 @@ def _fate(future: Future, task: SlideTask) -> Fate:
         raise error
     if error is not None:  # the result did not come back: not unpicklable work, a broken worker
         return SlideFailed(slide_id=task.slide_id, error=f"its worker failed: {error}")
-    fate: Fate = future.result()
+    fate: Fate | Stuck = future.result()
     return fate

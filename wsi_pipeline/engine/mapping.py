@@ -7,10 +7,11 @@ once more, alone, so that a neighbour's crash cannot take it along; if it dies a
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import chain
+from typing import Final, Self
 
-from wsi_pipeline.engine.attempt import Busy, Died, Executor, Fate, SlideTask, Work, attempt
+from wsi_pipeline.engine.attempt import Busy, Died, Executor, Fate, SlideTask, Stuck, Work, attempt
 from wsi_pipeline.events import Event, SlideFailed, SlideStarted
 from wsi_pipeline.settings import StageConfig
 
@@ -18,12 +19,39 @@ POLL_SECONDS: Final = 0.5
 
 
 class InProcess:
-    """One slide after the other, here."""
+    """One slide after the other, here; once one hangs, the others in a worker, which can be ended.
+
+    What hangs may hold what the next slide needs, such as the lock of the HDF5 library.
+    """
+
+    def __init__(self, config: StageConfig) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._elsewhere: Executor | None = None
+        self._hangs = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]:
-        for task in tasks:
+        waiting = iter(tasks)
+        for task in waiting:
+            if self._hangs:
+                yield from self._in_a_worker().run(work, chain([task], waiting))
+                return
             yield SlideStarted(slide_id=task.slide_id)
-            yield attempt(work, task)
+            fate = attempt(work, task)
+            self._hangs = isinstance(fate, Stuck)
+            yield fate.failed if isinstance(fate, Stuck) else fate
+
+    def _in_a_worker(self) -> Executor:
+        if self._elsewhere is None:
+            config = self._config.model_copy(update={"workers": 1})
+            self._elsewhere = self._stack.enter_context(executor_for(config))
+        return self._elsewhere
 
 
 def map_slides(
@@ -83,7 +111,7 @@ def executor_for(config: StageConfig) -> AbstractContextManager[Executor]:
         ConfigError: The scheduler does not answer or has no workers.
     """
     if config.scheduler is None and config.workers == 0:
-        return nullcontext(InProcess())
+        return InProcess(config)
     from wsi_pipeline.engine.cluster import dask_executor
 
     return dask_executor(config)

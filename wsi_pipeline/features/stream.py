@@ -7,8 +7,9 @@ however large the slides are. A slide whose source fails is reported and left ou
 
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -19,9 +20,14 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.features.encoder import Encoder, Pending
+from wsi_pipeline.pulse import LEFT_BEHIND
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbTiles
 
+Waiting = Callable[[float], None]  # told for how many seconds
+
+LOOK_S: Final = 0.5  # between two calls of what is told of waiting
+GRACE_S: Final = 10.0  # for the reader to end
 RING: Final = 4  # one being encoded, one on its way to the device, two filled ahead
 
 
@@ -96,6 +102,7 @@ class BatchStream:
         *,
         pin: bool = False,
         watch: Stopwatch | None = None,
+        waiting: Waiting = lambda _: None,
     ) -> None:
         """Prepare ``RING`` buffers; nothing is read yet.
 
@@ -104,7 +111,9 @@ class BatchStream:
             shape: Tiles of a batch, and their side.
             pin: Pin the buffers' memory, for a GPU.
             watch: Told how long the consumer waited: if long, reading is what limits.
+            waiting: Called now and then while the consumer waits; may raise.
         """
+        self._waiting = waiting
         self._watch = watch or Stopwatch()
         batch_size, tile_px = shape
         self._tile = (tile_px, tile_px, 3)
@@ -130,17 +139,27 @@ class BatchStream:
     ) -> None:
         self._stop.set()
         self._free.put(None)  # wakes a reader that waits for a buffer
-        self._thread.join()
+        self._thread.join(GRACE_S)
+        if self._thread.is_alive():  # it hangs in a library, and nothing ends it but the process
+            self._thread.name = LEFT_BEHIND
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             with self._watch.phase("wait"):
-                batch = self._ready.get()
+                batch = self._next()
             if batch is None:
                 return
             if isinstance(batch, BaseException):
                 raise batch
             yield batch
+
+    def _next(self) -> Batch | BaseException | None:
+        begun = time.monotonic()
+        while True:
+            try:
+                return self._ready.get(timeout=LOOK_S)
+            except queue.Empty:
+                self._waiting(time.monotonic() - begun)
 
     def release(self, batch: Batch) -> None:
         """Give the batch's buffer back to the reader; its tiles are overwritten from now on."""
@@ -225,6 +244,7 @@ def encode_slides(
     sources: Iterable[TileSource],
     tile_px: int,
     watch: Stopwatch | None = None,
+    waiting: Waiting = lambda _: None,
 ) -> Generator[Begun | Encoded]:
     """Encode slides one after the other.
 
@@ -236,6 +256,7 @@ def encode_slides(
         sources: The slides; each is read in the reader's thread when its turn comes.
         tile_px: Side of the tiles, the same for all.
         watch: Told how long the network works and waits for tiles.
+        waiting: Called now and then while the network waits, with the seconds; may raise.
 
     Yields:
         :class:`Begun` once a slide's first tiles are encoded, :class:`Encoded` once it is through,
@@ -245,7 +266,8 @@ def encode_slides(
     parts: dict[str, list[NDArray[np.float32]]] = {}
     shape = (encoder.batch_size * encoder.lanes, tile_px)
     pin = encoder.device.type == "cuda"
-    with BatchStream(sources, shape, pin=pin, watch=watch) as stream, encoder.at_work():
+    buffers = BatchStream(sources, shape, pin=pin, watch=watch, waiting=waiting)
+    with buffers as stream, encoder.at_work():
         for batch, features in _encoded(encoder, stream, watch):
             for segment in batch.segments:
                 if segment.slide_id not in parts:

@@ -16,7 +16,17 @@ import torch
 from distributed import get_worker
 from filelock import FileLock, Timeout
 
-from wsi_pipeline.engine import Executor, SlideTask, fate_of, map_slides, provenance
+from wsi_pipeline.engine import (
+    GRACE_S,
+    Executor,
+    SlideTask,
+    exceeded,
+    fate_of,
+    limits_of,
+    map_slides,
+    provenance,
+)
+from wsi_pipeline.errors import SlideError
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -53,6 +63,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
 )
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
 from wsi_pipeline.pipeline.tile_task import CutTask
+from wsi_pipeline.pulse import PULSE, Pulse
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import Decisions, find_store
 from wsi_pipeline.timing import WAIT, Stopwatch
@@ -176,16 +187,35 @@ def _planned(job: ExtractJob) -> Planned:
 
 
 def _task(config: ExtractConfig, job: ExtractJob) -> SlideTask:
-    return SlideTask(slide_id=job.slide_id, lock=job.lock_path(config.run), payload=(config, job))
+    return SlideTask(
+        slide_id=job.slide_id,
+        lock=job.lock_path(config.run),
+        payload=(config, job),
+        limits=limits_of(config),
+    )
 
 
 def _stream(
     config: ExtractConfig, jobs: list[ExtractJob], encoder: Encoder, watch: Stopwatch
 ) -> Iterator[SlideStarted | SlideFate]:
-    """Encode all slides on this process's device; those another process holds come last."""
+    """Encode all slides on this process's device; those another process holds come last.
+
+    Once the reader hangs, the rest is encoded in a worker, which can be ended: what hangs may hold
+    what the next slide needs.
+    """
     while jobs:
         claims = Claims(config, jobs)
-        yield from _encode(claims, encoder, watch)
+        try:
+            yield from _encode(claims, encoder, watch)
+        except HangingError as error:
+            yield fate_of(error.slide_id, error)
+            claims.told.add(error.slide_id)
+            tasks = [_task(config, job) for job in jobs if job.slide_id not in claims.told]
+            elsewhere = config.model_copy(update={"workers": 1})
+            for event in map_slides(extract_slide, tasks, elsewhere) if tasks else ():
+                assert isinstance(event, SlideStarted | SlideDone | SlideSkipped | SlideFailed)
+                yield event
+            return
         if len(claims.busy) == len(jobs):
             time.sleep(POLL_SECONDS)
         jobs = claims.busy
@@ -212,7 +242,9 @@ def _encode(
     """Take the slides through the encoder, one stream for all, and tell each one's fate."""
     with (
         closing(claims),
-        closing(encode_slides(encoder, claims, claims.jobs[0].tile_px, watch)) as steps,
+        closing(
+            encode_slides(encoder, claims, claims.jobs[0].tile_px, watch, claims.waited)
+        ) as steps,
     ):
         for step in steps:
             yield from claims.decided()
@@ -221,6 +253,24 @@ def _encode(
             else:
                 yield claims.finish(step, encoder, watch)
         yield from claims.decided()
+
+
+class HangingError(SlideError):
+    """The thread that reads a slide hangs."""
+
+    def __init__(self, slide_id: str, reason: SlideError) -> None:
+        super().__init__(str(reason))
+        self.slide_id = slide_id
+
+
+@dataclass(kw_only=True)
+class InHand:
+    """The slide that the reader has in hand, and why and when it was given up, if it was."""
+
+    slide_id: str
+    pulse: Pulse
+    error: SlideError | None = None
+    since: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -239,12 +289,17 @@ class Claims:
     Attributes:
         jobs: The slides.
         busy: Those that another process is working on.
+        told: Those whose fate was told.
     """
 
     def __init__(
         self, config: ExtractConfig, jobs: list[ExtractJob], *, locked: bool = False
     ) -> None:
-        """``locked``: the caller holds the slides' locks."""
+        """``locked``: the caller holds the slides' locks, and looks whether they get on."""
+        self._limits = None if locked else limits_of(config)
+        self._pulse = PULSE.get()
+        self._hand: InHand | None = None
+        self.told: set[str] = set()
         self.jobs = jobs
         self.busy: list[ExtractJob] = []
         self._config = config
@@ -262,11 +317,14 @@ class Claims:
     def decided(self) -> Iterator[SlideSkipped | SlideFailed]:
         """Yield the fates of slides that were not to be read after all."""
         while not self._decided.empty():
-            yield self._decided.get()
+            fate = self._decided.get()
+            self.told.add(fate.slide_id)
+            yield fate
 
     def finish(self, step: Encoded, encoder: Encoder, watch: Stopwatch) -> SlideFate:
         """Write a slide that is through the stream, tell its fate and let go of it."""
         claim = self._claims.pop(step.slide_id)
+        self.told.add(step.slide_id)
         try:
             if step.error is not None:
                 raise step.error
@@ -278,6 +336,23 @@ class Claims:
         finally:
             _release(claim.lock)
 
+    def waited(self, seconds: float) -> None:
+        """Give the slide in hand up if it exceeds its limits, which its reader is told.
+
+        Raises:
+            HangingError: The reader was told, and does not end.
+        """
+        hand, limits = self._hand, self._limits
+        if hand is None or limits is None:
+            return
+        if hand.error is None:
+            hand.error = exceeded(limits, min(seconds, hand.pulse.silent_s))
+            if hand.error is not None:
+                hand.since = time.monotonic()
+                hand.pulse.give_up(hand.error)
+        elif time.monotonic() - hand.since > GRACE_S:
+            raise HangingError(hand.slide_id, hand.error)
+
     def close(self) -> None:
         """Let go of slides that are not through."""
         for claim in self._claims.values():
@@ -286,6 +361,9 @@ class Claims:
     def _claim(self, job: ExtractJob) -> Claim | None:
         """Claim a slide; None if it is another's, or nothing is to be done."""
         started = time.monotonic()
+        pulse = self._pulse or Pulse()
+        PULSE.set(pulse)  # in the reader's thread, which makes the source
+        self._hand = InHand(slide_id=job.slide_id, pulse=pulse)
         lock = None if self._locked else _take_lock(job, self._config)
         if lock is None and not self._locked:
             self.busy.append(job)

@@ -208,6 +208,8 @@ def _prepare(config: PredictConfig, model: BundleConfig) -> Iterator[Event]:
         "overwrite": config.overwrite,
         "run": config.run,
         "shard": config.shard,
+        "stall_s": config.stall_s,
+        "max_memory_share": config.max_memory_share,
     }
     source = f"model {model.name}"
     tile, extract = VERBS["tile"], VERBS["extract"]

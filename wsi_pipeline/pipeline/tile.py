@@ -9,7 +9,15 @@ from typing import Any, Final
 
 from wsi_pipeline.atomic import remove
 from wsi_pipeline.cohort import doubtful_labels
-from wsi_pipeline.engine import NO_TISSUE, Executor, SlideTask, is_done, map_slides, provenance
+from wsi_pipeline.engine import (
+    NO_TISSUE,
+    Executor,
+    SlideTask,
+    is_done,
+    limits_of,
+    map_slides,
+    provenance,
+)
 from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.events import (
     Event,
@@ -80,7 +88,12 @@ def cut(
     """Cut slides, each under its lock, and yield what became of them."""
     run = RunFolder(config.run)
     work = [
-        SlideTask(slide_id=task.slide_id, lock=run.lock("tile", task.slide_id), payload=task)
+        SlideTask(
+            slide_id=task.slide_id,
+            lock=run.lock("tile", task.slide_id),
+            payload=task,
+            limits=limits_of(config),
+        )
         for task in tasks
     ]
     with reading_ahead(config, tasks) as begun:

@@ -73,7 +73,8 @@ class SlideReader(ABC):
 
     ``decode_errors`` names what the library raises when pixels cannot be decoded; ``recolour``
     changes the colours of all levels. ``file_s`` are the seconds spent on the file itself, where
-    they can be told from decoding. ``decodes_once``: see ``Slide``.
+    they can be told from decoding. ``decodes_once``: see ``Slide``. ``beat`` is called before each
+    ``read``, as a sign of life, and may raise to end the work.
     """
 
     info: SlideInfo
@@ -81,6 +82,7 @@ class SlideReader(ABC):
     recolour: Callable[[RgbImage], RgbImage] | None = None
     file_s: float = 0.0
     decodes_once: bool = False
+    beat: Callable[[], object] = staticmethod(lambda: None)
 
     @abstractmethod
     def read_inside(self, level: int, x: int, y: int, width: int, height: int, /) -> RgbImage:
@@ -95,6 +97,7 @@ class SlideReader(ABC):
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
         """Pixels of one level, see ``Slide.read``."""
+        self.beat()
         if not 0 <= level < len(self.info.level_dimensions):
             raise SlideReadError(
                 f"{self.info.path}: level {level} was asked for, but the slide has levels"

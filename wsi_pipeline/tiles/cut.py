@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.errors import NoTissueError
-from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.slides import Slide, SlideReader, open_slide
 from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally, finish_tiles, fit_slide
 from wsi_pipeline.tiles.formats import create_tiles
 from wsi_pipeline.tiles.plan import SlidePlan, require_tissue, survey_slide
@@ -133,6 +133,8 @@ def open_cut(
         opened = open_slide(
             path, settings.reader, threads, modality=settings.modality, icc=settings.icc
         )
+        if isinstance(opened, SlideReader):
+            opened.beat = tally.watch.pulse.beat
         slide = straighten(opened, settings, request)
     with slide:
         yield plan_cut(slide, settings, request, tally=tally, threads=threads)

@@ -22,6 +22,7 @@ from wsi_pipeline.settings import (
     CacheSettings,
     Device,
     Metavar,
+    PatienceSettings,
     Run,
     StageConfig,
     run_named_in,
@@ -119,7 +120,7 @@ class CompareConfig(StageConfig, TaskSettings):
         return RunFolder(self.plan) if self.plan.is_dir() else run_named_in(self.plan)
 
 
-class PredictConfig(StageConfig, CacheSettings, ShardSettings):
+class PredictConfig(StageConfig, CacheSettings, PatienceSettings, ShardSettings):
     """Score a run folder's slides with a trained model; draw heatmaps."""
 
     verb: ClassVar = "predict"

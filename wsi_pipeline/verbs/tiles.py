@@ -14,6 +14,7 @@ from wsi_pipeline.settings import (
     CacheSettings,
     Chosen,
     Device,
+    PatienceSettings,
     Run,
     Slides,
     StageConfig,
@@ -22,7 +23,7 @@ from wsi_pipeline.shard import ShardSettings
 from wsi_pipeline.tiles import TileSettings
 
 
-class TileConfig(StageConfig, TileSettings, CacheSettings, ShardSettings):
+class TileConfig(StageConfig, TileSettings, CacheSettings, PatienceSettings, ShardSettings):
     """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
 
     verb: ClassVar = "tile"
@@ -70,7 +71,7 @@ class QcConfig(StageConfig):
     )
 
 
-class ExtractConfig(StageConfig, ShardSettings):
+class ExtractConfig(StageConfig, PatienceSettings, ShardSettings):
     """Encode every tile of a run folder; one feature store a slide."""
 
     verb: ClassVar = "extract"
