@@ -18,13 +18,13 @@ class Pulse:
     """When work on a slide last got on, and whether it is to go on; from any thread."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last: float | None = None
         self._error: Exception | None = None
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last sign of life."""
-        return time.monotonic() - self._last
+        """Seconds since the last sign of life; 0 before the first, such as while a model loads."""
+        return 0.0 if self._last is None else time.monotonic() - self._last
 
     def mark(self) -> None:
         """Give a sign of life."""

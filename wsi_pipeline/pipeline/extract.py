@@ -363,6 +363,7 @@ class Claims:
         started = time.monotonic()
         pulse = self._pulse or Pulse()
         PULSE.set(pulse)  # in the reader's thread, which makes the source
+        pulse.beat()
         self._hand = InHand(slide_id=job.slide_id, pulse=pulse)
         lock = None if self._locked else _take_lock(job, self._config)
         if lock is None and not self._locked:

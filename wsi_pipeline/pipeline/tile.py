@@ -31,6 +31,7 @@ from wsi_pipeline.events import (
 from wsi_pipeline.pipeline.preflight import preflight
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
+from wsi_pipeline.pulse import pulse_in_hand
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest
@@ -152,6 +153,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         StoreMismatchError: The store was made with other settings or from another file.
     """
     started = time.monotonic()
+    pulse_in_hand().beat()
     config = task.settings
     asked = {**task.asked, "slide_digest": task.digest()}
     if task.deleted is not None and task.deleted.empty == digest(asked):
