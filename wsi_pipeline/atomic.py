@@ -1,21 +1,20 @@
 """Files that are either whole or absent, locks that die with their owner."""
 
-import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from wsi_pipeline.errors import DiskFullError
+from wsi_pipeline.errors import disk_error
 from wsi_pipeline.inventory import note_gone, recorded
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.partial-xxxx
 
 
@@ -26,43 +25,69 @@ def atomic_file(path: Path) -> Iterator[Path]:
     In a run folder the inventory lists it. The temporary is its user's alone; what takes its place
     has the mode of any new file. On an exception it is removed, and ``path`` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.name}{PARTIAL}", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        _sync(partial)
-        with recorded(path, partial):
-            partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        _raise_if_full(path, error)
-        raise
-    _sync(path.parent)
+    partial = None
+    with ExitStack() as stack:
+        try:
+            partial = _claim(path, stack, _new_file)
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            _sync(partial)
+            with recorded(path, partial):
+                partial.replace(path)
+            _sync(path.parent)
+        except BaseException as error:
+            if partial is not None:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+            _raise_if_disk(path, error)
+            raise
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it takes ``path``'s place whole."""
+    partial = None
+    with ExitStack() as stack:
+        try:
+            partial = _claim(path, stack, _new_folder)
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            for folder, _, names in os.walk(partial, topdown=False):
+                for name in names:
+                    _sync(Path(folder, name))
+                _sync(Path(folder))
+            with recorded(path, partial):
+                replace_folder(partial, path)
+        except BaseException as error:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            _raise_if_disk(path, error)
+            raise
+
+
+def _claim(path: Path, stack: ExitStack, new: Callable[[Path], tuple[int, str]]) -> Path:
+    """Make a temporary for ``path`` that is locked until ``stack`` ends, so that none removes it.
+
+    What killed writers left is removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        for folder, _, names in os.walk(partial, topdown=False):
-            for name in names:
-                _sync(Path(folder, name))
-            _sync(Path(folder))
-        with recorded(path, partial):
-            replace_folder(partial, path)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        _raise_if_full(path, error)
-        raise
+    remove_partials(path)
+    while True:
+        handle, name = new(path)
+        stack.callback(os.close, handle)
+        with suppress(OSError):  # another is just taking it for left behind; or there are no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink and Path(name).exists():
+            return Path(name)
+
+
+def _new_file(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(prefix=f".{path.name}{PARTIAL}", suffix=path.suffix, dir=path.parent)
+
+
+def _new_folder(path: Path) -> tuple[int, str]:
+    name = tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent)
+    return os.open(name, os.O_RDONLY), name
 
 
 def replace_folder(partial: Path, path: Path) -> None:
@@ -85,12 +110,18 @@ def remove(path: Path) -> None:
 
 
 def remove_partials(path: Path) -> None:
-    """Remove what killed writers of ``path`` left behind; the caller holds ``path``'s lock."""
+    """Remove what killed writers of ``path`` left behind: what nobody holds locked."""
     for left in path.parent.glob(f".{glob_escape(path.name)}{PARTIAL}*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
 
 
 def glob_escape(name: str) -> str:
@@ -129,17 +160,14 @@ def try_lock(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
         lock.release()
 
 
-def _raise_if_full(path: Path, error: BaseException) -> None:
-    """Say in plain words that the disk is full; libraries have their own ways of saying it.
+def _raise_if_disk(path: Path, error: BaseException) -> None:
+    """Say in plain words that the disk is full, read-only or failing.
 
     Raises:
-        DiskFullError: It is.
+        DiskError: It is.
     """
-    number = error.errno if isinstance(error, OSError) else None
-    if number in FULL or any(os.strerror(code) in str(error) for code in FULL):
-        raise DiskFullError(
-            f"{path}: the disk is full; free some space, and the same command goes on from there"
-        ) from error
+    if told := disk_error(error, path):
+        raise told from error
 
 
 def _sync(path: Path) -> None:

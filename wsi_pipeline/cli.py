@@ -2,6 +2,7 @@
 
 ``wsi VERB``, ``python -m wsi_pipeline VERB`` and ``python -m wsi_pipeline.VERB`` are the same.
 Exit status 0: all done. 1: some slides failed, or the work did. 2: the request itself was wrong.
+130, 143: stopped by Ctrl-C, by SIGTERM.
 """
 
 import argparse
@@ -12,12 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from wsi_pipeline import __version__, verbs
-from wsi_pipeline.errors import ConfigError, UsageError, WsiError
-from wsi_pipeline.flags import flags_of
-from wsi_pipeline.pulse import leave
-from wsi_pipeline.settings import DIR, FILE, StageConfig, load_toml, unknown_setting
-from wsi_pipeline.verbs import Verb
+from wsi_pipeline.stopping import Stopped, end, starting, stoppable
+
+starting()  # before all that takes a second to import
+
+from wsi_pipeline import __version__, verbs  # noqa: E402
+from wsi_pipeline.errors import ConfigError, UsageError, WsiError, disk_error  # noqa: E402
+from wsi_pipeline.flags import flags_of  # noqa: E402
+from wsi_pipeline.pulse import leave  # noqa: E402
+from wsi_pipeline.settings import DIR, FILE, StageConfig, load_toml, unknown_setting  # noqa: E402
+from wsi_pipeline.verbs import Verb  # noqa: E402
 
 WIDTH: Final = 100  # of the list of verbs
 
@@ -39,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         _say(f"wsi: {error}")
         return 2
-    return command(verb, words[1:])
+    return command(verb, words[1:], ends=argv is None)
 
 
 def door() -> NoReturn:
@@ -51,28 +56,40 @@ def verb_main(name: str) -> Callable[..., int]:
     """Return ``main`` of a verb's own module: it takes the arguments after the verb's name."""
 
     def own_main(argv: Sequence[str] | None = None) -> int:
-        return main([name, *(sys.argv[1:] if argv is None else argv)])
+        if argv is not None:
+            return main([name, *argv])
+        sys.argv.insert(1, name)
+        return main()
 
     return own_main
 
 
-def command(verb: Verb, argv: Sequence[str]) -> int:
-    """Run one verb on its arguments and return its exit status."""
+def command(verb: Verb, argv: Sequence[str], *, ends: bool = False) -> int:
+    """Run one verb on its arguments and return its exit status; ``ends``: the process ends then."""
     try:
-        config = parse(verb, argv)
-        from wsi_pipeline.screen import show  # after parsing: --help needs no screen
+        with stoppable(lambda: _say_stopped(verb), ends=ends):
+            config = parse(verb, argv)
+            from wsi_pipeline.screen import show  # after parsing: --help needs no screen
 
-        return show(verb.name, config, verb.run(config))
-    except WsiError as error:
+            return show(verb.name, config, verb.run(config))
+    except (WsiError, OSError) as error:
+        told = error if isinstance(error, WsiError) else disk_error(error)
         if "--debug" in argv:
             traceback.print_exc()
-        _say(f"{verb.name}: {error}")
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        _say(
-            f"{verb.name}: stopped. What is finished is kept; the same command goes on from there."
-        )
-        return 130
+        if told is None:
+            raise
+        _say(f"{verb.name}: {told}")
+        return 2 if isinstance(told, UsageError) else 1
+    except KeyboardInterrupt as stopped:
+        _say_stopped(verb)
+        status = stopped.status if isinstance(stopped, Stopped) else 130
+        if ends:
+            end(status)
+        return status
+
+
+def _say_stopped(verb: Verb) -> None:
+    _say(f"{verb.name}: stopped. What is finished is kept; the same command goes on from there.")
 
 
 def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:

@@ -10,7 +10,8 @@ WsiError
 │   ├── MppError
 │   └── NoTissueError
 ├── StainFitError
-├── DiskFullError         nothing more can be written
+├── DiskError             the disk refuses, or returns an error → exit status 1
+│   └── DiskFullError     nothing more can be written
 ├── StoreError            a tile or feature store
 │   ├── StoreCorruptError
 │   └── StoreMismatchError   written with other settings, or from another input
@@ -24,7 +25,23 @@ A message is one sentence or two: which file, what was found, what to do.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+AGAIN: Final = "and the same command goes on from there"
+DISK: Final[Mapping[int, str]] = {
+    errno.ENOSPC: f"the disk is full; free some space, {AGAIN}",
+    errno.EDQUOT: f"the disk is full; free some space, {AGAIN}",
+    errno.EROFS: f"the disk can only be read; make it writable, {AGAIN}",
+    errno.EACCES: f"no permission; grant it, {AGAIN}",
+    errno.EPERM: f"no permission; grant it, {AGAIN}",
+    errno.EIO: f"the disk reports an error; look after it, {AGAIN}",
+    errno.ESTALE: f"the share has gone away; connect it, {AGAIN}",
+    errno.ENOTCONN: f"the share has gone away; connect it, {AGAIN}",
+    errno.EMFILE: f"too many open files; raise the limit (ulimit -n), {AGAIN}",
+    errno.ENFILE: f"the machine has too many open files; close some, {AGAIN}",
+}
+"""What the system refuses that is no fault of ours, and what to do."""
 
 
 class WsiError(Exception):
@@ -67,7 +84,11 @@ class StainFitError(WsiError, ValueError):
     """Stain vectors cannot be estimated from these pixels."""
 
 
-class DiskFullError(WsiError, OSError):
+class DiskError(WsiError, OSError):
+    """The disk, or the share, refuses or fails."""
+
+
+class DiskFullError(DiskError):
     """Nothing more can be written."""
 
 
@@ -111,3 +132,26 @@ def os_reason(error: OSError) -> str:
     if isinstance(error, FileExistsError):
         return os.strerror(errno.ENOTDIR)
     return error.strerror or str(error)
+
+
+def disk_problem(error: BaseException) -> tuple[int, str] | None:
+    """Say what a disk refuses; None if it is anything else.
+
+    Libraries have their own ways of passing on what the system said, in words if not by number.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        said = str(error)
+        number = next((code for code in DISK if os.strerror(code) in said), None)
+    return None if number not in DISK or number is None else (number, DISK[number])
+
+
+def disk_error(error: BaseException, path: object = None) -> DiskError | None:
+    """Return our error for what a disk refuses, about a file; None if it is anything else."""
+    problem = disk_problem(error)
+    if problem is None or isinstance(error, WsiError):
+        return None
+    number, words = problem
+    where = path or getattr(error, "filename", None)
+    kind = DiskFullError if number in (errno.ENOSPC, errno.EDQUOT) else DiskError
+    return kind(f"{where}: {words}" if where else words)

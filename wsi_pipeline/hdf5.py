@@ -5,13 +5,14 @@ first. Others, of older versions or of other programs, are read once by a proces
 which is given up when it takes too long or dies.
 """
 
+import io
 import json
 import os
 import subprocess  # nosec B404 # runs our own child alone
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.digests import Parts, Seal, check_rest, read_seal, seal_file
 from wsi_pipeline.errors import StoreCorruptError
+from wsi_pipeline.stopping import undisturbed
 
 SEALED: Final = "sealed"  # root attribute: a seal must be there
 PATIENCE_S: Final = 30.0  # for a file of any size, and beyond that
@@ -32,8 +34,21 @@ WHOLE: Final = 1 << 28  # bytes: larger datasets are only looked up in the file,
 
 
 @contextmanager
-def create_hdf5(path: Path, parts: str | None = None) -> Iterator[h5py.File]:
+def create_hdf5(path: Path) -> Iterator[h5py.File]:
     """Yield a new file that takes ``path``'s place, sealed, on leaving.
+
+    Raises:
+        DiskError: It cannot be written.
+    """
+    with stream_hdf5(path) as (file, _):
+        yield file
+
+
+@contextmanager
+def stream_hdf5(
+    path: Path, parts: str | None = None
+) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Yield a new file as :func:`create_hdf5` does, and what raises once it cannot be written.
 
     Args:
         path: The file.
@@ -41,11 +56,126 @@ def create_hdf5(path: Path, parts: str | None = None) -> Iterator[h5py.File]:
             read; all else is checked on opening.
     """
     with atomic_file(path) as partial:
-        with h5py.File(partial, "w") as file:
+        with _new(partial) as (file, check):
             file.attrs[SEALED] = True
-            yield file
+            yield file, check
             offsets, size = find_chunks(file, parts)
         seal_file(partial, offsets, size)
+
+
+@contextmanager
+def unsealed_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield a new file for other programs.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with _new(path) as (file, _):
+        yield file
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    with closing(_Disk(path)) as disk:
+        with h5py.File(disk, "w") as file:
+            yield file, disk.check
+        disk.check()
+
+
+class _Disk(io.RawIOBase):
+    """A new file on disk, to which libhdf5 can write whatever happens.
+
+    libhdf5 may crash when it closes a file whose last writes failed, as on a full disk. It is
+    therefore never told: what cannot be written is kept in memory until the file is closed, and
+    ``check`` raises what the disk said. Nor may a signal's exception pass through it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._at = 0
+        self._end = 0
+        self._kept: list[tuple[int, bytes]] = []
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what the disk said to a write.
+
+        Raises:
+            OSError: It failed.
+        """
+        if self._error is not None:
+            raise self._error
+
+    @undisturbed
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (self._end if whence == io.SEEK_END else 0)
+        return self._at
+
+    @undisturbed
+    def tell(self) -> int:
+        return self._at
+
+    @undisturbed
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        size = len(rest)
+        try:
+            done = 0
+            while self._error is None and done < size:
+                done += os.pwrite(self._file, rest[done:], self._at + done)
+        except OSError as error:
+            self._error = error
+        if self._error is not None:
+            self._kept.append((self._at, bytes(rest)))
+        self._at += size
+        self._end = max(self._end, self._at)
+        return size
+
+    @undisturbed
+    def readinto(self, buffer: Any) -> int:
+        out = memoryview(buffer)
+        out[:] = bytes(len(out))
+        try:
+            count = os.preadv(self._file, [out], self._at)
+        except OSError as error:
+            self._error = self._error or error
+            count = len(out)
+        for begin, data in self._kept:
+            first, last = max(begin, self._at), min(begin + len(data), self._at + len(out))
+            if first < last:
+                out[first - self._at : last - self._at] = data[first - begin : last - begin]
+                count = max(count, last - self._at)
+        self._at += count
+        return count
+
+    @undisturbed
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._at if size is None else size
+        try:
+            os.ftruncate(self._file, self._end)
+        except OSError as error:
+            self._error = self._error or error
+        return self._end
+
+    @undisturbed
+    def flush(self) -> None:
+        """Do nothing: nothing is held back, and the file is synced when it is whole."""
+
+    @undisturbed
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._file)
+            super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
 
 def find_chunks(file: h5py.File, name: str | None) -> tuple[list[int], int]:

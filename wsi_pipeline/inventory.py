@@ -146,16 +146,24 @@ def _next(entry: Entry | None, state: State, row: Mapping[str, Any]) -> Entry:
 
 def begin(root: Path, *, old: bool = True) -> None:
     """Begin a run folder's inventory, if it has none; what is there already is named as ``old``."""
-    path = root / NAME
-    if path.exists():
+    if _is_begun(root):
         return
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root):
-        if not path.exists():
+        if not _is_begun(root):
             found = listed_files(root) if old else ()
             there = sorted(each.relative_to(root).as_posix() for each in found)
             rows = [{"path": name, "state": "old"} for name in there]
             _append(root, [{"path": "", "state": "begun"}, *rows])
+
+
+def _is_begun(root: Path) -> bool:
+    """Whether there is an inventory, of one whole line at least; a full disk may have torn it."""
+    path = root / NAME
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return file.readline(LONGEST).endswith(b"\n")
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import TypeAdapter, ValidationError
 
 from wsi_pipeline import events
+from wsi_pipeline.errors import disk_error
 from wsi_pipeline.events import (
     Event,
     SlideDone,
@@ -63,6 +64,7 @@ class Journal:
 
     def __init__(self, path: Path, verb: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._verb = verb
         now = datetime.now(UTC)
@@ -86,7 +88,19 @@ class Journal:
         if event.FLEETING:
             return
         entry = Entry(time=datetime.now(UTC), verb=self._verb, call=self._call, event=event)
-        os.write(self._file, f"{to_line(entry)}\n".encode())
+        append_line(self._file, self._path, to_line(entry))
+
+
+def append_line(file: int, path: Path, line: str) -> None:
+    """Append a line in one write.
+
+    Raises:
+        DiskError: The disk is full, or fails.
+    """
+    try:
+        os.write(file, f"{line}\n".encode(errors="replace"))
+    except OSError as error:
+        raise disk_error(error, path) or error from error
 
 
 def to_line(entry: Entry) -> str:

@@ -1,9 +1,10 @@
 """Events to progress bars on a terminal, to plain lines elsewhere, and to the closing table."""
 
-import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from wsi_pipeline.atomic import write_json
-from wsi_pipeline.errors import UsageError, os_reason
+from wsi_pipeline.errors import DiskFullError, UsageError, disk_error, os_reason
 from wsi_pipeline.events import (
     EpochDone,
     Event,
@@ -30,7 +31,7 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.inventory import begin
-from wsi_pipeline.journal import Journal
+from wsi_pipeline.journal import Journal, append_line
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.summary import Summaries, Summary, progress_line, time_line
 from wsi_pipeline.timing import bottleneck, trace_events
@@ -67,7 +68,7 @@ def carry_out(
     sums = Summaries(verb)
     with ExitStack() as stack:
         kept = _Kept(verb, config, stack)
-        listeners = [kept] if shown is None else [kept, shown]
+        listeners = [kept] if shown is None else [shown, kept]  # shown also where it cannot be kept
         consumers: list[Consumer] = [sums, *listeners]
         stack.enter_context(_ticking(sums, listeners))
         for event in events:
@@ -90,8 +91,9 @@ def _ticking(sums: Summaries, listeners: "Sequence[_Kept | _Bars | _Lines]") -> 
     def tick() -> None:
         while not ended.wait(TICK_S):
             line = progress_line(sums.current)
-            for listener in listeners:
-                listener.say(line)
+            with suppress(OSError):  # the next event meets it too
+                for listener in listeners:
+                    listener.say(line)
 
     thread = threading.Thread(target=tick, name="progress", daemon=True)
     thread.start()
@@ -125,11 +127,11 @@ def _close(console: Console, summaries: Sequence[Summary]) -> None:
 
 
 class _Log:
-    """Plain, dated lines for people in the run folder's ``logs/``."""
+    """Plain, dated lines for people in the run folder's ``logs/``, each in one write."""
 
-    def __init__(self, handler: logging.Handler) -> None:
-        self._handler = handler
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def take(self, event: Event) -> None:
         self.say(event.line())
@@ -137,11 +139,11 @@ class _Log:
 
     def say(self, line: str) -> None:
         if line:
-            record = logging.LogRecord("wsi_pipeline", logging.INFO, "", 0, line, None, None)
-            self._handler.handle(record)
+            now = datetime.now().isoformat(" ", "milliseconds")
+            append_line(self._file, self._path, f"{now} {line}")
 
     def close(self) -> None:
-        self._handler.close()
+        os.close(self._file)
 
 
 class _Kept:
@@ -158,7 +160,7 @@ class _Kept:
         self._stack = stack
         self._early: list[Event] = []
         self._journal: Journal | None = None
-        self._log = _Log(logging.NullHandler())
+        self._log: _Log | None = None
 
     def take(self, event: Event) -> None:
         if self._journal is None and isinstance(event, Note | Written):
@@ -168,13 +170,15 @@ class _Kept:
         self._take(event)
 
     def say(self, line: str) -> None:
-        self._log.say(line)
+        if self._log is not None:
+            self._log.say(line)
 
     def open(self) -> None:
         """Begin both with what was said before, and the inventory of what will be written.
 
         Raises:
             UsageError: Nothing can be written there.
+            DiskFullError: Nothing more can be.
         """
         folder = self._folder
         if folder is None or self._journal is not None:
@@ -183,24 +187,24 @@ class _Kept:
             if not self._only_reads:
                 begin(folder.root)
             self._journal = self._stack.enter_context(Journal(folder.journal, self._verb))
-            handler = logging.FileHandler(
-                folder.log(self._verb), encoding="utf-8", errors="replace"
-            )
+            self._log = _Log(folder.log(self._verb))
+            self._stack.callback(self._log.close)
         except OSError as error:
             if self._only_reads:
                 self._folder = self._journal = None
                 return
+            told = disk_error(error, folder.root)
+            if isinstance(told, DiskFullError):
+                raise told from None
             raise UsageError(
                 f"{folder.root}: no files can be written there ({os_reason(error)}); choose "
                 "another folder"
             ) from None
-        self._log = _Log(handler)
-        self._stack.callback(self._log.close)
         for event in self._early:
             self._take(event)
 
     def _take(self, event: Event) -> None:
-        if self._journal is not None:
+        if self._journal is not None and self._log is not None:
             self._journal.take(event)
             self._log.take(event)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.engine.patience import Limits, watched
-from wsi_pipeline.errors import NoTissueError, UsageError, WsiError
+from wsi_pipeline.errors import NoTissueError, UsageError, WsiError, disk_error
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, SlideStarted
 
 NO_TISSUE: Final = "no tissue"
@@ -90,8 +90,9 @@ def fate_of(slide_id: str, error: Exception) -> SlideSkipped | SlideFailed:
         raise error
     if isinstance(error, NoTissueError):
         return SlideSkipped(slide_id=slide_id, reason=NO_TISSUE, detail=str(error))
-    if isinstance(error, WsiError):
-        return SlideFailed(slide_id=slide_id, error=str(error))
+    told = error if isinstance(error, WsiError) else disk_error(error)
+    if told is not None:
+        return SlideFailed(slide_id=slide_id, error=str(told))
     where = traceback.extract_tb(error.__traceback__)[-1]
     return SlideFailed(
         slide_id=slide_id,

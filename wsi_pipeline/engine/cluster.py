@@ -6,9 +6,12 @@ other clusters on it, are refused. It serves nothing over HTTP unless ``--dashbo
 """
 
 import logging
+import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from typing import Any, Final
 
 import dask
@@ -124,12 +127,28 @@ def dask_executor(config: StageConfig) -> Iterator[OnDask]:
         with _connect(config.scheduler) as client:
             yield OnDask(client)
         return
-    with (
-        dask.config.set(OURS),
-        _cluster(config.workers, dashboard=config.dashboard) as cluster,
-        Client(cluster) as client,
-    ):
-        yield OnDask(client)
+    with dask.config.set(OURS), ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(_deaf_to_ctrl_c(config))
+            yield OnDask(stack.enter_context(Client(cluster)))
+        except KeyboardInterrupt:
+            stack.pop_all()  # no wait for slides under way
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
+
+
+def _deaf_to_ctrl_c(config: StageConfig) -> SpecCluster:
+    """Start a cluster of our own, whose processes do not hear Ctrl-C.
+
+    It goes to every process of a terminal. Ours stops them; each of them would tell where it was.
+    """
+    resource_tracker.ensure_running()  # else a thread below starts it, and hears again
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return _cluster(config.workers, dashboard=config.dashboard)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def _cluster(workers: int, *, dashboard: bool) -> SpecCluster:

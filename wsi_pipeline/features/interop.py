@@ -5,6 +5,7 @@ TRIDENT tells its tiles' size; STAMP counts in µm. What a file leaves open has 
 nothing is guessed.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.features.store import FeatureBag, FeatureMeta, read_features
-from wsi_pipeline.hdf5 import open_hdf5
+from wsi_pipeline.hdf5 import open_hdf5, unsealed_hdf5
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest
 from wsi_pipeline.types import Coords
@@ -252,11 +253,13 @@ def _to_clam(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     limit = np.iinfo(np.int32).max
     if bag.coords.size and bag.coords.max() > limit:
         raise StoreError(f"{slide_id}: coords beyond {limit} do not fit CLAM's int32")
-    with atomic_file(h5) as partial, h5py.File(partial, "w") as file:
+    with atomic_file(h5) as partial, unsealed_hdf5(partial) as file:
         file.create_dataset("features", data=bag.features)
         file.create_dataset("coords", data=bag.coords.astype(np.int32))
+    buffer = io.BytesIO()  # torch hides what a full disk says, and writes a file's name into it
+    torch.save(torch.from_numpy(bag.features), buffer)
     with atomic_file(pt) as partial:
-        torch.save(torch.from_numpy(bag.features), partial)
+        partial.write_bytes(buffer.getvalue())
     return [h5, pt]
 
 
@@ -267,7 +270,7 @@ def _to_trident(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     target = folder / f"features_{encoder}" / f"{slide_id}.h5"
     known = {name: bag.attributes[name] for name in bag.attributes}
     known["savetodir"] = f"features_{encoder}"
-    with atomic_file(target) as partial, h5py.File(partial, "w") as file:
+    with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
         for name, values, wanted in (
             ("features", bag.features, FEATURES_ATTRIBUTES),
             ("coords", bag.coords, COORDS_ATTRIBUTES),
@@ -291,7 +294,7 @@ def _to_stamp(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
         features = bag.features.astype(np.float16)
     if not np.isfinite(features).all():
         raise StoreError(f"{slide_id}: features beyond 65504 do not fit STAMP's float16")
-    with atomic_file(target) as partial, h5py.File(partial, "w") as file:
+    with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
         file.create_dataset("feats", data=features)
         file.create_dataset("coords", data=(bag.coords * mpp_level0).astype(np.float32))
         file.attrs.update(

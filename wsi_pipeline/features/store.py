@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import remove_partials
 from wsi_pipeline.errors import StoreCorruptError, StoreError
 from wsi_pipeline.hdf5 import SEALED, create_hdf5, open_hdf5
 from wsi_pipeline.inventory import check_listed
@@ -113,7 +112,6 @@ def write_features(
             f"{path}: {bad.size} of {len(values)} features are not finite, first that of tile "
             f"{bad[0]}; nothing was written. Try --precision fp32, and float32 on disk"
         )
-    remove_partials(path)
     with create_hdf5(path) as file:
         stored = file.create_dataset("features", data=values)
         stored.attrs.update(_features_attributes(meta))

@@ -23,14 +23,13 @@ from wsi_pipeline.microarray.review import (
     review_path,
     table_digest,
     unsure,
-    write_review,
+    write_reviewed,
 )
 from wsi_pipeline.microarray.table import (
     PlacedCore,
     as_slides,
     place_name,
     read_cores,
-    write_cores,
     write_preview,
 )
 
@@ -73,8 +72,7 @@ __all__ = [
     "review_path",
     "table_digest",
     "unsure",
-    "write_cores",
     "write_geojson_cores",
     "write_preview",
-    "write_review",
+    "write_reviewed",
 ]

@@ -7,15 +7,16 @@ or the core map has changed since, none of that counts any more.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.atomic import write_text
+from wsi_pipeline.atomic import remove, write_text
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, SlideError
+from wsi_pipeline.microarray.table import PlacedCore, table_text
 from wsi_pipeline.slides import slide_digest
 
 SUFFIX: Final = ".review.json"
@@ -36,7 +37,7 @@ class Review:
 
     slide: str
     map: str | None
-    table: str
+    table: str = ""
     doubts: tuple[str, ...] = ()
     orientation: str = ""
     evidence: float | None = None
@@ -54,9 +55,23 @@ def review_path(table: Path) -> Path:
     return table.with_name(table.stem + SUFFIX)
 
 
-def write_review(table: Path, review: Review) -> None:
-    """Write the record beside its table."""
-    write_text(review_path(table), json.dumps(asdict(review), indent=1) + "\n")
+def write_reviewed(table: Path, cores: Iterable[PlacedCore], review: Review) -> None:
+    """Write a table of cores and the record beside it.
+
+    A table without its record counts as made by hand, and needs no look: so the record stands
+    before a table that nobody vouched for. One that a person did vouch for comes first.
+    """
+    text = table_text(cores)
+    review = replace(review, table=_digest(text.encode()))
+    record = json.dumps(asdict(review), indent=1) + "\n"
+    if review.accepted is not None:
+        write_text(table, text)
+        write_text(review_path(table), record)
+        return
+    if table.exists():
+        remove(table)
+    write_text(review_path(table), record)
+    write_text(table, text)
 
 
 def read_review(table: Path) -> Review | None:

@@ -11,7 +11,7 @@ from typing import Final, Literal, cast, get_args
 
 import cv2
 
-from wsi_pipeline.atomic import atomic_file, write_text
+from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.cohort import CohortSlide, MappedCore
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.tables import read_table, to_csv
@@ -110,11 +110,6 @@ def table_text(cores: Iterable[PlacedCore]) -> str:
             (mapped.row, mapped.column, *who, *place, marked, tilt, core.status, *grid, *shares)
         )
     return to_csv((*COLUMNS, MARKED, TILT, STATUS, *GRID, *SHARES), rows)
-
-
-def write_cores(path: Path, cores: Iterable[PlacedCore]) -> None:
-    """Write the table a person may correct."""
-    write_text(path, table_text(cores))
 
 
 def read_cores(path: Path) -> list[PlacedCore]:

@@ -38,12 +38,10 @@ from wsi_pipeline.microarray import (
     read_geojson_cores,
     read_map,
     read_review,
-    table_digest,
     unsure,
-    write_cores,
     write_geojson_cores,
     write_preview,
-    write_review,
+    write_reviewed,
 )
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.types import Region, RgbImage
@@ -141,11 +139,10 @@ def search_of(config: CoresConfig) -> CoreSearch:
 def review_of(
     slide: str | Path,
     mapped: Sequence[MappedCore] | None,
-    table: Path,
     doubts: Sequence[str],
     found: Microarray | None = None,
 ) -> Review:
-    """What is to be known of a table that was just written."""
+    """What is to be known of a table that is about to be written."""
     joined = found.joined if found is not None else None
     orientation, margin = "", None
     if joined is not None:
@@ -156,7 +153,6 @@ def review_of(
     return Review(
         slide=slide_digest(slide),
         map=None if mapped is None else map_digest(mapped),
-        table=table_digest(table),
         doubts=tuple(doubts),
         orientation=orientation,
         evidence=None if joined is None else joined.evidence,
@@ -212,9 +208,9 @@ def _write(
     write_preview(config.preview, made.picture)
     yield Written(path=str(config.preview), what="cores to check")
     if changed or config.accept:
-        write_cores(config.table, made.cores)
-        review = review_of(config.slide, mapped, config.table, made.doubts, made.found)
-        write_review(config.table, replace(review, accepted=now() if accepted else None))
+        review = review_of(config.slide, mapped, made.doubts, made.found)
+        review = replace(review, accepted=now() if accepted else None)
+        write_reviewed(config.table, made.cores, review)
         yield Written(path=str(config.table), what="cores' places, to be corrected")
     if config.qupath_out is not None:
         write_geojson_cores(config.qupath_out, made.cores, MARGIN)

@@ -20,9 +20,8 @@ from wsi_pipeline.microarray import (
     read_cores,
     read_map,
     unsure,
-    write_cores,
     write_preview,
-    write_review,
+    write_reviewed,
 )
 from wsi_pipeline.pipeline.cores import LIES, review_of
 from wsi_pipeline.pipeline.deleted import DeletedSlide, read_deleted
@@ -261,8 +260,7 @@ def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     found = place_cores(slide, mapped, search)
     if not config.dry_run:
         write_preview(preview, found.picture)
-        write_cores(table, found.cores)
-        write_review(table, review_of(slide, mapped, table, found.doubts, found))
+        write_reviewed(table, found.cores, review_of(slide, mapped, found.doubts, found))
     if found.doubts:
         raise SlideError(f"{slide}: {unsure(found.doubts)}; {advice}")
     return found.cores

@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import remove_partials
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.inventory import check_listed
 from wsi_pipeline.registry import Registry
@@ -92,7 +91,6 @@ def create_tiles(path: Path, *, tile_px: int, capacity: int, codec: str = AUTO) 
     """
     kind = _format_of(path)
     codec = kind.choose_codec(codec)
-    remove_partials(path)
     opening = kind.load().create_store(path, tile_px, capacity, codec)
     return TileWriter(path, opening, tile_px=tile_px, capacity=capacity, codec=codec)
 

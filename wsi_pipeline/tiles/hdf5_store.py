@@ -6,7 +6,7 @@ compressed, their bytes are read from the file itself, where HDF5's own index sa
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.digests import Parts, part_digest, seal_file
 from wsi_pipeline.errors import StoreCorruptError
-from wsi_pipeline.hdf5 import SEALED, create_hdf5, find_chunks, open_hdf5
+from wsi_pipeline.hdf5 import SEALED, find_chunks, open_hdf5, stream_hdf5
 from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
 from wsi_pipeline.tiles.store import (
     AGAIN,
@@ -38,12 +38,12 @@ PACKED_CHUNK: Final = 1 << 20  # bytes
 @contextmanager
 def create_store(path: Path, tile_px: int, capacity: int, codec: str) -> Iterator[StoreFile]:
     """Yield the writing half of a file that takes ``path``'s place on leaving."""
-    with create_hdf5(path, parts=JPEG if codec == "jpeg" else "tiles") as file:
+    with stream_hdf5(path, parts=JPEG if codec == "jpeg" else "tiles") as (file, check):
         if codec == "jpeg":
-            yield _Hdf5File(file, _create(file, JPEG, 0, (), PACKED_CHUNK), Packer())
+            yield _Hdf5File(file, _create(file, JPEG, 0, (), PACKED_CHUNK), check, Packer())
         else:
             tile = (tile_px, tile_px, 3)
-            yield _Hdf5File(file, _create(file, "tiles", capacity, tile, 1), None)
+            yield _Hdf5File(file, _create(file, "tiles", capacity, tile, 1), check)
 
 
 def _create(
@@ -57,9 +57,16 @@ def _create(
 class _Hdf5File:
     """Writes tiles, or their packed bytes, as rows of one dataset."""
 
-    def __init__(self, file: h5py.File, dataset: h5py.Dataset, packer: Packer | None) -> None:
+    def __init__(
+        self,
+        file: h5py.File,
+        dataset: h5py.Dataset,
+        check: Callable[[], None],
+        packer: Packer | None = None,
+    ) -> None:
         self._file = file
         self._dataset = dataset
+        self._check = check  # raises once the file cannot be written
         self._packer = packer
         self._rows = 0
 
@@ -72,11 +79,13 @@ class _Hdf5File:
             for tile in np.ascontiguousarray(tiles):
                 self._dataset.id.write_direct_chunk((self._rows, 0, 0, 0), tile)
                 self._rows += 1
+            self._check()
             return
         packed = self._packer.pack(tiles)
         self._dataset.resize(self._rows + len(packed), axis=0)
         self._dataset[self._rows :] = packed
         self._rows += len(packed)
+        self._check()
 
     def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
         self._dataset.resize(self._rows, axis=0)
