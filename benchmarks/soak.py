@@ -93,8 +93,9 @@ def commands(folder: Path, run: str) -> dict[str, list[str]]:
         "tile": ["tile", str(folder / "cohort.csv"), "--slides", str(folder / "slides"),
                  "--run", run],
         "extract": ["extract", run, *ENCODER],
-        "train": ["train", run, "--name", "soak", "--epochs", "5", "--device", "cpu",
-                  "--resamples", "100", "--accept-risk", "drawn slides: for the load alone"],
+        "train": ["train", run, "--encoder", "test_resnet", "--name", "soak", "--epochs", "5",
+                  "--device", "cpu", "--resamples", "100",
+                  "--accept-risk", "drawn slides: for the load alone"],
         "predict": ["predict", run, "--model", "soak", "--device", "cpu"],
         "verify": ["verify", run],
     }  # fmt: skip

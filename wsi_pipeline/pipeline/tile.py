@@ -221,6 +221,7 @@ def funnel(counts: Mapping[str, int]) -> dict[str, int]:
         "candidates": "tile places",
         "rejected_tissue": "  too little tissue",
         "rejected_background": "  too much background",
+        "rejected_unreadable": "  unreadable",
         **{f"rejected_{name}": f"  {flag.fate}" for name, flag in FLAGS.items()},
         "kept": "tiles kept",
         **{f"flagged_{name}": f"  {flag.fate}, kept" for name, flag in FLAGS.items()},

@@ -75,6 +75,7 @@ def _tiles(stores: Iterable[TileStore]) -> tuple[FunnelStep, ...]:
         return ()
     little = counts["rejected_tissue"]
     lost = {"too much background": counts["rejected_background"]}
+    lost |= {"unreadable": counts["rejected_unreadable"]} if counts["rejected_unreadable"] else {}
     lost |= {flag.fate: counts[f"rejected_{name}"] for name, flag in FLAGS.items()}
     return (
         FunnelStep(

@@ -1,9 +1,11 @@
 """Slides through OpenSlide: SVS, NDPI, MRXS, SCN, BIF, Philips, DICOM and more."""
 
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 from openslide.lowlevel import OpenSlideError
 
 from wsi_pipeline.errors import SlideOpenError
@@ -24,12 +26,16 @@ class OpenSlideReader(SlideReader):
     number, most of its pixels then lie between two of OpenSlide's and are interpolated, with
     a shift that depends on where the read starts. Such levels are read in cells of a fixed
     lattice, so that a pixel has one value whatever rectangle it was asked with.
+
+    Once a read has failed, OpenSlide's handle fails for ever, for all threads. Each failure is
+    therefore tried again with a new handle, which takes the place of the old.
     """
 
     decode_errors = (OpenSlideError, DamagedError)
 
     def __init__(self, path: str | Path, _threads: int = 1) -> None:
-        file = slide_file(Path(path))
+        file = self._file = slide_file(Path(path))
+        self._lock = Lock()
         self._ycbcr = holds_mislabelled_ycbcr(file)
         try:
             self._slide = openslide.OpenSlide(file)
@@ -85,8 +91,30 @@ class OpenSlideReader(SlideReader):
             self._guard.close()
 
     def _region(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> RgbImage:
-        pixels = np.array(self._slide.read_region(corner, level, size))
+        pixels = self._pixels(corner, level, size)
         return flatten(ycbcr_to_rgb(pixels) if self._ycbcr else pixels)
+
+    def _pixels(
+        self, corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        slide = self._slide
+        try:
+            return np.array(slide.read_region(corner, level, size))
+        except OpenSlideError:
+            fresh = openslide.OpenSlide(self._file)  # nobody else's, or their hole would be ours
+            try:
+                pixels = np.array(fresh.read_region(corner, level, size))
+            except OpenSlideError:
+                fresh.close()
+                fresh = openslide.OpenSlide(self._file)
+                raise
+            finally:
+                with self._lock:
+                    if self._slide is slide:  # closed by whichever thread lets go of it last
+                        self._slide = fresh
+                    else:
+                        fresh.close()
+            return pixels
 
     def _pitch(self, level: int) -> tuple[int, int]:
         sides = (

@@ -4,10 +4,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slides.protocol import Slide
 from wsi_pipeline.types import Region, RgbImage
 
+MOST_UNREADABLE = 0.05  # share of an overview that may be filled in
+PIECE_PX = 64  # side of the pieces in which a block is read that cannot be read whole
+FINER_PX = 8192  # side of what is read of a finer level in the place of a piece, at most
+INPAINT_PX = 3  # how far around a pixel is looked to fill it in
 BLOCK_PX = 2048  # side of the blocks read at a time; 17 MB as RGBA
 UNSCALED_MAX_PX = 2048  # longest side of an overview when the resolution is unknown
 
@@ -35,6 +41,9 @@ def read_low(
 ) -> LowImage:
     """Read an overview of about the resolution asked for.
 
+    What cannot be decoded is read from a finer level; the little that no level gives is filled in
+    from around it, so that tissue is looked for there, too.
+
     The coarsest level that is still at least as fine is reduced by a whole number with area
     averaging, so the picture's scale is exact and does not depend on how it was read. Memory
     is bounded by the overview and one block, even when the slide has level 0 only.
@@ -47,7 +56,7 @@ def read_low(
         region: Level-0 rectangle; the scanned part of the slide by default.
 
     Raises:
-        SlideReadError: The pixels cannot be decoded.
+        SlideReadError: More than a twentieth of the pixels cannot be decoded.
     """
     region = region or slide.info.bounds
     if mpp is None:
@@ -103,18 +112,77 @@ def _read_reduced(
     x, y, width, height = rectangle
     side = max(1, BLOCK_PX // factor)  # of a block, in overview pixels
     low = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    hole = np.zeros(low.shape[:2], np.uint8)
+    failed: SlideReadError | None = None
     for top in range(0, low.shape[0], side):
         for left in range(0, low.shape[1], side):
-            block = slide.read(
-                level,
-                x + left * factor,
-                y + top * factor,
+            at = (x + left * factor, y + top * factor)
+            size = (
                 min(side * factor, width - left * factor),
                 min(side * factor, height - top * factor),
             )
-            reduced = reduce_area(block, factor)
-            low[top : top + reduced.shape[0], left : left + reduced.shape[1]] = reduced
-    return low
+            rows = slice(top, top + -(-size[1] // factor))
+            columns = slice(left, left + -(-size[0] // factor))
+            try:
+                low[rows, columns] = reduce_area(slide.read(level, *at, *size), factor)
+            except SlideReadError as error:
+                failed = failed or error
+                _read_in_pieces(
+                    slide, level, (*at, *size), factor, low[rows, columns], hole[rows, columns]
+                )
+    if failed is None or not hole.any():
+        return low
+    if hole.mean() > MOST_UNREADABLE:
+        raise failed
+    return np.asarray(cv2.inpaint(low, hole, INPAINT_PX, cv2.INPAINT_TELEA), np.uint8)
+
+
+def _read_in_pieces(
+    slide: Slide,
+    level: int,
+    rectangle: tuple[int, int, int, int],
+    factor: int,
+    low: RgbImage,
+    hole: NDArray[np.uint8],
+) -> None:
+    """Fill ``low`` piece by piece, each from the first level that gives it; mark what none does."""
+    x, y, width, height = rectangle
+    side = max(1, PIECE_PX // factor)
+    for top in range(0, low.shape[0], side):
+        for left in range(0, low.shape[1], side):
+            piece = _read_piece(
+                slide,
+                level,
+                (x + left * factor, y + top * factor),
+                (min(side * factor, width - left * factor),
+                 min(side * factor, height - top * factor)),
+            )  # fmt: skip
+            place = slice(top, top + side), slice(left, left + side)
+            if piece is None:
+                low[place], hole[place] = 0, 1
+            else:
+                low[place] = reduce_area(piece, factor)
+
+
+def _read_piece(
+    slide: Slide, level: int, corner: tuple[int, int], size: tuple[int, int]
+) -> RgbImage | None:
+    """Read pixels of a level from it or a finer one; None where none of them gives them."""
+    downsamples = slide.info.level_downsamples
+    for finer in range(level, -1, -1):
+        ratio = downsamples[level] / downsamples[finer]
+        if max(size) * ratio > FINER_PX:
+            return None
+        try:
+            pixels = slide.read(
+                finer, *(round(at * ratio) for at in corner), *(round(n * ratio) for n in size)
+            )
+        except SlideReadError:
+            continue
+        if finer == level:
+            return pixels
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return None
 
 
 def reduce_area(rgb: RgbImage, factor: int) -> RgbImage:

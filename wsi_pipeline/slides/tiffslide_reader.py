@@ -17,7 +17,7 @@ from wsi_pipeline.slides.reader import (
     raise_own_slip,
     reason,
 )
-from wsi_pipeline.slides.tile_table import Jpeg2000Guard, guard_for
+from wsi_pipeline.slides.tile_table import HoleGuard, Jpeg2000Guard, guard_for, hole_guard_for
 from wsi_pipeline.types import Region, RgbImage
 
 _TIFF_UNITS = {2: "inch", 3: "centimeter"}
@@ -28,7 +28,7 @@ class TiffSlideReader(SlideReader):
 
     def __init__(self, path: str | Path, _threads: int = 1) -> None:
         self._lock = Lock()
-        self._guard: Jpeg2000Guard | None = None
+        self._guard: Jpeg2000Guard | HoleGuard | None = None
         try:
             self._slide = tiffslide.TiffSlide(str(path))
         except library_errors() as error:
@@ -40,7 +40,8 @@ class TiffSlideReader(SlideReader):
         self.decode_errors = library_errors()
         try:
             self.info = _describe(str(path), self._slide)
-            self._guard = guard_for(Path(path), self.info.level_dimensions)
+            sizes = self.info.level_dimensions
+            self._guard = guard_for(Path(path), sizes) or hole_guard_for(Path(path), sizes)
             self._refuse_other_pixels()
         except SlideOpenError:
             self.close()

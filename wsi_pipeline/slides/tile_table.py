@@ -12,13 +12,20 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_pipeline.slides.reader import UnsuitableError, library_errors, raise_own_slip, reason
+from wsi_pipeline.slides.reader import (
+    DamagedError,
+    UnsuitableError,
+    library_errors,
+    raise_own_slip,
+    reason,
+)
 from wsi_pipeline.slides.tiff_header import TiffDirectory, read_directories
 from wsi_pipeline.slides.tile_codec import HEAD_BYTES, expect_jpeg2000, jpeg_preamble
 
 _JPEG = 7  # TIFF compression "new-style JPEG"; 6 is another thing
 _JPEG2000_YCBCR = 33003  # Aperio's; OpenSlide converts it in its own way
 _JPEG2000_RGB = 33005
+HOLE = bytes(1024)
 NATIVE = (_JPEG, _JPEG2000_RGB)
 JPEG2000 = (_JPEG2000_YCBCR, _JPEG2000_RGB)
 _RGB, _YCBCR = 2, 6  # TIFF photometric interpretation
@@ -207,6 +214,51 @@ class Jpeg2000Guard:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+class HoleGuard:
+    """Looks for what a bad disk block leaves in JPEG tiles, of which some decoders say nothing.
+
+    A run of so many zero bytes codes for nothing but empty glass.
+
+    Raises:
+        UnsuitableError: The tiles are no JPEGs, or their tables cannot be read.
+    """
+
+    def __init__(self, path: Path, level_dimensions: tuple[tuple[int, int], ...]) -> None:
+        self._tables = read_tile_tables(path, level_dimensions, (_JPEG,))
+        self._file = os.open(path, os.O_RDONLY)
+        self._damaged: dict[tuple[int, int], bool] = {}
+
+    def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
+        """Look at the tiles under a rectangle inside the level.
+
+        Raises:
+            DamagedError: There is a hole in one.
+        """
+        table = self._tables[level]
+        for row, column in product(*covering(table, x, y, width, height)):
+            number = row.number * table.columns + column.number
+            if (level, number) not in self._damaged:
+                size, start = int(table.byte_counts[number]), int(table.offsets[number])
+                self._damaged[level, number] = HOLE in os.pread(self._file, size, start)
+            if self._damaged[level, number]:
+                raise DamagedError(f"tile {number} has a hole of {len(HOLE)} or more zero bytes")
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def hole_guard_for(path: Path, level_dimensions: tuple[tuple[int, int], ...]) -> HoleGuard | None:
+    """A guard for a local TIFF with JPEG tiles; None for every other file."""
+    if not path.is_file():
+        return None
+    try:
+        return HoleGuard(path, level_dimensions)
+    except UnsuitableError:
+        return None
 
 
 def guard_for(path: Path, level_dimensions: tuple[tuple[int, int], ...]) -> Jpeg2000Guard | None:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.tiles.grid import Grid
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.types import RgbImage, RgbTiles
@@ -93,6 +95,38 @@ class _Window:
     column_end: int
 
 
+class Unreadable:
+    """Tiles that cannot be read, by index with the reason; more than ``most`` are too many.
+
+    Threads that read share it.
+    """
+
+    def __init__(self, most: int = 0, told: str = "") -> None:
+        """``told`` is said of ``most`` when there are more; without it the reason itself is."""
+        self.reasons: dict[int, str] = {}
+        self._most = most
+        self._told = told
+        self._lock = Lock()
+
+    def add(self, index: int, error: SlideReadError) -> None:
+        """Count a tile as lost.
+
+        Raises:
+            SlideReadError: It is one too many.
+        """
+        with self._lock:
+            self.reasons[index] = str(error)
+            if len(self.reasons) <= self._most:
+                return
+        if not self._told:
+            raise error
+        raise SlideReadError(f"{error} {self._told}") from error
+
+    def indices(self) -> Indices:
+        """Return (n,) int64, ascending."""
+        return np.array(sorted(self.reasons), np.int64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
     """What tiles are taken from: so many are read side by side, and some are held already."""
@@ -101,9 +135,10 @@ class _Reading:
     grid: Grid
     wide: int
     held: Held
+    unreadable: Unreadable
 
 
-def read_blocks(
+def read_blocks(  # noqa: PLR0913  what to read, and how
     slide: PixelSource,
     grid: Grid,
     wanted: NDArray[Any],
@@ -111,6 +146,7 @@ def read_blocks(
     block_px: int | None = None,
     threads: int = 1,
     watch: Stopwatch | None = None,
+    unreadable: Unreadable | None = None,
 ) -> Iterator[Block]:
     """Yield the wanted tiles in canonical order; the pixels do not depend on ``block_px``.
 
@@ -122,11 +158,16 @@ def read_blocks(
             tile where no pixel is decoded twice for that.
         threads: That read ahead; 0 reads when the next block is asked for.
         watch: Told how long reading, decoding and resampling take.
+        unreadable: Told which tiles cannot be read, which are left out then; by default the first
+            ends it all.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
-    return map_blocks(slide, grid, wanted, _copied, block_px=block_px, threads=threads, watch=watch)
+    return map_blocks(
+        slide, grid, wanted, _copied, block_px=block_px, threads=threads, watch=watch,
+        unreadable=unreadable,
+    )  # fmt: skip
 
 
 def _copied(block: Block, _: Workspace) -> Block:
@@ -143,6 +184,7 @@ def map_blocks(  # noqa: PLR0913  what to read, and how
     block_px: int | None = None,
     threads: int = 1,
     watch: Stopwatch | None = None,
+    unreadable: Unreadable | None = None,
 ) -> Iterator[Made]:
     """Yield what ``work`` makes of the wanted tiles, a block at a time, in canonical order.
 
@@ -150,7 +192,7 @@ def map_blocks(  # noqa: PLR0913  what to read, and how
     it returns may lie there: it is overwritten once the next has been asked for.
 
     Args:
-        slide, grid, wanted, block_px, threads, watch: As in :func:`read_blocks`.
+        slide, grid, wanted, block_px, threads, watch, unreadable: As in :func:`read_blocks`.
         work: Called from several threads, each with a workspace of its own.
         held: Tiles that were read before, by index; those are copied.
 
@@ -158,7 +200,9 @@ def map_blocks(  # noqa: PLR0913  what to read, and how
         SlideReadError: The slide's pixels cannot be decoded.
     """
     wide, bands = _bands(slide, grid, wanted, block_px)
-    reading = _Reading(slide=slide, grid=grid, wide=wide, held=held)
+    reading = _Reading(
+        slide=slide, grid=grid, wide=wide, held=held, unreadable=unreadable or Unreadable()
+    )
     clock = watch or Stopwatch()
     before = _file_s(slide)
 
@@ -242,6 +286,9 @@ def _read_band(reading: _Reading, band: Indices, space: Workspace, watch: Stopwa
         read = _read_singly if reading.wide == 1 else _read_windows
         resampling = read(reading, band[missing], space, [tiles[slot] for slot in missing])
     watch.move(resampling, "decode", "resample")
+    if reading.unreadable.reasons:
+        there = ~np.isin(band, reading.unreadable.indices())
+        band, tiles = band[there], tiles[there]
     return Block(indices=band, tiles=tiles)
 
 
@@ -256,12 +303,16 @@ def _read_singly(
     """Read one tile after the other; return the seconds spent on reducing them."""
     slide, grid, seconds = reading.slide, reading.grid, 0.0
     side = grid.tile_px_level
-    for (x, y), tile in zip(grid.corners(band).tolist(), tiles, strict=True):
-        if side == grid.tile_px:
-            _read_seen(slide, grid, x, y, tile)
+    for index, (x, y), tile in zip(band.tolist(), grid.corners(band).tolist(), tiles, strict=True):
+        whole = side == grid.tile_px
+        pixels = tile if whole else space.array("window", side, side, 3)
+        try:
+            _read_seen(slide, grid, x, y, pixels)
+        except SlideReadError as error:
+            reading.unreadable.add(index, error)
             continue
-        pixels = space.array("window", side, side, 3)
-        _read_seen(slide, grid, x, y, pixels)
+        if whole:
+            continue
         begun = time.perf_counter()
         _reduce(pixels, tile)
         seconds += time.perf_counter() - begun
@@ -281,9 +332,15 @@ def _read_windows(
         pixels = space.array("window", height, width, 3)
         x = grid.area_level.x + window.column * stride
         y = grid.area_level.y + window.row * stride
-        _read_seen(slide, grid, x, y, pixels)
-        begun = time.perf_counter()
         inside = (columns >= window.column) & (columns < window.column_end)
+        try:
+            _read_seen(slide, grid, x, y, pixels)
+        except SlideReadError:  # somewhere in it: tile by tile it is told where
+            slots = np.flatnonzero(inside)
+            own = [tiles[slot] for slot in slots.tolist()]
+            seconds += _read_singly(reading, band[slots], space, own)
+            continue
+        begun = time.perf_counter()
         for slot in np.flatnonzero(inside).tolist():
             left = (columns[slot] - window.column) * stride
             top = (rows[slot] - window.row) * stride

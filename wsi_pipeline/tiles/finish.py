@@ -19,6 +19,7 @@ from wsi_pipeline.tiles.blocks import (
     Block,
     Held,
     Indices,
+    Unreadable,
     Workspace,
     map_blocks,
     read_blocks,
@@ -38,14 +39,16 @@ SAMPLED_TILES: Final = 128
 SAMPLED_PIXELS: Final = 100_000
 HELD_BYTES: Final = 64 << 20  # of tiles read for the sample, which are not read again
 
+UNREADABLE: Final = "unreadable"  # of tiles, and of a slide that has such tiles
 TOO_MUCH_FLAGGED: Final = "too_much_flagged_to_drop"
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """Running counts of a slide's tiles by fate and flag, and the time by phase."""
+    """Running counts of a slide's tiles by fate and flag, those lost, and the time by phase."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    unreadable: Unreadable = field(default_factory=Unreadable)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 
@@ -106,7 +109,10 @@ def fit_slide(
     chosen = rng.choice(wanted, min(SAMPLED_TILES, len(wanted)), replace=False)
     most = HELD_BYTES // (3 * plan.grid.tile_px**2)
     needed = wanted if len(wanted) <= most else chosen
-    sample = read_blocks(slide, plan.grid, needed, threads=threads, watch=tally.watch)
+    tally.unreadable = _allowed(len(wanted), settings)
+    sample = read_blocks(
+        slide, plan.grid, needed, threads=threads, watch=tally.watch, unreadable=tally.unreadable
+    )
     blocks = list(_timed(sample, tally))
     with tally.watch.phase("fit"):
         indices, tiles = _gather(blocks, chosen)
@@ -123,6 +129,18 @@ def fit_slide(
         fit = _learn_from(full, plan, stain, settings)
         fit = replace(fit, background_level=level, held=_by_index(blocks, most))
         return _keep_enough(full, plan, fit, settings)
+
+
+def _allowed(wanted: int, settings: TileSettings) -> Unreadable:
+    """Return where tiles are counted of which no more than so many may be unreadable."""
+    most = int(settings.max_unreadable * wanted)
+    if not settings.max_unreadable:
+        return Unreadable()
+    return Unreadable(
+        most,
+        f"More than {most} of its {wanted} tiles with tissue cannot be read "
+        f"(--max-unreadable {settings.max_unreadable:g}).",
+    )
 
 
 def _learn_from(
@@ -196,14 +214,16 @@ def finish_tiles(
         return _finish(block, plan, fit, settings, tally.watch, space)
 
     done = map_blocks(
-        slide, plan.grid, plan.wanted, finish, held=fit.held, threads=threads, watch=tally.watch
-    )
+        slide, plan.grid, plan.wanted, finish, held=fit.held, threads=threads, watch=tally.watch,
+        unreadable=tally.unreadable,
+    )  # fmt: skip
     tally.counts["candidates"] += len(plan.grid)
     tally.counts["rejected_tissue"] += len(plan.grid) - int(plan.wanted.sum())
     for finished, fates in _timed(done, tally):
         tally.counts.update(fates)
         if len(finished.coords):
             yield finished
+    tally.counts[f"rejected_{UNREADABLE}"] += len(tally.unreadable.reasons)
 
 
 def _finish(

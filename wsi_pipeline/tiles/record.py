@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiles.annotated import COLUMN, NO_CLASS
-from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally
+from wsi_pipeline.tiles.finish import UNREADABLE, Finished, SlideFit, Tally
 from wsi_pipeline.tiles.flags import FLAGS, NO_FLAG
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
@@ -102,6 +102,7 @@ def describe_tiles(
         "flag_limits": dict(fit.rules.limits),
         "dropped_flags": list(fit.drop),
         "counts": dict(sorted(tally.counts.items())),
+        UNREADABLE: _unreadable(plan, tally),
         "flags": list(slide_flags(plan, fit, tally)),
     }
 
@@ -123,7 +124,19 @@ def slide_flags(plan: SlidePlan, fit: SlideFit, tally: Tally) -> tuple[str, ...]
         for name in FLAGS
         if tally.counts[f"flagged_{name}"] > SHARE_THAT_FLAGS * tally.counts["kept"]
     )
-    return (*replaced, *plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks)
+    lost = (UNREADABLE,) if tally.unreadable.reasons else ()
+    return (*replaced, *plan.grid.flags, *plan.tissue.flags, *stain, *fit.flags, *marks, *lost)
+
+
+def _unreadable(plan: SlidePlan, tally: Tally) -> dict[str, Any] | None:
+    """Return where tiles were lost, level-0 (x, y), and what the reader said of the first."""
+    indices = tally.unreadable.indices()
+    if not len(indices):
+        return None
+    return {
+        "coords": plan.grid.coords(indices).tolist(),
+        "reason": tally.unreadable.reasons[int(indices[0])],
+    }
 
 
 def _replaced_mpp(plan: SlidePlan) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsi_pipeline.settings import Chosen, Settings
+from wsi_pipeline.settings import HOW, Chosen, Settings
 from wsi_pipeline.types import Icc, Modality
 
 if TYPE_CHECKING:
@@ -225,6 +225,14 @@ class StoreSettings(Settings):
     """How slides are read and tiles are kept."""
 
     topic: ClassVar = "files"
+
+    max_unreadable: Annotated[float, HOW] = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of a slide's tissue tiles that may be unreadable: they are left out, "
+        "counted and listed. With more the slide fails.",
+    )
 
     reader: Annotated[str, Chosen("wsi_pipeline.slides:READERS")] = Field(
         default="auto", description="What reads the slides; auto: what suits the file."
