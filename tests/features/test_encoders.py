@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from wsi_pipeline.errors import EncoderError
@@ -40,11 +41,12 @@ def test_a_timm_models_features_are_those_timm_itself_computes() -> None:
     model = timm.create_model("test_resnet")
     model.reset_classifier(0)
     config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
     batch = tiles(5)
-    pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(config[name]).reshape(1, 3, 1, 1) for name in ("mean", "std"))
+    pixels = torch.stack([transform(Image.fromarray(tile)) for tile in batch])
+    assert pixels.shape[-1] == 160  # of 64 px, by way of 168
     with torch.inference_mode():
-        expected = model.eval()((pixels - mean) / std)
+        expected = model.eval()(pixels)
     found = encoder.encode(batch)
     assert found.shape == (5, encoder.dim) == expected.shape
     assert found.dtype == np.float32

@@ -24,7 +24,12 @@ from wsi_pipeline.events import (
     StageStarted,
     Unmatched,
 )
-from wsi_pipeline.features import read_features, verify_features
+from wsi_pipeline.features import (
+    describe_features,
+    read_features,
+    verify_features,
+    write_features,
+)
 from wsi_pipeline.journal import Journal
 from wsi_pipeline.pipeline.extract import run, worker_device
 from wsi_pipeline.run_folder import RunFolder
@@ -33,6 +38,7 @@ from wsi_pipeline.verbs.tiles import ExtractConfig
 
 TAG = "test_resnet.random-seed0"
 SIDE = 64
+TILES = {"tile_px": SIDE, "tile_px_level0": SIDE, "level0_width": SIDE * 14, "level0_height": SIDE}
 COUNTS = {"A": 9, "B": 1, "C": 14, "D": 5}
 
 
@@ -98,7 +104,10 @@ def test_every_slide_gets_its_store(folder: Path) -> None:
         assert bag.attributes["encoder"] == TAG
         assert bag.attributes["stain"] == {"method": "macenko"}
         assert "random" in bag.attributes["encoder_provenance"]["weights"]
-        assert bag.attributes["encoder_provenance"]["preprocess"]["input_px"] is None
+        assert bag.attributes["encoder_provenance"]["preprocess"]["resize_px"] == 168
+        assert (
+            bag.attributes["made_from"]["recipe"] == bag.attributes["encoder_provenance"]["recipe"]
+        )
         assert verify_features(path) == []
         assert str(folder).encode() not in path.read_bytes()
 
@@ -112,6 +121,29 @@ def test_a_second_run_finds_everything_done_and_touches_nothing(folder: Path) ->
         "extracted earlier"
     ] * 4
     assert before == [(path.stat().st_mtime_ns, path.stat().st_ino) for path in stores]
+
+
+def test_features_of_two_recipes_never_mix(folder: Path) -> None:
+    """Not even where an older store does not name its recipe: what was done to tiles tells it."""
+    older = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "input_px": None,
+             "interpolation": "bicubic"}  # fmt: skip
+    for encoder, resumes in (("resnet50", True), ("test_resnet", False)):
+        how = {"encoder": encoder, "batch": 1, "overwrite": False}
+        list(run(config(folder, **how)))
+        folders = folder / "features" / f"{encoder}.random-seed0"
+        for path in folders.glob("*.h5"):
+            bag = read_features(path)
+            attributes = dict(bag.attributes)
+            attributes["made_from"].pop("recipe")
+            attributes["encoder_provenance"]["preprocess"] = older
+            meta = describe_features(path.stem, folders.name, TILES, attributes)
+            write_features(path, bag.features, bag.coords, meta)
+        told = fates(list(run(config(folder, **how))))
+        if resumes:
+            assert all(isinstance(fate, SlideSkipped) for fate in told.values())
+        else:
+            assert all(isinstance(fate, SlideFailed) for fate in told.values())
+            assert all("recipe: " in fate.error for fate in told.values())
 
 
 def test_other_settings_are_refused_unless_overwriting_is_asked_for(folder: Path) -> None:

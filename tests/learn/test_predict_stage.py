@@ -21,9 +21,10 @@ from wsi_pipeline.events import (
     SlideSkipped,
     StageStarted,
 )
+from wsi_pipeline.features import Asked, encoder_of
 from wsi_pipeline.journal import Journal
 from wsi_pipeline.learn import SplitSlide, patient_cases, read_prediction
-from wsi_pipeline.pipeline.predict import encoder_of, run
+from wsi_pipeline.pipeline.predict import run
 from wsi_pipeline.pipeline.train import TrainConfig
 from wsi_pipeline.pipeline.train import run as train
 from wsi_pipeline.predict import main as predict_main
@@ -424,6 +425,13 @@ def test_a_cross_validated_model_predicts_by_the_mean_of_its_folds_or_by_one(fol
 
 
 def test_encoder_of_a_tag():
-    assert encoder_of("tf_efficientnet_lite0.package") == ("tf_efficientnet_lite0", "package")
-    assert encoder_of("vgg16.random-seed0") == ("vgg16", "random")
-    assert encoder_of("densenet121.ra_in1k") == ("densenet121.ra_in1k", "auto")
+    package, random = ("package", "auto"), ("random", "auto")
+    for tag, name, (weights, pooling) in (
+        ("tf_efficientnet_lite0.package", "tf_efficientnet_lite0", package),
+        ("vgg16.random-seed0", "vgg16", random),
+        ("densenet121.ra_in1k", "densenet121.ra_in1k", ("auto", "auto")),
+        ("uni.hub", "uni", ("auto", "auto")),
+        ("virchow2.random-seed0-class", "virchow2", ("random", "class")),
+        ("h0-mini.hub-class+mean", "h0-mini", ("auto", "class+mean")),
+    ):
+        assert encoder_of(tag) == Asked(name=name, weights=weights, pooling=pooling)

@@ -1,8 +1,12 @@
 from .encoder import Encoder, EncoderModel, Preprocess, choose_device
 from .encoders import (
     DEFAULT,
+    Asked,
+    Identity,
     build_encoder,
+    encoder_of,
     encoder_tag,
+    identify,
     load_encoder,
     register_encoder,
 )
@@ -14,6 +18,15 @@ from .interop import (
     import_features,
     read_width,
     um_to_level0,
+)
+from .published import (
+    EXACT,
+    IMPORTED,
+    POOLINGS,
+    PUBLISHED,
+    PublishedEncoder,
+    find_published,
+    recipe_of,
 )
 from .sources import SlideSource, SlideTiles, StoreTiles, describe_features
 from .store import (
@@ -30,7 +43,12 @@ from .weights import import_timm
 
 __all__ = [
     "DEFAULT",
+    "EXACT",
+    "IMPORTED",
     "LAYOUTS",
+    "POOLINGS",
+    "PUBLISHED",
+    "Asked",
     "Begun",
     "Encoded",
     "Encoder",
@@ -38,8 +56,10 @@ __all__ = [
     "FeatureBag",
     "FeatureMeta",
     "ForeignBag",
+    "Identity",
     "Known",
     "Preprocess",
+    "PublishedEncoder",
     "SlideSource",
     "SlideTiles",
     "StoreTiles",
@@ -47,15 +67,19 @@ __all__ = [
     "choose_device",
     "describe_features",
     "encode_slides",
+    "encoder_of",
     "encoder_tag",
     "export_features",
     "find_features",
+    "find_published",
+    "identify",
     "import_features",
     "import_timm",
     "load_encoder",
     "read_attributes",
     "read_features",
     "read_width",
+    "recipe_of",
     "register_encoder",
     "um_to_level0",
     "verify_features",

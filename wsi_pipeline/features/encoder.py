@@ -13,11 +13,13 @@ from torch import nn
 from torch.nn import functional
 
 from wsi_pipeline.errors import EncoderError
+from wsi_pipeline.features.resample import pillow_resize, tensor_resize
 from wsi_pipeline.types import RgbTiles
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Kernels = Literal["torch", "compiled", "openvino"]
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+RESIZERS: Final = {"pillow": pillow_resize, "tensor": tensor_resize}
 BATCH_SIZES: Final = {"cpu": 8, "mps": 64, "cuda": 256}  # tiles of one forward pass
 
 
@@ -28,19 +30,31 @@ class Preprocess:
     Attributes:
         mean: Subtracted from pixels scaled to [0, 1], one value a channel (RGB).
         std: Divides what is left.
-        input_px: Side the tiles are resized to; None feeds them as they are, which convolutional
-            networks take at any size. Transformers with fixed position embeddings need their own.
-        interpolation: ``bicubic`` or ``bilinear``, antialiased; used only with ``input_px``.
+        input_px: Side of what the network sees; None feeds the tiles as they are, which
+            convolutional networks take at any size. Transformers with fixed position embeddings
+            need their own.
+        interpolation: ``bicubic`` or ``bilinear``, antialiased; used only where tiles are resized.
+        resize_px: Side the tiles are resized to; the centre of ``input_px`` is cut from them. None:
+            ``input_px``, and nothing is cut off.
+        resampling: Whose arithmetic resizes: ``pillow`` and ``tensor`` (torchvision's on uint8)
+            round to whole grey levels as published transforms do, ``float`` does not round.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_px: int | None = None
     interpolation: str = "bicubic"
+    resize_px: int | None = None
+    resampling: Literal["pillow", "tensor", "float"] = "float"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready data."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        """Return the fields as JSON-ready data; the newer ones only where they are used."""
+        values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if self.resize_px is None:
+            del values["resize_px"]
+        if self.resampling == "float":
+            del values["resampling"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +65,14 @@ class EncoderModel:
         model: Takes (B, 3, H, W) float32 and returns (B, D), in eval mode.
         preprocess: How tiles become its input.
         tag: Names network and weights; another tag is another encoder.
+        pooling: What of the network's tokens is the feature; auto: the network pools by itself.
         provenance: Anything worth recording, JSON-ready.
     """
 
     model: nn.Module
     preprocess: Preprocess
     tag: str
+    pooling: str = "auto"
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -226,19 +242,15 @@ class Encoder:
             features: torch.Tensor = self._model(self._prepare(pixels))
             if features.ndim != 2:
                 raise EncoderError(
-                    f"{self.tag}: the network returns {tuple(features.shape)} for a batch; "
-                    "an encoder must return pooled features (B, D)"
+                    f"{self.tag}: the network returns {tuple(features.shape)} for a batch; an "
+                    "encoder must return pooled features (B, D). Say --pooling class, mean or "
+                    "class+mean"
                 )
             return features[: len(tiles)].float()
 
     def _prepare(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 on the device → normalised (B, 3, h, w) float32, channels last."""
-        planes = pixels.permute(0, 3, 1, 2).float()  # a view of (B, H, W, 3) is channels-last
-        size = self.preprocess.input_px
-        if size is not None and planes.shape[-2:] != (size, size):
-            planes = functional.interpolate(
-                planes, (size, size), mode=self.preprocess.interpolation, antialias=True
-            ).clamp_(0, 255)
+        planes = see(pixels, self.preprocess)
         return planes.mul_(self._scale).add_(self._shift)
 
     @contextmanager
@@ -293,6 +305,43 @@ class Encoder:
             return int(self._model(self._prepare(blank)).shape[-1])
 
 
+def see(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """Resize and crop as an encoder's publisher does.
+
+    Args:
+        pixels: (B, H, W, 3) uint8.
+        preprocess: Whose ``mean`` and ``std`` are not used here.
+
+    Returns:
+        (B, 3, h, w) float32 grey levels, channels last, of memory of its own.
+
+    Raises:
+        EncoderError: The tiles are not square, and the recipe resizes square ones.
+    """
+    side = preprocess.resize_px or preprocess.input_px
+    if side is not None and pixels.shape[1:3] != (side, side):
+        pixels = _resize(pixels, side, preprocess)
+    inner = preprocess.input_px
+    if side is not None and inner is not None and inner < side:
+        edge = round((side - inner) / 2)
+        pixels = pixels[:, edge : edge + inner, edge : edge + inner]
+    planes = pixels.permute(0, 3, 1, 2)  # a view of (B, H, W, 3) is channels-last
+    return planes.float().contiguous(memory_format=torch.channels_last)
+
+
+def _resize(pixels: torch.Tensor, side: int, preprocess: Preprocess) -> torch.Tensor:
+    """(B, H, W, 3) uint8 → (B, side, side, 3), uint8 but with ``float`` arithmetic."""
+    how = preprocess.interpolation
+    if preprocess.resampling == "float":
+        planes = functional.interpolate(
+            pixels.permute(0, 3, 1, 2).float(), (side, side), mode=how, antialias=True
+        )
+        return planes.clamp_(0, 255).permute(0, 2, 3, 1)
+    if pixels.shape[1] != pixels.shape[2]:
+        raise EncoderError(f"tiles must be square to be resized, not {tuple(pixels.shape[1:3])}")
+    return RESIZERS[preprocess.resampling](pixels, side, how)
+
+
 def _scaling(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return factor and summand that take grey levels 0–255 to the network's input."""
     mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device)
@@ -325,14 +374,18 @@ def choose_device(asked: str) -> torch.device:
     return device
 
 
-def choose_precision(asked: str, device: torch.device) -> Precision:
+def choose_precision(
+    asked: str, device: torch.device, published: Precision | None = None
+) -> Precision:
     """Resolve ``auto``: bfloat16 on a GPU that has it, float16 on one that has not, else float32.
+
+    An encoder whose publisher computes in float32 does so on a GPU too.
 
     Raises:
         EncoderError: Half precision is asked for where there is no GPU.
     """
     if asked == "auto":
-        if device.type != "cuda":
+        if device.type != "cuda" or published == "fp32":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if asked == "fp32":

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from wsi_pipeline.errors import EncoderError
+from wsi_pipeline.features.published import PublishedEncoder, find_published
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -99,8 +100,22 @@ def fetch(name: str) -> tuple[str, str, Path]:
     return tag, f"hub {hub_id}", _from_hub(name, hub_id, files)
 
 
+def commands(hub_id: str, revision: str = "", files: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Return the two commands that bring weights from the hub, once access is granted."""
+    what = " ".join([hub_id, *files[:1], *(["--revision", revision] if revision else [])])
+    return "hf auth login", f"hf download {what}"
+
+
 def how_to_bring(name: str, location: str, reason: str) -> str:
     """Say that weights are out of reach, and every way to bring them."""
+    entry = find_published(name)
+    if entry is not None and not entry.of_timm:
+        login, download = commands(location)
+        return (
+            f"encoder {name!r}: its weights ({location}) cannot be had: {reason}. Where there is "
+            f"a network: ask for access at https://huggingface.co/{location} if it is gated, then "
+            f"'{login}' and '{download}'; or give the file with --weights"
+        )
     file = location if location.startswith("http") else f"{location}, file {FILES[0]}"
     return (
         f"encoder {name!r}: its weights ({file}) cannot be had: {reason}. Download them where "
@@ -110,12 +125,12 @@ def how_to_bring(name: str, location: str, reason: str) -> str:
     )
 
 
-def _from_hub(name: str, hub_id: str, files: tuple[str, ...]) -> Path:
+def _from_hub(name: str, hub_id: str, files: tuple[str, ...], revision: str = "") -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     for file in files:
-        cached = huggingface_hub.try_to_load_from_cache(hub_id, file)
+        cached = huggingface_hub.try_to_load_from_cache(hub_id, file, revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
@@ -127,8 +142,8 @@ def _from_hub(name: str, hub_id: str, files: tuple[str, ...]) -> Path:
     for file in files:
         try:
             return Path(  # the digest of what came is kept with all that is made of it
-                huggingface_hub.hf_hub_download(  # nosec B615 # safetensors: data, no code
-                    hub_id, file, etag_timeout=TIMEOUT_S
+                huggingface_hub.hf_hub_download(  # nosec B615 # tensors: data, no code
+                    hub_id, file, revision=revision or None, etag_timeout=TIMEOUT_S
                 )
             )
         except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
@@ -209,6 +224,34 @@ def find_weights(name: str, asked: str) -> Weights:
     return _from_file(name, Path(asked))
 
 
+def find_published_weights(entry: PublishedEncoder, asked: str) -> Weights:
+    """Locate the weights of a published encoder that are not timm's own.
+
+    Args:
+        entry: The encoder.
+        asked: As for :func:`find_weights`.
+
+    Raises:
+        EncoderError: They cannot be had; the message says how to bring them.
+    """
+    if asked not in KINDS:
+        return _from_file(entry.name, Path(asked))
+    if asked == "random":
+        return Weights(tag=f"random-seed{SEED}", source=f"random, seed {SEED}", path=None)
+    if asked == "package":
+        return _from_package(entry.name)
+    if not entry.hub:
+        raise EncoderError(
+            f"encoder {entry.name!r}: no hub has its weights; get {entry.file} as "
+            f"{entry.by_hand} says, and give it with --weights"
+        )
+    files = (entry.file,) if entry.file else FILES
+    path = _from_hub(entry.name, entry.hub, files, entry.revision)
+    commit = path.parent.name if path.parent.parent.name == "snapshots" else "unknown"
+    source = f"hub {entry.hub} at {commit}, {path.name} sha256:{_sha256(path)}"
+    return Weights(tag="hub", source=source, path=path)
+
+
 def build_model(name: str, weights: Weights, *, headless: bool = True) -> nn.Module:
     """Create the timm model and load ``weights`` into it.
 
@@ -226,7 +269,7 @@ def build_model(name: str, weights: Weights, *, headless: bool = True) -> nn.Mod
             torch.manual_seed(SEED)
             model: nn.Module = timm.create_model(name, pretrained=False)
     else:
-        state = _read_state(name, weights)
+        state = _read_named(name, weights)
         classes = _classes(name, state)
         overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0}
         try:  # equal class counts on both sides make timm load strictly
@@ -274,30 +317,40 @@ def _from_file(name: str, path: Path) -> Weights:
     )
 
 
-def _read_state(name: str, weights: Weights) -> dict[str, torch.Tensor]:
+def _read_named(name: str, weights: Weights) -> dict[str, torch.Tensor]:
     assert weights.path is not None
+    state = read_state(weights.path)
+    return _renamed(name, state) if weights.tag == "package" else state
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a weights file.
+
+    Raises:
+        EncoderError: It cannot be read, or holds none.
+    """
     try:
-        if weights.path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            loaded: Any = load_file(weights.path, device="cpu")
+            loaded: Any = load_file(path, device="cpu")
         else:
-            loaded = torch.load(weights.path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise EncoderError(
-            f"{weights.path.name}: not a readable weights file ({reason}); save a plain state "
+            f"{path.name}: not a readable weights file ({reason}); save a plain state "
             "dict as .safetensors or .pth"
         ) from error
     state = _unwrap(loaded)
     if state is None:
-        raise EncoderError(f"{weights.path.name}: holds no state dict of tensors")
-    return _renamed(name, state) if weights.tag == "package" else state
+        raise EncoderError(f"{path.name}: holds no state dict of tensors")
+    return state
 
 
 def _unwrap(loaded: Any) -> dict[str, torch.Tensor] | None:
     """Find the tensors in a checkpoint; training loops wrap them, DataParallel prefixes them."""
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
             break

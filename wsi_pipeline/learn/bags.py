@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.features import read_features
+from wsi_pipeline.features import IMPORTED, read_features, recipe_of
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 from wsi_pipeline.run_folder import store_in
 from wsi_pipeline.types import Coords
@@ -19,6 +19,7 @@ CACHE_BYTES: Final = 2 << 30
 TOLERANCE: Final = 0.02  # of numbers that are measured: what counts as the same mpp
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 WIDTH: Final = "width"  # of the features, among the settings they were made with
+RECIPE: Final = "recipe"  # of the encoder: what was done to tiles and tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ def features_digest(features: NDArray[np.float32]) -> str:
 
 
 def feature_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return encoder, tile size, mpp and stain method from a feature store's attributes.
+    """Return encoder, its recipe, tile size, mpp and stain method from a store's attributes.
 
     What a store does not say (another tool's file) is left out.
     """
@@ -168,6 +169,8 @@ def feature_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
     }
     stain = attributes.get("stain")
     method = stain.get("method") if isinstance(stain, Mapping) else stain
+    recipe = recipe_of(attributes)
+    settings |= {RECIPE: recipe} if recipe is not None else {}
     return settings | ({"stain": method} if method is not None else {})
 
 
@@ -183,12 +186,19 @@ def shared_settings(of_slides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     first, expected = next(iter(of_slides.items()))
     for slide_id, found in of_slides.items():
         for name in sorted(expected.keys() | found.keys()):
-            if not same_setting(expected.get(name), found.get(name)):
+            if differs(name, expected.get(name), found.get(name)):
                 raise LearnError(
                     f"slides {first!r} and {slide_id!r} were prepared differently: {name} is "
                     f"{expected.get(name)!r} and {found.get(name)!r}; tile and extract them alike"
                 )
     return dict(expected)
+
+
+def differs(name: str, expected: Any, found: Any) -> bool:
+    """Say whether a setting departs; what other tools did to tiles is not known, and passes."""
+    if name == RECIPE:
+        return len({expected, found} - {None, IMPORTED}) > 1
+    return not same_setting(expected, found)
 
 
 def same_setting(expected: Any, found: Any) -> bool:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import LearnError
+from wsi_pipeline.features import EXACT
 from wsi_pipeline.learn.aggregators import Aggregator
-from wsi_pipeline.learn.bags import WIDTH, same_setting
+from wsi_pipeline.learn.bags import RECIPE, WIDTH, differs
 from wsi_pipeline.learn.external import tensors_digest
 from wsi_pipeline.learn.models import ModelSpec, TileHead, create_aggregator, create_head
 from wsi_pipeline.learn.novelty import Novelty
@@ -366,8 +367,11 @@ def require_same_features(
         found = features.get(name)
         if name == WIDTH and name not in features:
             continue
-        if name not in ignore and not same_setting(expected, found):
+        if name not in ignore and differs(name, expected, found):
             wrong.append(f"{name} {expected!r}, found {found!r}")
+    recipe = str(features.get(RECIPE))
+    if RECIPE not in config.features and recipe.startswith(EXACT):
+        wrong.append(f"tiles resized as before recipes were recorded, found {recipe}")
     if wrong:
         raise LearnError(
             f"model {config.name!r} was trained on other features: {'; '.join(wrong)}. "

@@ -24,7 +24,7 @@ from wsi_pipeline.learn.audit import (
     gather,
     identify,
 )
-from wsi_pipeline.learn.bags import FeatureFolder, same_setting, shared_settings
+from wsi_pipeline.learn.bags import FeatureFolder, differs, shared_settings
 from wsi_pipeline.learn.external import (
     FrozenModels,
     SealedCohort,
@@ -198,7 +198,7 @@ class Study(Generic[SourceT]):
         source = self.material.open(kept)
         for slide_id, found in source.prepared().items():
             for name, expected in self.prepared.items():
-                if not same_setting(expected, found.get(name)):
+                if differs(name, expected, found.get(name)):
                     raise LearnError(
                         f"external slide {slide_id!r} was prepared differently: {name} is "
                         f"{found.get(name)!r}, trained on {expected!r}; tile and extract it alike"

@@ -40,13 +40,15 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.features import (
+    Asked,
     Begun,
     Encoded,
     Encoder,
+    Identity,
     SlideSource,
     describe_features,
     encode_slides,
-    encoder_tag,
+    identify,
     load_encoder,
     write_features,
 )
@@ -85,10 +87,10 @@ def run(config: ExtractConfig) -> Iterator[Event]:
         CohortError: The cohort table or the table of decisions is unusable.
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
-    tag = encoder_tag(config.encoder, config.weights)
+    encoder = identify(asked_of(config))
     origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins), part=part_of(config))
-    yield from _whole(config, tag, origins, decisions)
+    yield from _whole(config, encoder, origins, decisions)
 
 
 def rest(config: ExtractConfig, told: Collection[str]) -> Iterator[Event]:
@@ -98,9 +100,9 @@ def rest(config: ExtractConfig, told: Collection[str]) -> Iterator[Event]:
         ConfigError, CohortError, EncoderError: As :func:`run`.
     """
     kept_encoder.cache_clear()
-    tag = encoder_tag(config.encoder, config.weights)
+    encoder = identify(asked_of(config))
     origins = [pair for pair in find_origins(config) if pair[0] not in told]
-    yield from _whole(config, tag, origins, find_decisions(config))
+    yield from _whole(config, encoder, origins, find_decisions(config))
 
 
 def encode_stores(
@@ -112,11 +114,11 @@ def encode_stores(
         CohortError: The table of decisions is unusable.
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
-    tag, decisions = encoder_tag(config.encoder, config.weights), find_decisions(config)
+    encoder, decisions = identify(asked_of(config)), find_decisions(config)
     jobs: list[ExtractJob] = []
     for slide_id in slide_ids:
         store = find_store(RunFolder(config.run).tiles, slide_id)
-        outcome = store and decide(config, tag, slide_id, store, decisions)
+        outcome = store and decide(config, encoder, slide_id, store, decisions)
         if isinstance(outcome, ExtractJob):
             jobs.append(outcome)
         elif outcome:
@@ -134,7 +136,7 @@ Origin = tuple[str, Path | CutTask | Event | None]
 
 
 def _whole(
-    config: ExtractConfig, tag: str, origins: Sequence[Origin], decisions: Decisions
+    config: ExtractConfig, encoder: Identity, origins: Sequence[Origin], decisions: Decisions
 ) -> Iterator[Event]:
     """Encode every slide, and say what is wrong with the table, the stores and the decisions."""
     yield from strangers(config)
@@ -147,7 +149,7 @@ def _whole(
         outcome = (
             origin
             if isinstance(origin, Event)
-            else decide(config, tag, slide_id, origin, decisions)
+            else decide(config, encoder, slide_id, origin, decisions)
         )
         if isinstance(outcome, ExtractJob):
             jobs.append(outcome)
@@ -163,7 +165,7 @@ def _whole(
         yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)
     elif jobs:
         yield from _timed(config, jobs)
-    yield Written(path=str(RunFolder(config.run).features_of(tag)), what="features")
+    yield Written(path=str(RunFolder(config.run).features_of(encoder.tag)), what="features")
 
 
 def extract_slide(
@@ -434,8 +436,16 @@ def kept_encoder(config: ExtractConfig) -> Encoder:
 
 def _encoder(config: ExtractConfig, device: str) -> Encoder:
     return load_encoder(
-        config.encoder, config.weights, device, precision=config.precision,
-        batch_size=config.batch, kernels=config.kernels,
+        asked_of(config), device=device, precision=config.precision, batch_size=config.batch,
+        kernels=config.kernels,
+    )  # fmt: skip
+
+
+def asked_of(config: ExtractConfig) -> Asked:
+    """Return which encoder the settings ask for."""
+    return Asked(
+        name=config.encoder, weights=config.weights, pooling=config.pooling,
+        remote_code=config.trust_remote_code,
     )  # fmt: skip
 
 

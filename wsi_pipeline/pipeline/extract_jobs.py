@@ -9,7 +9,14 @@ from wsi_pipeline.atomic import remove
 from wsi_pipeline.engine import NO_TISSUE, is_done
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
-from wsi_pipeline.features import SlideSource, SlideTiles, StoreTiles, read_attributes
+from wsi_pipeline.features import (
+    Identity,
+    SlideSource,
+    SlideTiles,
+    StoreTiles,
+    read_attributes,
+    recipe_of,
+)
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
@@ -86,11 +93,14 @@ class ExtractJob:
         if not self.target.exists():
             return False
         try:
-            stored = read_attributes(self.target).get("made_from", {})
+            attributes = read_attributes(self.target)
         except StoreCorruptError:
             if overwrite:
                 return False
             raise
+        stored = dict(attributes.get("made_from", {}))
+        if stored and (recipe := recipe_of(attributes)):  # older stores do not tell theirs
+            stored.setdefault("recipe", recipe)
         return is_done(self.target, stored, self.made_from, overwrite=overwrite)
 
 
@@ -106,13 +116,13 @@ def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | 
 
 def decide(
     config: ExtractConfig,
-    tag: str,
+    encoder: Identity,
     slide_id: str,
     origin: Path | CutTask,
     decisions: Decisions,
 ) -> ExtractJob | SlideSkipped | SlideFailed:
     """Decide whether a slide has to be encoded, and which of its tiles."""
-    target = RunFolder(config.run).feature_store(tag, slide_id)
+    target = RunFolder(config.run).feature_store(encoder.tag, slide_id)
     dropped = decisions.dropped_tiles(slide_id)
     try:
         if decisions.drops_slide(slide_id):
@@ -127,7 +137,8 @@ def decide(
             tile_px=tile_px,
             tiles=tiles,
             made_from={
-                "encoder": tag,
+                "encoder": encoder.tag,
+                "recipe": encoder.recipe,
                 "precision": config.precision,
                 "dtype": config.dtype,
                 "source": config.source,

@@ -26,7 +26,7 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.features import encoder_tag
+from wsi_pipeline.features import encoder_of, encoder_tag
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.learn import (
     FOLD,
@@ -230,27 +230,16 @@ def _encoder(config: PredictConfig, model: BundleConfig) -> dict[str, str]:
         ConfigError: Those given, or those that the tag leads to, make others.
         EncoderError: The encoder or its weights cannot be had.
     """
-    named, weights = encoder_of(model.encoder)
-    encoder, weights = config.encoder or named, config.weights or weights
-    tag = encoder_tag(encoder, weights)
+    meant = encoder_of(model.encoder)
+    encoder, weights = config.encoder or meant.name, config.weights or meant.weights
+    tag = encoder_tag(encoder, weights, meant.pooling)
     if tag != model.encoder:
         raise ConfigError(
             f"model {model.name!r} was trained on features of {model.encoder}, and --encoder "
             f"{encoder} --weights {weights} makes those of {tag}; give the model's own"
         )
-    return {"encoder": encoder, "weights": weights, "device": config.device}
-
-
-def encoder_of(tag: str) -> tuple[str, str]:
-    """Return the encoder's name and ``--weights`` that lead to features with this tag."""
-    base, _, weights = tag.partition(".")
-    if weights == "package":
-        return base, "package"
-    if weights.startswith("random"):
-        return base, "random"
-    if weights.startswith("file-"):
-        return base, "auto"  # the file is the user's to name, with --weights
-    return tag, "auto"
+    chosen = {"encoder": encoder, "weights": weights, "device": config.device}
+    return chosen | ({} if meant.pooling == "auto" else {"pooling": meant.pooling})
 
 
 def _tasks(config: PredictConfig, folder: Path, model: BundleConfig) -> Iterator[PredictTask]:

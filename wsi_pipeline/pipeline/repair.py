@@ -16,7 +16,7 @@ from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.digests import read_seal, seal_file
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, StageStarted
-from wsi_pipeline.features import read_attributes
+from wsi_pipeline.features import encoder_of, read_attributes
 from wsi_pipeline.hdf5 import open_hdf5
 from wsi_pipeline.inventory import (
     NAME,
@@ -30,7 +30,6 @@ from wsi_pipeline.inventory import (
 from wsi_pipeline.learn import read_prediction
 from wsi_pipeline.pipeline import verify
 from wsi_pipeline.pipeline.holdings import Finding, check_holdings, is_store
-from wsi_pipeline.pipeline.predict import encoder_of
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import STORE, RunFolder, stores_in
 from wsi_pipeline.settings import StageConfig
@@ -263,8 +262,11 @@ def _encode(config: RepairConfig, tag: str) -> Iterator[Event]:
             "or import them again yourself"
         )
         return
-    encoder, weights = encoder_of(tag)
-    settings = {"run": config.run, "encoder": encoder, "weights": weights, "device": config.device}
+    meant = encoder_of(tag)
+    settings = {
+        "run": config.run, "encoder": meant.name, "weights": meant.weights,
+        "pooling": meant.pooling, "device": config.device,
+    }  # fmt: skip
     settings |= {name: made[name] for name in ("precision", "dtype")}
     yield from _run("extract", {**settings, "workers": config.workers})
 

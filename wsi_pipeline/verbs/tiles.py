@@ -82,13 +82,22 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings):
     run: Run = Field(description="Run folder.")
     encoder: str = Field(
         default="densenet121",
-        description="A timm model, with or without its weights' tag (densenet121.tv_in1k), "
-        "hf-hub:owner/model, or module:function for one of your own.",
+        description="A published encoder (docs/encoders.md), a timm model, with or without "
+        "its weights' tag (densenet121.tv_in1k), hf-hub:owner/model, or module:function for one of "
+        "your own.",
     )
     weights: str = Field(
         default="auto",
         description="auto or hub (the hub or its cache), package, random, or a .safetensors or "
         ".pth file.",
+    )
+    pooling: Literal["auto", "class", "mean", "class+mean"] = Field(
+        default="auto",
+        description="What of a transformer's tokens is the feature: the class token, the mean of "
+        "the patches, or both; auto is as published.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Let a publisher's code from the hub run, where it needs to."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto is half precision on a GPU, fp32 elsewhere."

@@ -1,0 +1,276 @@
+"""Published encoders: fed and read as their publishers do, and never mixed with another recipe."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from features.recipes import PACKAGED, RECIPES, STATES, measure, pixel_distance, plant, state_of
+from features.recipes import tiles_of as planted_tiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from wsi_pipeline.errors import EncoderError
+from wsi_pipeline.features import PUBLISHED, Asked, find_published, identify, load_encoder
+from wsi_pipeline.features.encoder import Encoder, EncoderModel, Preprocess, Runtime, see
+from wsi_pipeline.features.networks import build_network, load_network, pooled
+from wsi_pipeline.features.published import recipe_digest
+from wsi_pipeline.features.resample import PILLOW, exact, pillow_resize
+from wsi_pipeline.features.weights import Weights, import_timm
+
+pytest.importorskip("transformers", reason="the extra transformers is not installed")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_encoder_is_fed_and_read_as_its_card_says(name: str) -> None:
+    found = measure(name)
+    assert found.pixels <= 1e-5
+    if name not in PACKAGED:
+        assert found.features is not None
+        assert found.features <= 1e-5
+        assert found.width == PUBLISHED[name].width
+
+
+@pytest.mark.parametrize("side", [224, 512])
+@pytest.mark.parametrize("name", ["uni", "prov-gigapath", "kaiko-vits16", "phikon-v2", "conch"])
+def test_tiles_of_any_size_are_fed_as_the_card_says(name: str, side: int) -> None:
+    transform = PACKAGED[name]() if name in PACKAGED else RECIPES[name].transform()
+    assert pixel_distance(PUBLISHED[name], transform, planted_tiles(side)) <= 1e-5
+
+
+def test_every_entry_has_a_card_of_its_own_and_says_what_a_person_needs() -> None:
+    assert set(PUBLISHED) == set(RECIPES) | set(PACKAGED)
+    for entry in PUBLISHED.values():
+        assert entry.licence
+        assert entry.paper.startswith("https://")
+        assert not entry.revision or re.fullmatch(r"[0-9a-f]{40}", entry.revision)
+        assert entry.kind != "package" or entry.install
+
+
+def test_the_libraries_still_build_the_networks_that_the_weights_are_for() -> None:
+    known = json.loads(STATES.read_text("utf-8"))
+    assert set(known) == {name for name, entry in PUBLISHED.items() if entry.kind != "package"}
+    changed = [name for name in known if state_of(PUBLISHED[name]) != known[name]]
+    assert changed == [], "timm or transformers build these differently now: names or shapes"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.integers(2, 300),
+    side=st.integers(1, 300),
+    how=st.sampled_from(sorted(PILLOW)),
+    seed=st.integers(0, 99),
+)
+def test_matrix_products_resize_to_pillows_own_bytes(
+    size: int, side: int, how: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    tiles = torch.from_numpy(rng.choice([0, 1, 127, 254, 255], (1, size, size, 3)).astype(np.uint8))
+    assert torch.equal(exact(tiles, side, how), pillow_resize(tiles, side, how))
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "test_convnext", "test_efficientnet", "vit_tiny_patch16_224"]
+)
+def test_any_timm_model_sees_what_timms_own_transform_makes(name: str) -> None:
+    encoder = load_encoder(name, "random", "cpu", batch_size=2)
+    timm = import_timm()
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    transform = timm.data.create_transform(**config, is_training=False)
+    tiles = planted_tiles(256)
+    expected = torch.stack([transform(Image.fromarray(tile)) for tile in tiles])
+    mean, std = (torch.tensor(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+    found = (see(torch.from_numpy(tiles), encoder.preprocess) / 255 - mean) / std
+    assert (found - expected).abs().max() <= 1e-5
+    assert encoder.encode(tiles).shape == (2, encoder.dim)
+
+
+def test_the_studys_own_networks_see_tiles_as_they_are_and_resume_as_before() -> None:
+    for name in ("densenet121", "resnet50", "resnet101", "resnet152", "vgg16"):
+        found = identify(Asked(name=name, weights="random"))
+        assert found.tag == f"{name}.random-seed0"
+        before = {
+            "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "input_px": None,
+            "interpolation": "bicubic",
+        }  # fmt: skip
+        assert found.recipe == recipe_digest(before)
+    assert identify(Asked(name="vgg16", weights="random", pooling="mean")).recipe != found.recipe
+
+
+def test_names_that_mean_an_entry() -> None:
+    uni = PUBLISHED["uni"]
+    assert find_published("hf-hub:MahmoodLab/uni") is uni
+    assert find_published("uni.hub") is uni
+    assert find_published("resnet50.tv_in1k") is PUBLISHED["resnet50"]
+    assert find_published("vit_large_patch16_224") is None
+    with pytest.raises(EncoderError, match=r"did you mean .*virchow2"):
+        identify(Asked(name="virchow-2", weights="random"))
+
+
+def test_a_changed_entry_has_another_recipe() -> None:
+    entry = PUBLISHED["uni"]
+    digests = {
+        recipe_digest({"resampling": "pillow"}, "auto", changed)
+        for changed in (
+            entry, replace(entry, revision="0" * 40), replace(entry, hub="else/where"),
+            replace(entry, arguments={**entry.arguments, "init_values": 1.0}),
+        )
+    }  # fmt: skip
+    assert len(digests) == 4
+
+
+class Tokens(nn.Module):
+    """Stands for a network of class token, two registers and three patches."""
+
+    num_prefix_tokens = 3
+
+    def forward_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        values = torch.tensor([1.0, 50, 60, 2, 3, 7])
+        return values.reshape(1, 6, 1).expand(len(pixels), 6, 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.forward_features(pixels)
+
+
+def test_tokens_are_pooled_as_asked_or_refused_by_the_flags_name() -> None:
+    pixels = torch.zeros(2, 3, 8, 8)
+    assert pooled(Tokens(), "class", "t")(pixels).tolist() == [[1.0] * 4] * 2
+    assert pooled(Tokens(), "mean", "t")(pixels).tolist() == [[4.0] * 4] * 2
+    assert pooled(Tokens(), "class+mean", "t")(pixels).shape == (2, 8)
+    grey = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    built = EncoderModel(model=Tokens(), preprocess=grey, tag="tokens")
+    encoder = Encoder("tokens", built, Runtime(device=torch.device("cpu"), batch_size=1))
+    with pytest.raises(EncoderError, match="--pooling class, mean or class"):
+        encoder.encode(np.zeros((1, 8, 8, 3), np.uint8))
+    whole = load_encoder(Asked(name="test_vit", weights="random"), device="cpu")
+    patches = load_encoder(Asked(name="test_vit", weights="random", pooling="mean"), device="cpu")
+    assert patches.tag == "test_vit.random-seed0-mean"
+    assert patches.dim == whole.dim
+    with pytest.raises(EncoderError, match="no class token; --pooling mean"):
+        load_encoder(Asked(name="test_convnext", weights="random", pooling="class"), device="cpu")
+    flat = load_encoder(Asked(name="test_convnext", weights="random", pooling="mean"), device="cpu")
+    assert flat.encode(planted_tiles(64)).shape == (2, flat.dim)
+
+
+def shallow(name: str, **changes: Any) -> Any:
+    entry = PUBLISHED[name]
+    return replace(entry, arguments={**entry.arguments, **RECIPES[name].shallow, **changes})
+
+
+def weights_of(path: Path) -> Weights:
+    return Weights(tag="file", source="test", path=path)
+
+
+@pytest.mark.parametrize("name", ["phikon", "phikon-v2", "hibou-b", "plip"])
+def test_a_published_file_of_transformers_loads_whole_or_not_at_all(
+    tmp_path: Path, name: str
+) -> None:
+    entry = shallow(name, hidden_size=48, num_attention_heads=4)
+    network: Any = build_network(entry).eval()
+    plant(network)
+    network.save_pretrained(tmp_path)  # under the names that publishers' files have
+    file = tmp_path / "model.safetensors"
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = pooled(network, entry.pooling, name)(pixels)
+        found = load_network(entry, weights_of(file), entry.pooling)(pixels)
+    assert torch.equal(expected, found)
+    from safetensors.torch import load_file
+
+    state = load_file(file)
+    state.pop(next(key for key in state if "layer" in key and key.endswith("weight")))
+    save_file(state, file)
+    with pytest.raises(EncoderError, match=r"do not fit the encoder .*missing"):
+        load_network(entry, weights_of(file), entry.pooling)
+
+
+def test_a_training_checkpoint_and_another_input_size_load(tmp_path: Path) -> None:
+    entry = shallow("kaiko-vits16")
+    small = build_network(entry, img_size=112).eval()
+    plant(small)
+    file = tmp_path / "checkpoint.pth"
+    wrapped = {f"backbone.{key}": value for key, value in small.state_dict().items()}
+    torch.save({"teacher": {**wrapped, "dino_head.mlp.weight": torch.zeros(2)}}, file)
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = small(pixels)  # timm stretches the places of a dynamic network as it runs
+        found = load_network(entry, weights_of(file), "auto")(pixels)
+    assert torch.equal(expected, found)
+
+
+def test_ctranspaths_file_has_an_older_swins_names(tmp_path: Path) -> None:
+    entry = shallow("ctranspath")
+    network = build_network(entry).eval()
+    plant(network)
+
+    def older(key: str) -> str:
+        return re.sub(
+            r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key
+        )
+
+    state = {older(key): value for key, value in network.state_dict().items()}
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
+    file = tmp_path / "ctranspath.pth"
+    torch.save({"model": state}, file)
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        found = load_network(entry, weights_of(file), "auto")(pixels)
+        assert torch.equal(found, network(pixels))
+
+
+class Conch(nn.Module):
+    def encode_image(
+        self, pixels: torch.Tensor, *, proj_contrast: bool, normalize: bool
+    ) -> torch.Tensor:
+        assert not proj_contrast
+        assert not normalize
+        return pixels.mean(dim=(2, 3))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> None:
+    parent, _, child = name.partition(".")
+    module = ModuleType(name)
+    vars(module).update(functions)
+    if parent not in sys.modules:
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
+
+
+def test_conch_comes_with_its_package_and_its_transform_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry, file = PUBLISHED["conch"], tmp_path / "conch.bin"
+    with pytest.raises(EncoderError, match="pip install git"):
+        load_network(entry, weights_of(file), "auto")
+    transform = PACKAGED["conch"]()
+    stand_in(
+        monkeypatch, "conch.open_clip_custom",
+        create_model_from_pretrained=lambda name, path: (Conch(), transform),
+    )  # fmt: skip
+    assert load_network(entry, weights_of(file), "auto")(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+    transform = PACKAGED["musk"]()
+    with pytest.raises(EncoderError, match="transform that comes with its weights"):
+        load_network(entry, weights_of(file), "auto")
+
+
+def test_code_from_the_hub_runs_only_if_a_person_allows_it(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="--trust-remote-code"):
+        load_network(PUBLISHED["conch-v15"], weights_of(tmp_path), "auto")
+
+
+def test_weights_out_of_reach_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EncoderError, match=r"huggingface.co/MahmoodLab/UNI .*hf auth login.*hf do"):
+        identify(Asked(name="uni"))
+    with pytest.raises(EncoderError, match=r"ctranspath\.pth as https://github\.com"):
+        identify(Asked(name="ctranspath"))
