@@ -195,3 +195,162 @@ def test_each_damage_is_named(run: Path, damage, capsys: pytest.CaptureFixture[s
     assert f"failed {SLIDE}:" in said
     assert words in said
     assert said.count("failed S0") == 1, "and nothing else is"
+
+
+def write_foreign(path: Path, name: str, coords: np.ndarray, **attributes: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file[name] = np.ones((len(coords), 16), np.float32)
+        file["coords"] = coords
+        told = attributes.pop("on_coords", {})
+        file["coords"].attrs.update(told)
+        file.attrs.update(attributes)
+
+
+def brought(folder: Path, back: Path, *more: str) -> h5py.File:
+    assert import_features([str(folder), f"--run={back}", *more]) == 0
+    (path,) = (back / "features").rglob("*.h5")
+    return h5py.File(path)
+
+
+def test_trident_to_us_and_back_keeps_its_magnifications(tmp_path: Path) -> None:
+    """TRIDENT names no resolution; its readers need both magnifications and no NaN."""
+    told = {
+        "patch_size": 256, "patch_size_level0": 1024, "level0_magnification": 40,
+        "target_magnification": 10, "overlap": 0, "name": "S01", "savetodir": "job",
+        "level0_width": 40_000, "level0_height": 30_000,
+    }  # fmt: skip
+    places = np.array([[0, 0], [1024, 0]], np.int64)
+    job = tmp_path / "job" / "10x_256px_0px_overlap"
+    write_foreign(job / "features_uni_v1/S01.h5", "features", places, on_coords=told)
+    write_foreign(job / "patches/S01_patches.h5", "none", places, on_coords=told)
+    write_foreign(job / "slide_features_mean/S01.h5", "features", places[:1])
+    for source in (tmp_path / "job", job, job / "patches", job / "features_uni_v1"):
+        back = tmp_path / f"back-{source.name}"
+        with brought(source, back, "--encoder=uni_v1") as file:
+            assert file["coords"].attrs["level0_magnification"] == 40
+            assert "mpp" in file.attrs
+    assert export([str(back), "--layout=trident", "--encoder=uni_v1"]) == 0
+    for path in ("features_uni_v1/S01.h5", "patches/S01_patches.h5"):
+        with h5py.File(back / "export/trident" / path) as file:
+            found = dict(file["coords"].attrs)
+            assert {**found, "savetodir": "job"} == told
+            assert np.array_equal(file["coords"][:], places)
+
+
+def test_what_no_magnification_is_known_of_says_none(tmp_path: Path) -> None:
+    write_clam(tmp_path / "clam", "one", 16)
+    known = ["--encoder=theirs", "--tile-px=256", "--tile-px-level0=256"]
+    back = tmp_path / "back"
+    assert import_features([str(tmp_path / "clam"), f"--run={back}", *known]) == 0
+    assert export([str(back), "--layout=trident", "--encoder=theirs"]) == 0
+    with h5py.File(back / "export/trident/features_theirs/one.h5") as file:
+        assert "level0_magnification" not in file["coords"].attrs
+    assert not (back / "export/trident/patches").exists()
+
+
+def clam_patches(path: Path, coords: np.ndarray, **attributes: object) -> None:
+    told = {"patch_size": 256, "patch_level": 1, "downsample": (4.0, 4.0), "level_dim": (1000, 900)}
+    write_foreign(path, "none", coords, on_coords=told | attributes)
+
+
+def test_patches_of_clam_tell_the_tiles_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = np.array([[0, 0], [1024, 0]], np.int32)
+    write_foreign(tmp_path / "job/feats/h5_files/S01.h5", "features", places)
+    clam_patches(tmp_path / "job/patches/S01.h5", places)
+    with brought(tmp_path / "job/feats", tmp_path / "back", "--encoder=r50") as file:
+        assert (file.attrs["tile_px"], file.attrs["tile_px_level0"]) == (256, 1024)
+    with brought(tmp_path / "job/feats", tmp_path / "mine", "--encoder=r50", "--tile-px=224") as f:
+        assert (f.attrs["tile_px"], f.attrs["tile_px_level0"]) == (224, 1024)
+    clam_patches(tmp_path / "job/patches/S01.h5", places[::-1])
+    command = [str(tmp_path / "job/feats"), f"--run={tmp_path / 'other'}", "--encoder=r50"]
+    assert import_features(command) == 1
+    assert "not those of the 2 features" in " ".join(capsys.readouterr().out.split())
+
+
+def test_stamp_1_counts_in_224ths_of_256_um(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names no unit: taken for level-0 pixels, its tiles would lie elsewhere on the slide."""
+    places = np.array([[0, 0], [224, 0], [448, 224]], np.int64)
+    stamp = {"extractor": "STAMP-extract-1.0.3_ctranspath"}
+    write_foreign(tmp_path / "stamp/S01.h5", "feats", places, **stamp)
+    table = tmp_path / "cohort.csv"
+    table.write_text("slide_id,path,patient_id,label,cohort,mpp\nS01,S01.svs,P1,hcc,a,0.25\n")
+    with brought(tmp_path / "stamp", tmp_path / "back", f"--cohort={table}") as file:
+        assert file["coords"][:].tolist() == [[0, 0], [1024, 0], [2048, 1024]]
+        assert (file.attrs["tile_px"], file.attrs["tile_px_level0"]) == (224, 1024)
+        assert file.attrs["mpp"] == pytest.approx(256 / 224)
+    assert import_features([str(tmp_path / "stamp"), f"--run={tmp_path / 'no'}"]) == 1
+    assert "level-0 pixels need the slide's resolution" in " ".join(capsys.readouterr().out.split())
+    write_foreign(tmp_path / "stamp/S01.h5", "feats", places * 2, **stamp)
+    assert import_features([str(tmp_path / "stamp"), f"--run={tmp_path / 'no'}"]) == 1
+    assert "in no stated unit, of tiles 448" in " ".join(capsys.readouterr().out.split())
+
+
+def test_folders_within_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = ["--encoder=theirs", "--tile-px=256", "--tile-px-level0=256"]
+    for site in "ab":
+        (tmp_path / "nested").mkdir(exist_ok=True)
+        write_clam(tmp_path / "nested" / site, f"S-{site}", 16)
+    assert import_features([str(tmp_path / "nested"), f"--run={tmp_path / 'back'}", *known]) == 0
+    assert len(list((tmp_path / "back").rglob("*.h5"))) == 2
+    write_clam(tmp_path / "nested" / "b", "S-a", 16)
+    assert import_features([str(tmp_path / "nested"), f"--run={tmp_path / 'no'}", *known]) == 2
+    assert "two files of slide 'S-a'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_tables_for_clam_and_stamp(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--epochs=1", "--resamples=100", "--hidden=8", "--external=tma", "--accept-risk=test"]
+    assert train([str(run), "--encoder=test_resnet", *quick]) == 0
+    splits = pd.read_csv(run / "models" / ENCODER / "splits.csv").set_index("slide_id").split
+    for layout in ("clam", "stamp"):
+        assert export([str(run), f"--layout={layout}", "--encoder=test_resnet"]) == 0
+    clam, stamp = run / "export/clam", run / "export/stamp"
+    table = pd.read_csv(clam / "dataset_csv/run.csv")
+    assert table.columns.tolist() == ["case_id", "slide_id", "label"]
+    assert set(table.slide_id) == set(splits.index)
+    fold = pd.read_csv(clam / "splits/run/splits_0.csv")
+    for part in ("train", "val", "test"):
+        assert set(fold[part].dropna()) == set(splits.index[splits == part])
+    how = (clam / "how_to_run.txt").read_text()
+    assert "--embed_dim 96" in how
+    compile(
+        "if args.task == 0: pass\n" + how[how.index("elif") : how.index("python main")], "", "exec"
+    )
+    slides = pd.read_csv(stamp / "slide.csv")
+    assert all((stamp / name).is_file() for name in slides.FILENAME)
+    inside = set(pd.read_csv(stamp / "clini.csv").PATIENT)
+    outside = set(pd.read_csv(stamp / "clini_external.csv").PATIENT)
+    assert inside | outside == set(slides.PATIENT)
+    assert outside == {"P10", "P11"}
+    assert export([str(run), "--layout=clam", "--encoder=test_resnet", "--splits-of=no"]) == 2
+    assert "there are test_resnet" in " ".join(capsys.readouterr().err.split())
+
+
+def test_bags_too_small_for_clam_and_patients_of_two_labels_are_told(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = run / "features" / ENCODER / f"{SLIDE}.h5"
+    with h5py.File(store) as file:
+        features, coords = file["features"][:5], file["coords"][:5]
+        attributes = dict(file.attrs) | dict(file["coords"].attrs)
+    from wsi_pipeline.features import FeatureMeta, write_features
+
+    meta = FeatureMeta(slide_id=SLIDE, encoder=ENCODER, tile_px=64, tile_px_level0=64.0, mpp=0.5,
+                       mpp_level0=0.5, level0_size=(512, 64))  # fmt: skip
+    assert attributes["tile_px"] == 64
+    write_features(store, features, coords, meta)
+    table = pd.read_csv(run / "cohort.csv")
+    table.loc[table.slide_id == "S05", "patient_id"] = "P4"
+    table.to_csv(run / "cohort.csv", index=False)
+    assert export([str(run), "--layout=clam", "--encoder=test_resnet"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 slides have fewer than the 8 tiles that CLAM's --B asks for (S03)" in said
+    assert "--B 5" in said
+    assert export([str(run), "--layout=stamp", "--encoder=test_resnet"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 patients have slides of several labels (P4)" in said
+    assert "P4" not in set(pd.read_csv(run / "export/stamp/clini.csv").PATIENT)

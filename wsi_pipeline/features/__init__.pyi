@@ -16,6 +16,7 @@ from .interop import (
     Known,
     export_features,
     import_features,
+    read_shape,
     read_width,
     um_to_level0,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "load_encoder",
     "read_attributes",
     "read_features",
+    "read_shape",
     "read_width",
     "recipe_of",
     "register_encoder",

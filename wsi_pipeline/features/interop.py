@@ -1,13 +1,14 @@
 """Feature files of CLAM, TRIDENT and STAMP: ours written in their layouts, theirs read as ours.
 
-Read, they are level-0 pixels and one set of attributes. CLAM says nothing but features and coords;
-TRIDENT tells its tiles' size; STAMP counts in µm. What a file leaves open has to be told, and
+Read, they are level-0 pixels and one set of attributes. CLAM says nothing but features and coords,
+and its tiles' size in the files of its patches; TRIDENT tells its tiles' size; STAMP counts in µm,
+and did in 224ths of 256 µm before its version 2. What a file leaves open has to be told, and
 nothing is guessed.
 """
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ from wsi_pipeline.settings import digest
 from wsi_pipeline.types import Coords
 
 STAMP_FEATURES: Final = "feats"
+STAMP_1_PX: Final = 224  # of a tile of 256 µm in STAMP 1, which counted in pixels of the tiles
+STAMP_1_UM: Final = 256.0
+MAGNIFICATIONS: Final = ("level0_magnification", "target_magnification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class Known:
         mpp: µm per pixel of the tiles.
         mpp_level0: µm per pixel of level 0.
         level0_size: (width, height) of level 0.
+        patches: CLAM's file of the slide's patches, which tells their size.
         provenance: Further root attributes of the store to be made.
     """
 
@@ -47,6 +52,7 @@ class Known:
     mpp: float | None = None
     mpp_level0: float | None = None
     level0_size: tuple[int, int] | None = None
+    patches: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,7 +79,8 @@ def import_features(path: Path, known: Known | None = None) -> ForeignBag:
     Args:
         path: An HDF5 file; its stem is the slide.
         known: What to take where the file does not say it. STAMP's coords need ``mpp_level0``,
-            CLAM's tiles need ``tile_px`` and either ``tile_px_level0`` or both resolutions.
+            CLAM's tiles need their ``patches``, or ``tile_px`` and either ``tile_px_level0`` or
+            both resolutions.
 
     Raises:
         StoreError: It is none of these, or it leaves something open; the message says what.
@@ -85,9 +92,11 @@ def import_features(path: Path, known: Known | None = None) -> ForeignBag:
     features, coords, attributes = _read(path)
     if "tile_size_um" in attributes or attributes.get("unit") == "um":
         return _stamp(path, features, coords, attributes, known)
+    if attributes.get(STAMP_FEATURES) or attributes.get("feat_type"):
+        return _stamp_1(path, features, coords, attributes, known)
     layout = "trident" if "patch_size" in attributes else "clam"
-    if layout == "clam" and attributes.get("feat_type"):
-        raise StoreError(f"{path}: its coords are of STAMP 1, in no stated unit; extract it anew")
+    if layout == "clam" and known.patches is not None:
+        known = _with_patches(known.patches, coords, known)
     return ForeignBag(
         layout=layout,
         features=features,
@@ -102,13 +111,27 @@ def read_width(path: Path) -> tuple[str | None, int]:
     Raises:
         StoreCorruptError: It cannot be read, or it holds no features.
     """
+    encoder, shape = _read_head(path)
+    return encoder, shape[-1]
+
+
+def read_shape(path: Path) -> tuple[int, int]:
+    """Return N and D of a feature file; errors as of :func:`read_width`."""
+    shape = _read_head(path)[1]
+    return shape[-2] if len(shape) > 1 else 1, shape[-1]
+
+
+def _read_head(path: Path) -> tuple[str | None, tuple[int, ...]]:
     try:
         with h5py.File(path, "r") as file:
             name = STAMP_FEATURES if STAMP_FEATURES in file else "features"
             features = file[name]
             told = dict(file.attrs) | dict(features.attrs)
             encoder = told.get("extractor") or told.get("encoder")
-            return None if encoder is None else str(encoder), int(features.shape[-1])
+            shape = tuple(int(side) for side in features.shape)
+            if not shape:
+                raise KeyError("a single number")
+            return None if encoder is None else str(encoder), shape
     except (OSError, KeyError, RuntimeError, IndexError, AttributeError) as error:
         raise StoreCorruptError(f"{path}: not a readable feature file: {error}") from error
 
@@ -132,7 +155,8 @@ def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]], d
             features = np.asarray(file[name][()], np.float32)
             coords = np.asarray(file["coords"][()], np.float64)
             attributes = dict(file.attrs) | dict(file["coords"].attrs) | dict(file[name].attrs)
-            if name == STAMP_FEATURES and "tile_size" in attributes:  # as STAMP 2.0 named it
+            attributes[STAMP_FEATURES] = name == STAMP_FEATURES
+            if attributes.get("unit") == "um" and "tile_size" in attributes:  # STAMP 2.0's name
                 attributes.setdefault("tile_size_um", attributes["tile_size"])
     except StoreCorruptError:
         raise
@@ -176,6 +200,70 @@ def _stamp(
     )
 
 
+def _stamp_1(
+    path: Path,
+    features: NDArray[np.float32],
+    coords: NDArray[np.floating[Any]],
+    attributes: Mapping[str, Any],
+    known: Known,
+) -> ForeignBag:
+    """Read a file of STAMP 1, as STAMP 2 does: it names no unit, and its tiles' step tells it.
+
+    Raises:
+        StoreError: The step is another one.
+    """
+    step = attributes.get("tile_size", _step(coords))
+    if step is None or round(float(step)) != STAMP_1_PX:
+        raise StoreError(
+            f"{path}: STAMP's coords in no stated unit, of tiles {step} apart, where STAMP 1 has "
+            f"{STAMP_1_PX}; extract the slide anew with STAMP 2"
+        )
+    told = dict(attributes) | {"tile_size_um": STAMP_1_UM, "tile_size_px": STAMP_1_PX}
+    told.pop("unit", None)
+    return _stamp(path, features, coords / STAMP_1_PX * STAMP_1_UM, told, known)
+
+
+def _step(coords: NDArray[np.floating[Any]]) -> float | None:
+    """Return the least step between tiles, across or down; None of a single tile."""
+    steps = [np.diff(np.unique(axis)) for axis in coords.T]
+    found = np.concatenate(steps) if steps else np.empty(0)
+    return float(found.min()) if found.size else None
+
+
+def _with_patches(path: Path, coords: NDArray[np.floating[Any]], known: Known) -> Known:
+    """Add what CLAM's file of a slide's patches says of their size; what was told goes first.
+
+    Raises:
+        StoreError: It is of other tiles, or does not tell their size.
+        StoreCorruptError: It cannot be read.
+    """
+    try:
+        with open_hdf5(path) as checked:
+            places = np.asarray(checked.file["coords"][()], np.float64)
+            told = dict(checked.file["coords"].attrs)
+            px = int(told["patch_size"])
+            downsample = float(np.ravel(told.get("downsample", 1.0))[0])
+            if "downsample" not in told and int(told["patch_level"]) != 0:
+                raise StoreError(f"{path}: does not say the downsample of its patch_level")
+            size = tuple(int(side) for side in np.ravel(told.get("level_dim", ()))[:2])
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise StoreCorruptError(f"{path}: no file of CLAM's patches: {error}") from error
+    if not np.array_equal(places, coords):
+        raise StoreError(
+            f"{path}: its {len(places)} patches are not those of the {len(coords)} features; they "
+            "were cut anew since, or are another slide's"
+        )
+    level0 = (size[0], size[1]) if len(size) == 2 and downsample == 1 else None
+    return replace(
+        known,
+        tile_px=known.tile_px or px,
+        tile_px_level0=known.tile_px_level0 or px * downsample,
+        level0_size=known.level0_size or level0,
+    )
+
+
 def _meta(path: Path, told: Mapping[str, Any], known: Known) -> FeatureMeta:
     """Put together what the file says and what is known; the file goes first but for the encoder.
 
@@ -206,10 +294,20 @@ def _meta(path: Path, told: Mapping[str, Any], known: Known) -> FeatureMeta:
         overlap_px=int(told.get("overlap") or 0),
         mpp=mpp,
         mpp_level0=known.mpp_level0,
+        magnifications=_magnifications(told),
         level0_size=known.level0_size or (int(size[0] or 0), int(size[1] or 0)),
         folder=RunFolder().features_of(encoder).as_posix(),
         provenance=known.provenance,
     )
+
+
+def _magnifications(told: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return what TRIDENT says of level 0 and of the tiles; it is no resolution, but comes back."""
+    found = [told.get(name) for name in MAGNIFICATIONS]
+    if any(not isinstance(each, int | float | np.number) for each in found):
+        return None
+    level0, tiles = (float(each) for each in found)  # type: ignore[arg-type]
+    return (level0, tiles) if np.isfinite(level0) and np.isfinite(tiles) else None
 
 
 def _number(path: Path, value: Any, name: str) -> float:
@@ -260,7 +358,26 @@ def _to_clam(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     torch.save(torch.from_numpy(bag.features), buffer)
     with atomic_file(pt) as partial:
         partial.write_bytes(buffer.getvalue())
-    return [h5, pt]
+    return [h5, pt, *_clam_patches(bag, slide_id, folder)]
+
+
+def _clam_patches(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
+    """Write where the patches are, as CLAM's own tiling does; none where that is not known."""
+    side = bag.attributes.get("tile_px_level0") or bag.attributes.get("patch_size_level0")
+    if not side:
+        return []
+    size = [int(bag.attributes.get(f"level0_{name}") or 0) for name in ("width", "height")]
+    target = folder / "patches" / f"{slide_id}.h5"
+    with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
+        places = file.create_dataset("coords", data=bag.coords.astype(np.int32))
+        places.attrs.update(
+            {
+                "patch_size": round(float(side)), "patch_level": 0, "downsample": [1.0, 1.0],
+                "downsampled_level_dim": size, "level_dim": size, "name": slide_id,
+                "save_path": "patches",
+            }
+        )  # fmt: skip
+    return [target]
 
 
 def _to_trident(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
@@ -270,6 +387,9 @@ def _to_trident(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     target = folder / f"features_{encoder}" / f"{slide_id}.h5"
     known = {name: bag.attributes[name] for name in bag.attributes}
     known["savetodir"] = f"features_{encoder}"
+    for name in MAGNIFICATIONS:
+        if not np.isfinite(known.get(name, np.nan)):
+            known.pop(name, None)  # TRIDENT takes NaN for a magnification
     with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
         for name, values, wanted in (
             ("features", bag.features, FEATURES_ATTRIBUTES),
@@ -277,7 +397,14 @@ def _to_trident(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
         ):
             dataset = file.create_dataset(name, data=values)
             dataset.attrs.update({key: known[key] for key in wanted if key in known})
-    return [target]
+    if not known.keys() >= {"patch_size", *MAGNIFICATIONS}:
+        return [target]
+    patches = folder / "patches" / f"{slide_id}_patches.h5"
+    with atomic_file(patches) as partial, unsealed_hdf5(partial) as file:
+        dataset = file.create_dataset("coords", data=bag.coords)
+        told = {key: known[key] for key in COORDS_ATTRIBUTES if key in known}
+        dataset.attrs.update(told | {"savetodir": folder.name})
+    return [target, patches]
 
 
 def _to_stamp(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:

@@ -46,6 +46,8 @@ class FeatureMeta:
         overlap_px: Overlap of neighbouring tiles, in pixels of the tile.
         mpp: µm per pixel of the tiles; None where it is unknown.
         mpp_level0: µm per pixel of level 0; None where it is unknown.
+        magnifications: Of level 0 and of the tiles, as another tool tells them; used where their
+            resolutions are unknown.
         level0_size: (width, height) of level 0; (0, 0) where it is unknown.
         folder: Where the store lies in its run folder, for instance ``features/densenet121.x``.
         provenance: Further root attributes, JSON-ready: input digest, resolved settings, versions.
@@ -58,6 +60,7 @@ class FeatureMeta:
     overlap_px: int = 0
     mpp: float | None = None
     mpp_level0: float | None = None
+    magnifications: tuple[float, float] | None = None
     level0_size: tuple[int, int]
     folder: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -203,11 +206,14 @@ def _features_attributes(meta: FeatureMeta) -> dict[str, Any]:
 
 
 def _coords_attributes(meta: FeatureMeta) -> dict[str, Any]:
+    level0, tiles = magnification(meta.mpp_level0), magnification(meta.mpp)
+    if meta.magnifications is not None and None in (meta.mpp, meta.mpp_level0):
+        level0, tiles = (int(each) if each == int(each) else each for each in meta.magnifications)
     return {
         "patch_size": meta.tile_px,
         "patch_size_level0": round(meta.tile_px_level0),
-        "level0_magnification": magnification(meta.mpp_level0),
-        "target_magnification": magnification(meta.mpp),
+        "level0_magnification": level0,
+        "target_magnification": tiles,
         "overlap": meta.overlap_px,
         "name": meta.slide_id,
         "savetodir": meta.folder,

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,8 @@ from wsi_pipeline.events import (
     StageStarted,
     Written,
 )
-from wsi_pipeline.features import export_features, find_features
+from wsi_pipeline.features import export_features, find_features, read_shape
+from wsi_pipeline.pipeline.export_tables import Exported, write_clam_tables, write_stamp_tables
 from wsi_pipeline.run_cohort import unmatched_features
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.slides import slide_digest
@@ -85,6 +86,23 @@ def run(config: ExportConfig) -> Iterator[Event]:
         config,
     )
     yield Written(path=str(out), what=f"features for {config.layout.upper()}")
+    if config.layout in TABLES:
+        yield from TABLES[config.layout](_exported(config, tasks, out))
+
+
+TABLES: Final = {"clam": write_clam_tables, "stamp": write_stamp_tables}
+
+
+def _exported(config: ExportConfig, tasks: Sequence[ExportTask], out: Path) -> Exported:
+    """Return what is there now: a slide that failed is in no table."""
+    shapes = {task.slide_id: read_shape(task.store) for task in tasks if _stored(task) is not None}
+    return Exported(
+        run=RunFolder(config.run),
+        out=out,
+        tiles={slide_id: shape[0] for slide_id, shape in shapes.items()},
+        width=next((shape[1] for shape in shapes.values()), 0),
+        model=config.splits_of,
+    )
 
 
 def export_slide(task: ExportTask) -> SlideDone | SlideSkipped:
@@ -104,6 +122,9 @@ def export_slide(task: ExportTask) -> SlideDone | SlideSkipped:
     return SlideDone(
         slide_id=task.slide_id,
         counts={"files": len(files)},
+        flags=("resolution_unknown",)
+        if not any("patches" in name for name in files) and task.layout == "trident"
+        else (),
         seconds=time.monotonic() - started,
     )
 

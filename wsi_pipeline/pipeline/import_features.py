@@ -41,6 +41,7 @@ from wsi_pipeline.verbs.tiles import ImportConfig
 
 DONE: Final = "imported earlier"
 NO_FILE: Final = "no feature file"
+PATCHES: Final = "patches"  # where CLAM and TRIDENT keep the tiles' places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,7 @@ def _read(task: ImportTask) -> tuple[ForeignBag, Mapping[str, Any]]:
         mpp=config.mpp,
         mpp_level0=mpp,
         level0_size=size,
+        patches=_patches(task.file),
         provenance={"made_from": made_from, "input_digest": made_from["imported"]},
     )
     bag = import_features(task.file, known)
@@ -213,11 +215,39 @@ def _planned(task: ImportTask) -> Planned | SlideFailed:
 
 
 def _files(source: Path) -> dict[str, Path]:
-    folder = source / "h5_files" if (source / "h5_files").is_dir() else source
-    found = {path.stem: path for path in sorted(folder.glob("[!.]*.h5"))}
+    """Return the feature files in a tool's folder, or in those within it, by slide.
+
+    Raises:
+        ConfigError: There are none, or two of one slide.
+    """
+    start = source.parent if source.name == PATCHES else source
+    files = sorted(start.glob("[!.]*.h5"))
+    if not files:
+        files = [
+            path
+            for path in sorted(start.rglob("[!.]*.h5"))
+            if not any(
+                part == PATCHES or part.startswith((".", "slide_features"))
+                for part in path.relative_to(start).parts[:-1]
+            )
+        ]
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise ConfigError(
+                f"{source}: two files of slide {path.stem!r}, {found[path.stem]} and {path}; "
+                "name the folder of one encoder"
+            )
+        found[path.stem] = path
     if not found:
         raise ConfigError(f"{source}: no .h5 feature files there")
     return found
+
+
+def _patches(file: Path) -> Path | None:
+    """Return CLAM's file of a slide's patches: in ``patches`` beside its features, or above."""
+    places = (folder / PATCHES / file.name for folder in list(file.parents)[:3])
+    return next((path for path in places if path.is_file()), None)
 
 
 def _cohort(config: ImportConfig) -> dict[str, CohortSlide]:

@@ -14,6 +14,7 @@ from wsi_pipeline.settings import (
     CacheSettings,
     Chosen,
     Device,
+    Metavar,
     PatienceSettings,
     Run,
     Slides,
@@ -151,6 +152,11 @@ class ExportConfig(StageConfig):
     out: Annotated[Path | None, HOW, DIR] = Field(
         default=None, description="Where to; <run>/export/<layout> if not given."
     )
+    splits_of: Annotated[str | None, HOW, Metavar("MODEL")] = Field(
+        default=None,
+        description="Model of the run whose splits and classes the tables for CLAM and STAMP "
+        "have; those that all its models share if not given, else drawn anew.",
+    )
 
 
 class ImportConfig(StageConfig):
@@ -161,8 +167,8 @@ class ImportConfig(StageConfig):
     makes: ClassVar = ("root", "features")
 
     source: Annotated[Path, POSITIONAL, DIR] = Field(
-        description="Folder of the tool's .h5 files, one a slide; CLAM's may be the one above "
-        "h5_files."
+        description="Folder of the tool's .h5 files, one a slide, or one above. CLAM's patches/ "
+        "beside or above them tells the tiles' size."
     )
     run: Annotated[Path, HOW, DIR] = Field(description="Run folder to fill.")
     cohort: Annotated[Path | None, HOW, FILE] = Field(
