@@ -31,6 +31,7 @@ from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped
 from wsi_pipeline.journal import read_journal
 from wsi_pipeline.reporting.style import ACCENT, MUTED, render
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.types import RgbImage
 
 SECONDS: Final = 0.5  # between two looks at the process
 SIDES: Final = (1024, 2048)
@@ -63,9 +64,8 @@ class Sample:
     threads: int
 
 
-def draw(folder: Path, slides: int, pixels: Path | None = None) -> None:
-    """Write slides of 1,024 to 2,048 px, no two alike, and the cohort table of them."""
-    patch = read_patch(pixels)
+def draw(folder: Path, slides: int, patch: RgbImage) -> None:
+    """Write slides of 1,024 to 2,048 px of the patch, no two alike, and their cohort table."""
     (folder / "slides").mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(slides):
@@ -209,7 +209,6 @@ def plot(samples: dict[str, list[Sample]]) -> bytes:
                 axes.spines[["top", "right"]].set_visible(False)
         panels[0][0].set_ylabel("memory, MB")
         panels[1][0].set_ylabel("slides done")
-        figure.tight_layout()
 
     return render(paint, (10.0, 4.6), "Memory and progress over the soak").data
 
@@ -227,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = given.run or given.folder / "run"
     asked = commands(given.folder, str(run))
     if "draw" in steps:
-        draw(given.folder, given.slides, given.pixels)
+        draw(given.folder, given.slides, read_patch(given.pixels))
     for verb in (step for step in steps if step in VERBS):
         if verb == "predict":
             train = [sys.executable, "-m", "wsi_pipeline", *asked["train"]]

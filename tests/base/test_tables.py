@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_pipeline.cli import main
 from wsi_pipeline.errors import CohortError, LearnError, named
 from wsi_pipeline.tables import read_table, to_csv, write_csv
 
@@ -90,3 +91,36 @@ def test_long_lists_of_names_are_cut() -> None:
     assert named(["a"]) == "a"
     assert named(["a", "b", "c"]) == "a, b and c"
     assert named([f"s{i}" for i in range(17)]) == "s0, s1, s2, s3, s4 and 12 more"
+
+
+HEAD = "slide_id,path,patient_id,label,cohort\n"
+ROW = "s1,a.svs,P1,hcc,x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slide_id,path,patient_id,label,cohort,label\n" + ROW, "column 'label' stands twice"),
+        (HEAD + ROW + '"s2,b.svs\n' + "5,6\n" * 500_000, "line 3: a quote is opened there"),
+        (HEAD + ROW + "1.23E+11,b.svs,P2,hcc,x\n", "line 3: slide_id '1.23E+11' is a long number"),
+        (HEAD + ROW + "s2,b\0.svs,P2,hcc,x\n", "line 3 holds a NUL byte"),
+        (HEAD + ROW + "s2,b.svs\n", "line 3 has 2 cells, and the header 5"),
+    ],
+    ids=["column twice", "quote", "spreadsheet", "NUL", "short row"],
+)
+@pytest.mark.parametrize("verb", ["tile", "extract"])
+def test_the_command_line_refuses_a_damaged_table_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, text: str, message: str
+) -> None:
+    table, run = tmp_path / "cohort.csv", tmp_path / "run"
+    table.write_text(text, encoding="utf-8")
+    asked = {
+        "tile": ["tile", str(table), "--run", str(run)],
+        "extract": ["extract", str(run), "--source", "slide", "--cohort", str(table),
+                    "--encoder", "test_resnet", "--weights", "random"],
+    }  # fmt: skip
+    assert main(asked[verb]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cohort.csv" in said
+    assert message in said
+    assert not (run / "tiles").exists()

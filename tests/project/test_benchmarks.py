@@ -6,6 +6,7 @@ import numpy as np
 import openslide
 import pytest
 
+from benchmarks import soak
 from benchmarks.environments import PEERS, prepare
 from benchmarks.measure import Table, interleave, to_markdown, write_tables
 from benchmarks.slides import MPP, PATCH_PX, TILE_PX, Scan, write_scan
@@ -93,3 +94,34 @@ def test_every_peer_has_its_scripts_and_one_that_cannot_be_had_says_why(tmp_path
     reason = prepare(missing, tmp_path)
     assert isinstance(reason, str)
     assert "9.9" in reason
+
+
+def test_the_soak_tells_growth_from_noise() -> None:
+    def samples(leak_mb: float, slower: float) -> list[soak.Sample]:
+        done = np.arange(0, 1001, 5)
+        seconds = done * 0.1 + slower * done**2
+        return [
+            soak.Sample(second=s, done=int(n), mb=200 + n % 7 + leak_mb * n, files=10, threads=4)
+            for s, n in zip(seconds, done, strict=True)
+        ]
+
+    flat, leaking = soak.growth(samples(0, 0)), soak.growth(samples(0.1, 1e-4))
+    assert abs(flat["kb_per_slide"]) < 2
+    assert leaking["kb_per_slide"] == pytest.approx(100, abs=2)
+    assert flat["first_half_ms"] == pytest.approx(flat["second_half_ms"], rel=0.02)
+    assert leaking["second_half_ms"] > 1.5 * leaking["first_half_ms"]
+    assert flat["files_late"] == 10
+
+
+def test_a_small_soak_goes_through_and_holds_nothing_more(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    soak.draw(tmp_path, 12, patch=np.full((2048, 2048, 3), (180, 110, 160), np.uint8))
+    asked = soak.commands(tmp_path, str(run))
+    taken = {verb: soak.watch(verb, asked[verb], run) for verb in ("tile", "verify")}
+    for verb, samples in taken.items():
+        found = soak.growth(samples)
+        assert samples[-1].done > 8, verb
+        assert found["files_late"] <= found["files_early"] + 5
+        assert found["threads_late"] <= found["threads_early"] + 8
+    assert "| `tile` |" in soak.to_markdown(taken)
+    assert soak.plot(taken).startswith(b"<?xml")
