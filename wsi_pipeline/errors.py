@@ -18,7 +18,8 @@ WsiError
 ├── EncoderError          weights that cannot be had, a device that is not there
 │   └── UnknownEncoderError  no such encoder: a ConfigError too → exit status 2
 ├── LearnError            splits, training, evaluation, model bundles
-└── DownloadError
+├── DownloadError
+└── BucketError           a bucket refuses, is not there, or holds what is damaged
 
 A message is one sentence or two: which file, what was found, what to do.
 """
@@ -118,6 +119,10 @@ class LearnError(WsiError, ValueError):
 
 class DownloadError(WsiError, OSError):
     """A file could not be fetched or verified."""
+
+
+class BucketError(WsiError, OSError):
+    """An object store refuses, is not there, or holds what is damaged."""
 
 
 def named(names: Sequence[str], most: int = 5) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.settings import POSITIONAL, Chosen, Metavar, Settings, StageConfig
+from wsi_pipeline.settings import HIDDEN, POSITIONAL, Chosen, Metavar, Settings, StageConfig
 
 UNITS: Final = {"mpp": "µm/px", "px": "px", "level0": "px", "um": "µm", "deg": "°", "s": "s",
                 "mib": "MiB"}  # fmt: skip
@@ -78,7 +78,7 @@ def flags_of(
 
 def _topics(config_class: type[StageConfig]) -> Iterator[tuple[str, list[str]]]:
     """Yield each topic and its fields: the stage's own, the rooms', and the machine's last."""
-    left = set(config_class.model_fields)
+    left = {name for name, info in config_class.model_fields.items() if HIDDEN not in info.metadata}
     classes = [cls for cls in config_class.__mro__ if issubclass(cls, Settings)]
     for cls in sorted(classes, key=lambda cls: cls is StageConfig):
         names = [name for name in cls.__annotations__ if name in left]

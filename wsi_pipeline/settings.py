@@ -32,6 +32,7 @@ from wsi_pipeline.registry import Registry, load, unknown
 from wsi_pipeline.run_folder import RunFolder
 
 HOW: Final = "how"  # annotation of a field that does not change the result
+HIDDEN: Final = "hidden"  # of one that no flag sets
 POSITIONAL: Final = "positional"  # of one that stands on the command line without its name
 URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")  # also as pathlib writes one, with one slash
 MOST_THREADS: Final = 8  # on one slide: its tiles are written by one, which more would wait for
@@ -100,7 +101,9 @@ class Settings(BaseModel):
             for each in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(each, str | Path) and URL.match(str(each)):
                     raise ValueError(
-                        f"{each} is a URL, and this takes a path on this machine; nothing was done"
+                        f"{each} is a URL, and this takes a path on this machine; nothing was "
+                        "done (run folders in a bucket, s3://bucket/run, are for tile, extract, "
+                        "predict, report and verify)"
                     )
         return value
 

@@ -49,7 +49,7 @@ def build(folder: Path) -> Study:
     for verb, settings in study.stages(study.whole):
         if verb == "predict":
             do(
-                "train", run=study.whole, encoder="test_resnet", device="cpu", epochs=2,
+                "train", run=study.whole, encoder="test_resnet", device="cpu", epochs=1,
                 resamples=100, accept_risk="tiny", name="m",
             )  # fmt: skip
             (study.whole / "models" / "m").rename(study.model)
@@ -65,8 +65,8 @@ def do(verb: str, **settings: object) -> list[Event]:
     return events
 
 
-def do_shard(study: Study, run: Path, verb: str, shard: str) -> None:
-    do(verb, **dict(study.stages(run, shard=shard))[verb])
+def do_shard(study: Study, run: Path | str, verb: str, shard: str, **how: object) -> None:
+    do(verb, **dict(study.stages(run, shard=shard, **how))[verb])
 
 
 ROOMS = ("cohort.csv", "tiles", "thumbnails", "features", "predictions", "heatmaps")

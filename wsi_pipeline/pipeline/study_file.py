@@ -61,6 +61,11 @@ def read_study(path: Path) -> list[tuple[Verb, StageConfig]]:
         raise ConfigError(
             f"{path}: 'shard' is for a call of one stage; a study's later stages need all slides"
         )
+    if remote := [url for _, config in plan if (url := getattr(config, "remote", None))]:
+        raise ConfigError(
+            f"{path}: {remote[0]}: a study's run folder is on this machine; work on one in a "
+            "bucket a stage at a time"
+        )
     _check_names(plan, path)
     return list(_by_model(plan))
 

@@ -31,6 +31,7 @@ from wsi_pipeline.learn import (
     read_prediction,
 )
 from wsi_pipeline.pipeline.holdings import Finding, Holdings, check_holdings
+from wsi_pipeline.pipeline.verify_bucket import verify_bucket
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import STORE, BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.slides import slide_digest
@@ -57,6 +58,9 @@ def run(config: VerifyConfig) -> Iterator[Event]:
     Raises:
         ConfigError: There is no such run folder, or nothing in it.
     """
+    if config.remote is not None:
+        yield from verify_bucket(config.remote, fast=config.fast)
+        return
     unread: list[Finding] = []
     tasks = [] if config.fast else list(verify_tasks(config, unread))
     models = _models(config.run)

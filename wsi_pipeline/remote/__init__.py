@@ -1,6 +1,7 @@
 """Files that are elsewhere: fetched over HTTP, resumable, verified, and fair to the server."""
 
 from wsi_pipeline.events import TotalProgress
+from wsi_pipeline.remote.bucket import Bucket
 from wsi_pipeline.remote.client import Client, NoWayError
 from wsi_pipeline.remote.download import (
     Admit,
@@ -26,6 +27,7 @@ from wsi_pipeline.remote.retry import RefusedError, RetryPolicy, StoppedError, T
 
 __all__ = [
     "Admit",
+    "Bucket",
     "Client",
     "Downloader",
     "Elsewhere",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wsi_pipeline.events import Event
+from wsi_pipeline.mirror import MirrorSettings, mirrored
 from wsi_pipeline.registry import Registry, load
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.verbs import models, runs, slides, tiles
@@ -39,6 +40,8 @@ class Verb:
         """
         where = self.config_class.stage or f"wsi_pipeline.pipeline.{self.name}:run"
         stage: Callable[[Any], Iterator[Event]] = load(where)
+        if isinstance(config, MirrorSettings) and config.remote and config.brings:
+            return mirrored(stage, config, config.brings, config.remote)
         return stage(config)
 
 

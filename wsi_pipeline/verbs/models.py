@@ -12,6 +12,7 @@ from wsi_pipeline.learn import (
     SplitSettings,
     TaskSettings,
 )
+from wsi_pipeline.mirror import FEATURES, PREDICTIONS, THUMBNAILS, TILES, Brought, MirrorSettings
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
     COHORT,
@@ -120,7 +121,7 @@ class CompareConfig(StageConfig, TaskSettings):
         return RunFolder(self.plan) if self.plan.is_dir() else run_named_in(self.plan)
 
 
-class PredictConfig(StageConfig, CacheSettings, PatienceSettings, ShardSettings):
+class PredictConfig(StageConfig, CacheSettings, PatienceSettings, ShardSettings, MirrorSettings):
     """Score a run folder's slides with a trained model; draw heatmaps."""
 
     verb: ClassVar = "predict"
@@ -169,6 +170,16 @@ class PredictConfig(StageConfig, CacheSettings, PatienceSettings, ShardSettings)
     )
     geojson: bool = Field(default=True, description="Write each slide's tiles for QuPath.")
     device: Device = Field(default="auto", description="What the model runs on.")
+
+    @property
+    def brings(self) -> tuple[Brought, ...]:
+        return (
+            Brought("(qc|models)/.*"),
+            Brought(FEATURES),
+            Brought(PREDICTIONS),
+            Brought(TILES, pixels=False),
+            Brought(THUMBNAILS),
+        )
 
 
 VERBS: Final[tuple[type[StageConfig], ...]] = (

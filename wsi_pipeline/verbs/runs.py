@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from wsi_pipeline.learn import PROMISED
+from wsi_pipeline.mirror import Brought, MirrorSettings
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
     DIR,
@@ -20,7 +21,7 @@ from wsi_pipeline.settings import (
 )
 
 
-class VerifyConfig(StageConfig):
+class VerifyConfig(StageConfig, MirrorSettings):
     """Hold all that a run folder has against its digests, and against what it was made from."""
 
     verb: ClassVar = "verify"
@@ -66,7 +67,7 @@ class RepairConfig(StageConfig):
     device: Device = Field(default="auto", description="What the encoder and the model run on.")
 
 
-class ReportConfig(StageConfig):
+class ReportConfig(StageConfig, MirrorSettings):
     """Write an HTML page about a run folder, its pictures beside it."""
 
     verb: ClassVar = "report"
@@ -118,6 +119,10 @@ class ReportConfig(StageConfig):
         lt=1,
         description="Gain in accuracy that readers with the model are held against.",
     )
+
+    @property
+    def brings(self) -> tuple[Brought, ...]:
+        return (Brought(".*"),)
 
     @property
     def pictured(self) -> int | None:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from wsi_pipeline.mirror import FEATURES, TILES, Brought, MirrorSettings
 from wsi_pipeline.settings import (
     COHORT,
     DIR,
@@ -24,7 +25,9 @@ from wsi_pipeline.shard import ShardSettings
 from wsi_pipeline.tiles import TileSettings
 
 
-class TileConfig(StageConfig, TileSettings, CacheSettings, PatienceSettings, ShardSettings):
+class TileConfig(
+    StageConfig, TileSettings, CacheSettings, PatienceSettings, ShardSettings, MirrorSettings
+):
     """Find tissue, normalise stains, cut tiles and keep those that pass the rules."""
 
     verb: ClassVar = "tile"
@@ -44,6 +47,10 @@ class TileConfig(StageConfig, TileSettings, CacheSettings, PatienceSettings, Sha
         description="Folder of tissue masks corrected by hand, <slide_id>.geojson; other slides' "
         "are computed.",
     )
+
+    @property
+    def brings(self) -> tuple[Brought, ...]:
+        return Brought("cores/.*"), Brought(TILES, pixels=False)
 
 
 class QcConfig(StageConfig):
@@ -72,7 +79,7 @@ class QcConfig(StageConfig):
     )
 
 
-class ExtractConfig(StageConfig, PatienceSettings, ShardSettings):
+class ExtractConfig(StageConfig, PatienceSettings, ShardSettings, MirrorSettings):
     """Encode every tile of a run folder; one feature store a slide."""
 
     verb: ClassVar = "extract"
@@ -135,6 +142,11 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings):
         default=None,
         description="With --source slide: TOML file that says how to cut, as for the tile stage.",
     )
+
+    @property
+    def brings(self) -> tuple[Brought, ...]:
+        tiles = (Brought(TILES),) if self.source == "tiles" else (Brought("cores/.*"),)
+        return Brought("qc/.*"), Brought(FEATURES), *tiles
 
 
 class ExportConfig(StageConfig):
