@@ -76,7 +76,7 @@ class Brought:
 class MirrorSettings(Settings):
     """Where a run folder that lies in a bucket is worked on."""
 
-    topic = "more machines than one"
+    topic = "run folders in a bucket"
 
     scratch: Annotated[Path | None, HOW, DIR] = Field(
         default=None,

@@ -170,6 +170,7 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
         "files",
         "slides on a share",
         "more machines than one",
+        "run folders in a bucket",
         "how the work is done",
     ]
     assert [

@@ -19,7 +19,7 @@ PATHS = [
     (name, field)
     for name in VERBS
     for field, info in VERBS.choose(name).config_class.model_fields.items()
-    if Path in (found := kinds(info.annotation)) and str not in found
+    if Path in (found := kinds(info.annotation)) and str not in found and field != "scratch"
 ]
 
 
