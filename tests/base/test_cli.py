@@ -169,6 +169,7 @@ def test_help_shows_what_a_reader_needs(capsys: pytest.CaptureFixture[str]) -> N
         "rules",
         "files",
         "slides on a share",
+        "when a slide is given up",
         "more machines than one",
         "run folders in a bucket",
         "how the work is done",
