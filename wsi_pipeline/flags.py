@@ -118,12 +118,12 @@ def _add_switch(add: Callable[..., object], name: str, text: str, *, on: bool) -
     if on:
         add(_flag(name), action=BooleanOptionalAction, help=text)
         return
-    add(_flag(name), action="store_true", help=text)
+    add(_flag(name), dest=name, action="store_true", help=text)
     add(f"--no-{_flag(name)[2:]}", dest=name, action="store_false", help=SUPPRESS)
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.rstrip('_').replace('_', '-')}"  # json_: pydantic has a json of its own
 
 
 def _stands_alone(field: FieldInfo) -> bool:

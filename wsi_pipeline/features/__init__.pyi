@@ -40,7 +40,7 @@ from .store import (
     write_features,
 )
 from .stream import Begun, Encoded, encode_slides
-from .weights import import_timm
+from .weights import bring_commands, hub_answers, import_timm, is_cached
 
 __all__ = [
     "DEFAULT",
@@ -64,6 +64,7 @@ __all__ = [
     "SlideSource",
     "SlideTiles",
     "StoreTiles",
+    "bring_commands",
     "build_encoder",
     "choose_device",
     "describe_features",
@@ -73,9 +74,11 @@ __all__ = [
     "export_features",
     "find_features",
     "find_published",
+    "hub_answers",
     "identify",
     "import_features",
     "import_timm",
+    "is_cached",
     "load_encoder",
     "read_attributes",
     "read_features",

@@ -106,6 +106,39 @@ def commands(hub_id: str, revision: str = "", files: tuple[str, ...] = ()) -> tu
     return "hf auth login", f"hf download {what}"
 
 
+def bring_commands(entry: PublishedEncoder) -> tuple[str, str]:
+    """Return the two commands that bring a published encoder's weights."""
+    return commands(entry.hub, entry.revision, (entry.file,) if entry.file else ())
+
+
+def is_cached(entry: PublishedEncoder) -> bool:
+    """Say whether a published encoder's weights are here; asks no network."""
+    import huggingface_hub
+
+    if not entry.of_timm:
+        hub, files = entry.hub, (entry.file,) if entry.file else FILES
+    elif entry.name in PACKAGED and importlib.util.find_spec(PACKAGED[entry.name][1]):
+        return True
+    else:
+        config = import_timm().get_pretrained_cfg(entry.architecture)
+        hub, files = str(config.hf_hub_id or ""), FILES
+    found = (
+        huggingface_hub.try_to_load_from_cache(hub, file, revision=entry.revision or None)
+        for file in (files if hub else ())
+    )
+    return any(isinstance(path, str) for path in found)
+
+
+def hub_answers() -> tuple[str, str]:
+    """Return the hub's address, and why it does not answer; empty where it does."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        httpx.head(endpoint, timeout=TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        return endpoint, f"does not answer ({type(error).__name__})"
+    return endpoint, ""
+
+
 def how_to_bring(name: str, location: str, reason: str) -> str:
     """Say that weights are out of reach, and every way to bring them."""
     entry = find_published(name)

@@ -13,7 +13,7 @@ from wsi_pipeline.events import Event
 from wsi_pipeline.mirror import MirrorSettings, mirrored
 from wsi_pipeline.registry import Registry, load
 from wsi_pipeline.settings import StageConfig
-from wsi_pipeline.verbs import models, runs, slides, tiles
+from wsi_pipeline.verbs import machine, models, runs, slides, tiles
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ GROUPS: Final = {
     "models": models.VERBS,
     "run folders": runs.VERBS,
     "whole studies": runs.STUDIES,
+    "this machine": machine.VERBS,
 }
 """The verbs by what they work on."""
 
@@ -66,4 +67,5 @@ VERBS: Final = table_of(config for group in GROUPS.values() for config in group)
 
 def stages() -> dict[str, Verb]:
     """Return the verbs that a study file may have a table of."""
-    return {name: verb for name, verb in VERBS.items() if verb.config_class not in runs.STUDIES}
+    apart = (*runs.STUDIES, *machine.VERBS)
+    return {name: verb for name, verb in VERBS.items() if verb.config_class not in apart}
