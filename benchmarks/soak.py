@@ -96,7 +96,8 @@ def commands(folder: Path, run: str) -> dict[str, list[str]]:
         "train": ["train", run, "--encoder", "test_resnet", "--name", "soak", "--epochs", "5",
                   "--device", "cpu", "--resamples", "100",
                   "--accept-risk", "drawn slides: for the load alone"],
-        "predict": ["predict", run, "--model", "soak", "--device", "cpu"],
+        "predict": ["predict", run, "--model", "soak", "--device", "cpu",
+                    "--no-heatmaps", "--no-geojson"],
         "verify": ["verify", run],
     }  # fmt: skip
 

@@ -29,11 +29,13 @@ from typing import IO, Any, Final
 from filelock import FileLock, Timeout
 
 from wsi_pipeline.errors import ConfigError, SlideReadError, os_reason
+from wsi_pipeline.pulse import pulse_in_hand
 from wsi_pipeline.slides.files import files_of_slide, url_identity
 from wsi_pipeline.slides.reader import is_url, library_errors, raise_own_slip
 
 BLOCK: Final = 4 << 20
 ENTRY: Final = "entry.json"
+WAIT_S: Final = 5.0  # between two looks at a copy that another makes
 PARTIAL: Final = ".partial-"
 AHEAD: Final = "ahead"  # beside the entry of a copy that nobody has used yet
 STALE_S: Final = 86400.0  # such a copy is waited for that long
@@ -99,7 +101,7 @@ class SlideCache:
             SlideReadError: It cannot be copied, or changed meanwhile.
         """
         source = _describe(path)
-        with self._lock(source.key):
+        with self._lock_while_it_grows(source.key):
             there = self._is_whole(source) or self._copied(source)
             use = self._use(source.key) if there else None
         if use is None:
@@ -128,6 +130,24 @@ class SlideCache:
     def _lock(self, name: str, timeout: float = -1) -> FileLock:
         """Return a lock to hold in a ``with``, which waits so many seconds; -1 for ever."""
         return FileLock(self._folder / ".locks" / name, timeout=timeout)
+
+    @contextmanager
+    def _lock_while_it_grows(self, key: str) -> Iterator[None]:
+        """Hold a copy's lock; while another copies it, what arrives is a sign of life."""
+        pulse, lock, size = pulse_in_hand(), self._lock(key, timeout=WAIT_S), -1
+        while True:
+            try:
+                lock.acquire()
+                break
+            except Timeout:
+                partial = self._folder / f"{PARTIAL}{key}"
+                before, size = size, _size_of(partial)
+                if size != before:
+                    pulse.beat()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _use(self, key: str) -> int:
         """Mark a copy as used, now and until the handle is closed."""
@@ -268,6 +288,15 @@ def _describe(path: str | Path) -> _Source:
     return _Source(path=str(path), name=path.name, identity=repr(times), parts=tuple(parts))
 
 
+def _size_of(folder: Path) -> int:
+    """Return the bytes of what is in a folder; files may go meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
+
+
 def _copy(part: _Part, target: Path) -> None:
     """Copy one file and compare its length, and its md5 where the source tells it.
 
@@ -275,10 +304,11 @@ def _copy(part: _Part, target: Path) -> None:
         SlideReadError: It cannot be read, or came otherwise than it is.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    md5, size = hashlib.md5(usedforsecurity=False), 0
+    md5, size, pulse = hashlib.md5(usedforsecurity=False), 0, pulse_in_hand()
     try:
         with _opened(part.source) as source, target.open("wb") as copy:
             while block := source.read(BLOCK):
+                pulse.beat()
                 copy.write(block)
                 md5.update(block)
                 size += len(block)
