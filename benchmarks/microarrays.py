@@ -35,6 +35,8 @@ TUNED: Final = frozenset(  # the rules were made on these; the others judge
     {"158867", "158871", "ABC_098_1_009_1", "ABC_102_1_009_1", "ABC_104_1_009_1", "ABC_109_1_010_1"}
 )
 OFF: Final = 0.75  # steps
+SURE: Final = 0.9  # certainty of a core that is not set aside
+MADE_ON, JUDGED_ON = frozenset({5, 6}), frozenset({11, 12})  # seeds of grids without a map
 SIDES: Final = ("top", "bottom", "left", "right")
 
 Points = NDArray[np.float64]
@@ -317,6 +319,74 @@ PARTS: Final = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """One grid found without a map: cores in the wrong place, of all and of those that are sure."""
+
+    share: float
+    seed: int
+    name: str
+    asked: bool
+    cores: int
+    wrong: int
+    sure_wrong: int
+    why: str
+
+
+def judge_grid(array: Labelled, share: float, seed: int) -> Grid:
+    """Find the rows and columns of an array, a share of its cores lost, and compare them.
+
+    Rows and columns count from the first that has a core: what is left may start elsewhere, so
+    places are compared up to one shift of the whole array.
+    """
+    rng = np.random.default_rng(seed)
+    lost = rng.permutation(len(array.centres))[: round(share * len(array.centres))]
+    try:
+        found = dearray(erased(array, lost, rng).rgb if len(lost) else array.rgb)
+    except WsiError as error:
+        return Grid(share=share, seed=seed, name=array.name, asked=True, cores=0, wrong=0,
+                    sure_wrong=0, why=str(error))  # fmt: skip
+    left = np.setdiff1d(np.arange(len(array.centres)), lost)
+    shifts: list[Place] = []
+    sure: list[bool] = []
+    cores = found.present
+    apart = np.hypot(
+        *(np.array([(c.x, c.y) for c in cores])[:, None] - array.centres[left][None]).T
+    ).T
+    for one, two in zip(*linear_sum_assignment(np.where(apart <= array.radius, apart, 1e6)),
+                        strict=True):  # fmt: skip
+        place, core = array.places[left[two]], cores[one]
+        if apart[one, two] <= array.radius and place and core.row is not None:
+            shifts.append((core.row - place[0], (core.column or 0) - place[1]))
+            sure.append(core.certainty >= SURE)
+    usual = max(set(shifts), key=shifts.count)
+    wrong = [shift != usual for shift in shifts]
+    return Grid(
+        share=share, seed=seed, name=array.name, asked=bool(found.doubts), cores=len(shifts),
+        wrong=sum(wrong), sure_wrong=sum(w and s for w, s in zip(wrong, sure, strict=True)),
+        why="; ".join(found.doubts),
+    )  # fmt: skip
+
+
+def tell_grids(grids: list[Grid]) -> None:
+    """Print the table of grids found without a map, for each share lost and set of seeds."""
+    print(
+        "| lost | seeds | runs | all sure cores right | accepted | wrong, asked | wrong, accepted |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for share in dict.fromkeys(grid.share for grid in grids):
+        for what, seeds in (("as it is", {0}), ("made on", MADE_ON), ("judged on", JUDGED_ON)):
+            of = [grid for grid in grids if grid.share == share and grid.seed in seeds]
+            if of:
+                wrong = [grid for grid in of if grid.sure_wrong]
+                print(
+                    f"| {share:.0%} | {what} | {len(of)} | {len(of) - len(wrong)} "
+                    f"| {sum(not grid.asked for grid in of)} "
+                    f"| {sum(grid.asked for grid in wrong)} "
+                    f"| {', '.join(g.name for g in wrong if not g.asked) or '–'} |"
+                )
+
+
 def tell_found(arrays: list[Labelled]) -> None:
     """Print how many circles are found, on each half."""
     halves = {
@@ -364,16 +434,35 @@ def _append(path: Path | None, result: Result) -> None:
             file.write(json.dumps(asdict(result)) + "\n")
 
 
+def _grids(arrays: list[Labelled], path: Path | None) -> list[Grid]:
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    known = {(g.share, g.seed, g.name): g for g in (Grid(**json.loads(line)) for line in lines)}
+    grids = []
+    for share in (0.0, 0.2, 0.35, 0.5):
+        for seed in sorted(MADE_ON | JUDGED_ON) if share else (0,):
+            for array in arrays:
+                if (share, seed, array.name) not in known:
+                    known[share, seed, array.name] = grid = judge_grid(array, share, seed)
+                    if path is not None:
+                        with path.open("a") as file:
+                            file.write(json.dumps(asdict(grid)) + "\n")
+                grids.append(known[share, seed, array.name])
+    return grids
+
+
 def main() -> int:
     """Print the tables; 1 if a name that would have been used is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--only", choices=[*PARTS, "found"])
+    parser.add_argument("--only", choices=[*PARTS, "found", "grids"])
     parser.add_argument("--results", type=Path)
     asked = parser.parse_args()
     arrays = list(labelled(asked.data))
     if asked.only in (None, "found"):
         tell_found(arrays)
+    if asked.only == "grids":
+        tell_grids(_grids(arrays, asked.results))
+        return 0
     results = []
     known = _read(asked.results)
     for part in PARTS if asked.only is None else {asked.only} & set(PARTS):

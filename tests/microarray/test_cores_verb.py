@@ -10,7 +10,7 @@ import pytest
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.cores import main
-from wsi_pipeline.errors import CohortError
+from wsi_pipeline.errors import CohortError, SlideError
 from wsi_pipeline.events import SlideDone, SlideFailed
 from wsi_pipeline.microarray import as_slides, check_review, read_cores
 from wsi_pipeline.pipeline.tile import run as tile
@@ -148,6 +148,31 @@ def test_a_real_overview(data_dir: Path, tmp_path: Path) -> None:
     assert main([str(data_dir / "tma" / "ABC_104_1_009_1.png"), "--preview", str(preview)]) == 0
     placed = read_cores(preview.with_suffix(".csv"))
     assert sum(core.region is not None for core in placed) > 100
+
+
+def test_rows_in_doubt_stop_without_a_map_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The right half lies half a row lower: which row is it?"""
+    picture = np.full((640, 900, 3), 243, np.uint8)
+    for row in range(5):
+        for column in range(8):
+            centre = (90 + 100 * column + 15 * (column > 3), 90 + 100 * row + 50 * (column > 3))
+            cv2.circle(picture, centre, 33, (170, 110, 190), -1)
+    slide, preview = tmp_path / "torn.png", tmp_path / "p.jpg"
+    cv2.imwrite(str(slide), picture)
+    asked = [str(slide), "--preview", str(preview)]
+    for _ in range(2):  # what was written in doubt is no more sure when it is read
+        assert main(asked) == 1
+        said = " ".join(capsys.readouterr().out.split())
+        assert "its rows and columns are in doubt" in said
+        assert "may belong a row or column beside" in said
+        assert preview.exists()
+        with pytest.raises(SlideError, match="in doubt"):
+            check_review(tmp_path / "p.csv", slide, None, "")
+    assert main([*asked, "--accept"]) == 0
+    assert main(asked) == 0
+    assert check_review(tmp_path / "p.csv", slide, None, "") is not None
 
 
 def test_doubt_stops_until_a_person_has_looked(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.microarray.field import Points
-from wsi_pipeline.microarray.lattice import Lattice, fit_lattice
+from wsi_pipeline.microarray.lattice import MARGIN, Lattice, fit_lattice
 from wsi_pipeline.microarray.pale import pale_spots
 from wsi_pipeline.microarray.pitch import Pitch, pitch_of
 from wsi_pipeline.microarray.scale import core_sizes
@@ -22,8 +22,10 @@ KNOWN_LEAST = 0.25  # where the spacing is known: text repeats by 0.35, but not 
 OTHER_SIZE = (0.35, 0.8)  # of the larger: 0.6 beside 1.5 mm to what is a size of its own
 OTHERS = (5, 0.1)  # round pieces of it, and their share of the cores
 FEWEST = 4  # cores that can agree on anything; three always do
-WEAK_JOINT = 0.8  # probability of how two parts of the array lie beside each other
-UNSURE_GAP = 0.25  # steps from whole at which a gap is not surely a spacer, or empty lines
+UNSURE_GAP = 0.25  # steps from whole at which a lone gap is not surely a spacer, or empty lines
+STRAYS = (2.0, 0.03)  # off the grid that are no reason to doubt it; of the cores
+CERTAIN = 0.9  # probability below which a core's place is in doubt
+FEW_DOUBTFUL = 0.1  # of the cores: more in doubt, and the grid is; they are set aside alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,19 +254,26 @@ def _other_sizes(mask: Mask, size: float) -> list[float]:
 def _doubts(lattice: Lattice) -> tuple[str, ...]:
     """Say why rows and columns may be miscounted."""
     doubts = []
+    number = len(lattice.chosen)
     for gap in lattice.gaps:
-        if abs(gap.steps - round(gap.steps)) < UNSURE_GAP and gap.counted != round(gap.steps):
+        near = abs(gap.steps - round(gap.steps)) < UNSURE_GAP and gap.counted != round(gap.steps)
+        if near and gap.alike == 1:
             line = "row" if gap.down else "column"
             doubts.append(
                 f"the gap after {line} {gap.after + 1} is {gap.steps:.2f} steps wide: counted as "
                 f"a spacer, it may hold empty {line}s"
             )
-    weak = lattice.placed.bridges[lattice.placed.bridges < WEAK_JOINT]
-    if len(weak):
+    if lattice.margin < MARGIN:
         doubts.append(
-            f"{len(weak)} part{'s' * (len(weak) > 1)} of the array may belong a row or column "
-            f"beside (probability of where they are {weak.min():.2f})"
+            "parts of the array may belong a row or column beside "
+            f"(dearer by {lattice.margin:.1f} of the {MARGIN:.0f} asked for)"
         )
+    strays = len(lattice.strays)
+    if strays > max(STRAYS[0], STRAYS[1] * number):
+        doubts.append(f"{strays} of {number + strays} cores stand off the rows and columns")
+    doubtful = int((lattice.certainty < CERTAIN).sum())
+    if doubtful > max(2, FEW_DOUBTFUL * number):
+        doubts.append(f"{doubtful} of {number} cores may as well belong in the place beside theirs")
     return tuple(doubts)
 
 

@@ -14,11 +14,15 @@ from wsi_pipeline.microarray.field import Field, Floats, Points, likelihoods
 from wsi_pipeline.microarray.patches import FULL, RING, Cells, Placed, place_spots
 from wsi_pipeline.microarray.pitch import Pitch
 from wsi_pipeline.microarray.spots import Spots
+from wsi_pipeline.microarray.unwrap import STEPS, Unwrapping
 
 WHOLE = 0.7  # coverage of a core that may open a row at the edge, or stand off the grid
 SUPPORT = 0.15  # coverage that a full neighbour is worth
 SUPPORTED = 0.65
 COMPANY = 3  # cores that the lines of an array usually have, before a lonely one is told
+ALIKE = 0.15  # steps between gaps that were made alike
+MARGIN = 5.0  # by which another numbering must be dearer
+FEW = (2.0, 0.05)  # cores that another numbering may put elsewhere and be the same; of the cores
 WHOLE_GAP = 0.06  # of a gap: this near to whole steps it holds empty rows or columns
 
 
@@ -31,6 +35,7 @@ class Gap:
         after: The last row or column before it, as numbered.
         steps: Measured, not rounded; 1 between neighbouring lines.
         counted: What it is taken for.
+        alike: How many gaps of the array, itself too, are as wide.
         raw_before, raw_after: The lines beside it, as measured.
     """
 
@@ -38,6 +43,7 @@ class Gap:
     after: int
     steps: float
     counted: int
+    alike: int
     raw_before: int
     raw_after: int
 
@@ -55,6 +61,8 @@ class Lattice:
         placed: All spots' cells as measured, before gaps were counted; the chosen spots' field.
         steps: (2, 2) float64, columns are the step along a row and the step down a column, px.
         gaps: Empty lines inside the array.
+        margin: How much dearer than these rows and columns the next best are (``unwrap``); below
+            ``MARGIN`` they are in doubt.
     """
 
     spots: Spots
@@ -65,6 +73,7 @@ class Lattice:
     placed: Placed
     steps: Floats
     gaps: tuple[Gap, ...]
+    margin: float
 
     @property
     def strays(self) -> NDArray[np.int64]:
@@ -93,16 +102,58 @@ def fit_lattice(spots: Spots, pitch: Pitch) -> Lattice:
     raw = placed.cells[chosen]
     field = replace(placed.field, places=places[chosen], offsets=places[chosen] - raw)
     numbered, gaps = _numbered(raw, places[chosen])
+    margin, contested = _rivals(field.fitted(), raw, placed.patch[chosen])
     return Lattice(
         spots=spots,
         chosen=chosen,
         cells=numbered,
-        certainty=_certainty(field, raw),
+        certainty=np.where(contested, 0.0, _certainty(field, raw)),
         placed=replace(placed, field=field),
         places=places,
         steps=pitch.steps,
         gaps=gaps,
+        margin=margin,
     )
+
+
+def _rivals(field: Field, raw: Cells, patch: NDArray[np.int64]) -> tuple[float, NDArray[np.bool_]]:
+    """What else the rows and columns may be: each patch a step beside, with all that must follow.
+
+    Returns:
+        How much dearer the cheapest of them is that puts more than a few cores elsewhere; and
+        (N,) the cores that others, as cheap, put elsewhere.
+    """
+    contested = np.zeros(len(raw), bool)
+    margin = float("inf")
+    patches = [np.flatnonzero(patch == number) for number in np.unique(patch[patch >= 0])]
+    patches.sort(key=len)
+    if len(patches) < 2:
+        return margin, contested
+    numbered, _ = _numbered(raw, field.places)
+    still = np.isin(np.arange(len(raw)), patches[-1])
+    unwrapping = Unwrapping(field.places, field)
+    now = unwrapping.price(raw)
+    for members in patches[:-1]:
+        for step in STEPS:
+            moved = np.isin(np.arange(len(raw)), members)
+            moved = unwrapping.cut(raw, step, moved=moved, still=still)
+            other = raw + moved[:, None] * step
+            dearer = unwrapping.price(other) - now
+            if dearer >= margin and dearer >= MARGIN:
+                continue
+            beside = _elsewhere(numbered, _numbered(other, field.places)[0])
+            if beside.sum() > max(FEW[0], FEW[1] * len(raw)):
+                margin = min(margin, dearer)
+            elif dearer < MARGIN:
+                contested |= beside
+    return margin, contested
+
+
+def _elsewhere(one: Cells, other: Cells) -> NDArray[np.bool_]:
+    """Cores that two numberings, whatever they count from, put in different places; (N,) bool."""
+    apart = other - one
+    _, which, counts = np.unique(apart, axis=0, return_inverse=True, return_counts=True)
+    return np.asarray(which.reshape(-1) != int(np.argmax(counts)))
 
 
 def _certainty(field: Field, cells: Cells) -> Floats:
@@ -152,7 +203,7 @@ def _numbered(raw: Cells, places: Points) -> tuple[Cells, tuple[Gap, ...]]:
         for before, after in pairwise(int(k) for k in used):
             counted = 1
             if (steps := measured.get((before, after))) is not None:
-                alike = [s for (a, b), s in measured.items() if b - a == after - before]
+                alike = [s for s in measured.values() if abs(s - steps) <= ALIKE]
                 usual = float(np.mean(alike))
                 whole = abs(usual - round(usual)) <= WHOLE_GAP * usual
                 counted = max(round(steps), 1) if whole else 1
@@ -162,6 +213,7 @@ def _numbered(raw: Cells, places: Points) -> tuple[Cells, tuple[Gap, ...]]:
                         after=number[before],
                         steps=steps,
                         counted=counted,
+                        alike=len(alike),
                         raw_before=before,
                         raw_after=after,
                     )

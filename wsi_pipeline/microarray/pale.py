@@ -76,7 +76,8 @@ class _Look:
         self.radius = diameter_px / 2
         density = np.minimum(view.density, DARKEST)
         self.smooth = cv2.GaussianBlur(density, (0, 0), diameter_px / 16)
-        self.noise = _spread(self.smooth[~view.mask])
+        around = _around(density.shape, lattice)  # glass elsewhere may be cleaner
+        self.noise = _spread(self.smooth[~view.mask & around])
         self.free = _without_cores(density.shape, lattice)
         reach = int(np.ceil(1.6 * self.radius))
         y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -90,7 +91,7 @@ class _Look:
         ) / np.maximum(in_ring, 1)
         hidden = (in_disc < 0.8 * disc.sum()) | (in_ring < 0.25 * ring.sum())
         self.contrast[hidden] = -1
-        self.least = CLEAR * _spread(self.contrast[~hidden])
+        self.least = CLEAR * _spread(self.contrast[~hidden & around])
         self.seen = _sum(view.mask.astype(np.float32), disc) / disc.sum()
 
     def at(self, x: float, y: float, reach: int) -> tuple[float, float, float] | None:
@@ -115,6 +116,15 @@ class _Look:
         ground = self.smooth[ring]
         cut = float(np.median(ground)) + 2.5 * max(_spread(ground), self.noise)
         return float((self.smooth[disc] > cut).mean())
+
+
+def _around(shape: tuple[int, ...], lattice: Lattice) -> NDArray[np.bool_]:
+    """(H, W) the box of the grid and a step around it."""
+    centres = lattice.spots.centres[lattice.chosen]
+    step = float(np.abs(lattice.steps).max())
+    (left, top), (right, bottom) = centres.min(axis=0) - step, centres.max(axis=0) + step
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray((rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right))
 
 
 def _without_cores(shape: tuple[int, ...], lattice: Lattice) -> NDArray[np.bool_]:

@@ -2,7 +2,8 @@
 
 Cells are handed out from spot to spot, always the surest next, each predicted from those that
 have one. Where a tear, a spacer or a wide empty stretch makes that unsure a new patch begins.
-Patches are then laid beside each other by all of their neighbourhoods at once.
+Patches are then laid beside each other by all of their neighbourhoods, and once all are laid they
+are weighed again together (``unwrap``).
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.microarray.field import Field, Floats, Points, distances, likelihoods, tree_of
+from wsi_pipeline.microarray.unwrap import Unwrapping
 
 NOWHERE = 0.02  # density of spots that belong in no cell
 SURE = 0.97  # probability of a cell that is handed out at once
@@ -45,14 +47,12 @@ class Placed:
             be joined, -1 for spots without a cell.
         patch: (N,) which spots surely belong together; -1 for spots that came last.
         field: What the spots of the array are off their cells by.
-        bridges: (K,) how sure each joint between patches is.
     """
 
     cells: Cells
     part: Members
     patch: Members
     field: Field
-    bridges: Floats
 
 
 def place_spots(places: Points, coverage: Floats) -> Placed:
@@ -69,7 +69,6 @@ def place_spots(places: Points, coverage: Floats) -> Placed:
         part=patches.part,
         patch=patches.patch,
         field=patches.field_of(patches.part == 0),
-        bridges=np.array(patches.bridges, dtype=np.float64),
     )
 
 
@@ -109,7 +108,6 @@ class Patches:
         self.patch = np.full(len(places), -1)
         self.part = np.full(len(places), -1)
         self.field = Field(places=places[:0], offsets=places[:0])
-        self.bridges: list[float] = []
 
     def run(self) -> None:
         """Hand out cells: to neighbours of one another, between patches, to crumbs."""
@@ -207,15 +205,14 @@ class Patches:
                 break
             one, two = max(likely, key=lambda pair: joins[pair].order)
             join = joins[one, two]
-            fewer = min(len(groups[one]), len(groups[two]))
             self.cells[groups[two]] += join.shift
-            if fewer > 1:
-                self.bridges.append(join.sure)
             new = max(groups) + 1
             groups[new] = np.concatenate([groups.pop(one), groups.pop(two)])
             joins = {pair: j for pair, j in joins.items() if not {one, two} & set(pair)}
         ordered = sorted(groups.values(), key=len, reverse=True)
-        self._settle(ordered[0], patches)
+        whole = ordered[0]
+        self.cells[whole] = Unwrapping(self.places[whole], self.field).settled(self.cells[whole])
+        self._settle(whole, patches)
         for number, spots in enumerate(ordered):
             if number:
                 self.cells[spots] += self._join(ordered[0], spots, far=True).shift
@@ -266,7 +263,8 @@ class Patches:
 
     def _settle(self, group: Members, patches: list[Members]) -> None:
         """Move single patches where all the others have them, until none moves."""
-        inside = sorted((spots for spots in patches if np.isin(spots, group).all()), key=len)
+        inside = [spots for spots in patches if len(spots) > 2 and np.isin(spots, group).all()]
+        inside.sort(key=len)
         for _ in range(ROUNDS):
             moved = False
             for spots in inside[:-1]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_pipeline.cohort import MappedCore, safe_id
 from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError, SlideError
-from wsi_pipeline.microarray.dearray import Core, Dearray, Hints, core_name, dearray
+from wsi_pipeline.microarray.dearray import CERTAIN, Core, Dearray, Hints, core_name, dearray
 from wsi_pipeline.microarray.join import Joined, JoinedCore, Joining, join_core_map
 from wsi_pipeline.microarray.preview import CoreMark, draw_marks, side_by_side
 from wsi_pipeline.microarray.table import (
@@ -28,7 +28,6 @@ CLOSEST: Final = 0.8  # of it, where a neighbour would come into the square
 LOST: Final = 0.1  # share of a core that is tissue, below which it is lost
 APART: Final = (3.5, 2.6)  # steps between the cores of two arrays, at least
 MANY: Final = 9  # cores that make an array
-FOUND: Final = 0.9  # certainty of a core without a map
 
 Naming = Literal["letters", "numbers"]
 CoreMask = Literal["circle", "tissue"]
@@ -273,7 +272,7 @@ def _by_grid(path: str | Path, array: Dearray, naming: Naming) -> tuple[JoinedCo
         JoinedCore(
             mapped=_named(path, core.row or 0, core.column or 0, naming),
             core=core,
-            certain=core.missing or core.certainty >= FOUND,
+            certain=core.missing or core.certainty >= CERTAIN,
         )
         for core in array.cores
     )

@@ -142,13 +142,18 @@ def check_review(
             f"find the cores anew with --overwrite: {advice}"
         )
     if not review.sure and review.table == table_digest(table):
-        raise SlideError(f"{slide}: {unsure(review.doubts)}; {advice}")
+        raise SlideError(
+            f"{slide}: {unsure(review.doubts, by_map=review.map is not None)}; {advice}"
+        )
     return review
 
 
-def unsure(doubts: Sequence[str]) -> str:
+def unsure(doubts: Sequence[str], *, by_map: bool = True) -> str:
     """The sentence that says what does not fit."""
-    return f"its cores are not surely those of the map: {'; '.join(doubts)}"
+    what = "its cores are not surely those of the map" if by_map else (
+        "its rows and columns are in doubt"
+    )  # fmt: skip
+    return f"{what}: {'; '.join(doubts)}"
 
 
 def _digest(data: bytes) -> str:

@@ -62,12 +62,14 @@ class Cores:
         picture: (H, W, 3) uint8.
         doubts: Why cores may have wrong names; none: they are sure.
         found: How they were found; None where the table was there.
+        by_map: Whether a map, and not only their rows and columns, names them.
     """
 
     cores: list[PlacedCore]
     picture: RgbImage
     doubts: tuple[str, ...]
     found: Microarray | None
+    by_map: bool = True
 
 
 def run(config: CoresConfig) -> Iterator[Event]:
@@ -96,8 +98,6 @@ def run(config: CoresConfig) -> Iterator[Event]:
     yield Note(text=_summary(made.found) if made.found is not None else (
         f"{config.table} was there and is drawn as it stands; --overwrite finds the cores anew"
     ))  # fmt: skip
-    if made.found is not None and made.found.joined is None and made.found.doubts:
-        yield Note(text=f"rows and columns may be miscounted: {'; '.join(made.found.doubts)}")
     changed = not there or bool(correction) or config.qupath_in is not None
     accepted = config.accept or bool(correction) or config.qupath_in is not None
     if config.accept:
@@ -108,7 +108,7 @@ def run(config: CoresConfig) -> Iterator[Event]:
         yield from _write(config, made, mapped, changed=changed, accepted=accepted)
     if made.doubts and not accepted:
         look = LOOK.format(preview=config.preview, table=config.table)
-        said = f"{config.slide}: {unsure(made.doubts)}; {look}"
+        said = f"{config.slide}: {unsure(made.doubts, by_map=made.by_map)}; {look}"
         yield SlideFailed(slide_id=slide_id, error=said)
         return
     seconds = time.monotonic() - started
@@ -172,7 +172,8 @@ def _read(config: CoresConfig, mapped: list[MappedCore] | None) -> Cores:
         review = read_review(config.table)
         if review is None or review.sure or review.slide != slide_digest(config.slide):
             raise
-        return Cores(cores=cores, picture=picture, doubts=review.doubts, found=None)
+        return Cores(cores=cores, picture=picture, doubts=review.doubts, found=None,
+                     by_map=review.map is not None)  # fmt: skip
     return Cores(cores=cores, picture=picture, doubts=(), found=None)
 
 
@@ -183,8 +184,10 @@ def _find(config: CoresConfig, mapped: list[MappedCore] | None) -> Cores:
             if core.region is not None and core.status in ("", "doubtful")
         ]  # fmt: skip
     found = place_cores(config.slide, mapped, search_of(config))
-    doubts = found.doubts if found.joined is not None else ()
-    return Cores(cores=found.cores, picture=found.picture, doubts=doubts, found=found)
+    return Cores(
+        cores=found.cores, picture=found.picture, doubts=found.doubts, found=found,
+        by_map=found.joined is not None,
+    )  # fmt: skip
 
 
 def _corrected(config: CoresConfig, made: Cores, correction: Correction) -> Cores:
@@ -259,7 +262,9 @@ def _summary(found: Microarray) -> str:
         text += f"; the map lies {turned}{' and mirrored' * where.mirrored}"
         if joined.margin < float("inf"):
             text += f", clear of the next best way by {joined.margin:.0f} nats"
-    if found.unmapped:
+    if joined is None and found.unmapped:
+        text += f"; off the rows and columns: {len(found.unmapped)}"
+    elif found.unmapped:
         text += f"; not in the core map: {', '.join(found.unmapped)}"
     return text
 
