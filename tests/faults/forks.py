@@ -20,7 +20,8 @@ from typing import Any, Self
 
 from faults.shim import Faults
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
+HUNG = -1000  # a process that did not end in time
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,7 +40,7 @@ class Forks:
     def __init__(self, shim: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.faults = Faults(folder / "state")
-        self._said = folder / "said.txt"
+        self._said = folder / "said"
         self._server = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -64,15 +65,28 @@ class Forks:
 
     def run(self, *commands: Sequence[object], patience_s: float = PATIENCE_S) -> Ended:
         """Run command lines one after the other in one process, up to one that fails."""
+        return self.together([commands], patience_s)[0]
+
+    def together(
+        self, processes: Sequence[Sequence[Sequence[object]]], patience_s: float = PATIENCE_S
+    ) -> list[Ended]:
+        """Run several such processes at the same time."""
+        saids = [self._said.with_name(f"said-{n}.txt") for n in range(len(processes))]
         request = {
-            "commands": [list(map(str, command)) for command in commands],
-            "said": str(self._said), "patience_s": patience_s,
+            "processes": [
+                [[os.fsdecode(os.fspath(word) if isinstance(word, Path) else str(word))
+                  for word in command] for command in commands]
+                for commands in processes
+            ],
+            "saids": list(map(str, saids)), "patience_s": patience_s,
         }  # fmt: skip
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
-        answer = json.loads(self._server.stdout.readline())
-        said = self._said.read_text("utf-8", "replace")
-        return Ended(answer["code"], answer["seconds"], said)
+        answers = json.loads(self._server.stdout.readline())
+        return [
+            Ended(code, answers["seconds"], said.read_text("utf-8", "replace"))
+            for code, said in zip(answers["codes"], saids, strict=True)
+        ]
 
 
 def serve() -> None:
@@ -92,24 +106,32 @@ def serve() -> None:
         raise SystemExit(f"importing started {threads - 1} threads: children would hang")
     for line in sys.stdin:
         request = json.loads(line)
-        answer = _run(request["commands"], request["said"], request["patience_s"])
+        answer = _run(request["processes"], request["saids"], request["patience_s"])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _run(commands: list[list[str]], said: str, patience_s: float) -> dict[str, Any]:
+def _run(processes: list[list[list[str]]], saids: list[str], patience_s: float) -> dict[str, Any]:
     began = time.monotonic()
-    child = os.fork()
-    if not child:
-        _work(commands, said)
+    children = []
+    for commands, said in zip(processes, saids, strict=True):
+        child = os.fork()
+        if not child:
+            _work(commands, said)
+        children.append(child)
+    codes = [_wait(child, max(0.0, began + patience_s - time.monotonic())) for child in children]
+    return {"codes": codes, "seconds": time.monotonic() - began}
+
+
+def _wait(child: int, patience_s: float) -> int:
+    """Wait for a process; return its exit status, one of our own if it had to be killed."""
     handle = os.pidfd_open(child)
     in_time, _, _ = select.select([handle], [], [], patience_s)
     os.close(handle)
     if not in_time:
         os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status) if in_time else -1000
-    return {"code": code, "seconds": time.monotonic() - began}
+    return os.waitstatus_to_exitcode(status) if in_time else HUNG
 
 
 def _work(commands: list[list[str]], said: str) -> None:

@@ -104,6 +104,8 @@ def _problem(path: Path) -> str | None:
         return None  # no slide
     if not _can_stand_in_a_table(path.name):
         return "has a name that no table can hold (not UTF-8, or with a line break); rename it"
+    if len(path.stem.encode()) > LONGEST_ID:
+        return f"has a name of more than {LONGEST_ID} bytes, and names are made from it; rename it"
     if is_folder or is_file:
         return None
     return "is a link that leads to nothing" if path.is_symlink() else NOT_A_FILE

@@ -1,0 +1,306 @@
+"""What no count of operations reaches: real disks, slides that misbehave, several processes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults.forks import Ended
+from faults.scenes import SLIDES, Scene, Workplace, scenes
+from faults.shim import Op, What
+from faults.trials import IN_TIME_S, STOPPED, mended
+
+from wsi_pipeline.events import SlideDone
+from wsi_pipeline.journal import read_journal
+from wsi_pipeline.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"tile": "400k", "extract": "340k", "train": "1100k"}
+"""Room on a disk that is full in the middle of the verb."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, to what, what came of it, and whether that is as it should be."""
+
+    fault: str
+    to: str
+    came: str
+    right: bool
+
+
+def all_of(root: Path, shim: Path, slides: Path) -> list[Outcome]:
+    """Do all of them, one after the other."""
+    place = Workplace(root, shim, slides)
+    try:
+        return [each for situation in SITUATIONS for each in situation(place)]
+    finally:
+        place.close()
+
+
+def full_disks(place: Workplace) -> Iterator[Outcome]:
+    """A file system of some hundred kilobytes; then it grows, and the same call goes on."""
+    for verb, room in SMALL.items():
+        (scene,) = scenes(place, (verb,))
+        what = ("disk full (tmpfs)", verb)
+        if os.geteuid():
+            yield Outcome(*what, "not tried: only root can mount one", True)
+            continue
+        with mounted(place, scene, room):
+            ended = place.forks.run(scene.command)
+            problems = _ended(ended, 1, "the disk is full")
+            subprocess.run(["mount", "-o", "remount,size=200m", place.run], check=True)
+            problems += mended(place, scene)
+        yield _told(what, problems, "one sentence, exit 1; with room again, all is as undisturbed")
+
+
+@contextmanager
+def mounted(place: Workplace, scene: Scene, room: str) -> Iterator[None]:
+    """Have the run folder on a file system of its own, as the scene begins."""
+    place.begin(None)
+    place.run.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", place.run], check=True)
+    try:
+        if scene.start is not None:
+            shutil.copytree(scene.start, place.run, dirs_exist_ok=True)
+            used = sum(-(-path.stat().st_size // 4096) * 4 + 4 for path in place.run.rglob("*"))
+            room = f"{used + int(room.removesuffix('k')) // 8}k"
+        subprocess.run(["mount", "-o", f"remount,size={room}", place.run], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", place.run], check=True)
+
+
+def read_only_archive(place: Workplace) -> Iterator[Outcome]:
+    """A finished run on a file system that can only be read."""
+    if os.geteuid():
+        yield Outcome("read-only mount", "verify", "not tried: only root can mount one", True)
+        return
+    (scene,) = scenes(place, ("report",))
+    with mounted(place, scene, "64000k"):
+        subprocess.run(["mount", "-o", "remount,ro", place.run], check=True)
+        verified = _ended(place.forks.run(("verify", place.run)), 0, "")
+        wrote = _ended(place.forks.run(scene.command), 2, "no files can be written there")
+    yield _told(("read-only mount", "verify"), verified, "all is verified, exit 0")
+    yield _told(("read-only mount", "report"), wrote, "one sentence, exit 2")
+
+
+def names(place: Workplace) -> Iterator[Outcome]:
+    """Names of every kind in one folder of slides, a pipe and a link that leads to itself."""
+    folder = place.root / "names"
+    folder.mkdir()
+    content = (place.slides / f"{SLIDES[0]}.svs").read_bytes()
+    good = ["plain.svs", "-dash.svs", "with space.svs", "é.svs", "n" * 200 + ".svs"]
+    bad = [b"two\nlines.svs", b"b\xff.svs", b"m" * 251 + b".svs"]
+    twins = ["Twin.svs", "twin.svs"]
+    for name in (*map(os.fsencode, (*good, *twins)), *bad):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(content)
+    os.mkfifo(folder / "pipe.svs")
+    (folder / "self.svs").symlink_to(folder / "self.svs")
+    place.begin(None)
+    more = ("--tile-px", "64", "--max-background-fraction", "1")
+    ended = place.forks.run(("tile", folder, "--run", place.run, *more))
+    problems = _ended(ended, 1, "")
+    said = " ".join(ended.said.split())
+    done = {path.stem for path in place.run.glob("tiles/*.zarr")}
+    problems += [f"{name} is not cut" for name in good if Path(name).stem not in done]
+    named = (r"two\nlines.svs", r"b\xff.svs", "m" * 100, "pipe.svs", "self.svs")
+    problems += [f"{name} is not named" for name in named if name not in said]
+    problems += [f"{stem} is cut" for stem in done if stem.startswith("m") or "\n" in stem]
+    problems += _ended(place.forks.run(place.extract), 0, "")
+    problems += _ended(place.forks.run(("verify", place.run)), 0, "")
+    came = (
+        f"{len(done)} of {len(good) + len(twins)} cut that can be; newline, non-UTF-8, 255 bytes, "
+        "FIFO and link loop each named alone, exit 1; extract and verify 0"
+    )
+    yield _told(("names of every kind, a FIFO", "tile"), problems, came)
+
+
+def changing_slides(place: Workplace) -> Iterator[Outcome]:
+    """A slide is overwritten with another while it is read."""
+    folder = place.root / "changing"
+    folder.mkdir()
+    one, other = (place.slides / f"{name}.svs" for name in SLIDES[:2])
+    slide, beside = folder / one.name, folder / other.name
+    shutil.copy(other, beside)
+    for share in (0.2, 0.5, 0.9):
+        shutil.copy(one, slide)
+        place.begin(None)
+        faults = place.forks.faults
+        command = ("tile", folder, "--run", place.run, "--tile-px", "64")
+        faults.arm(slide, Op.READ)
+        place.forks.run(command)
+        nth = max(1, round(share * faults.count))
+        place.begin(None)
+        faults.arm(slide, Op.READ, nth, What.SLEEP, number=1500)
+
+        def overwrite(data: bytes = other.read_bytes()) -> None:
+            while not faults.hit:
+                time.sleep(0.01)
+            slide.write_bytes(data)
+
+        thread = threading.Thread(target=overwrite, daemon=True)
+        thread.start()
+        ended = place.forks.run(command)
+        faults.disarm()
+        thread.join(5)
+        known = place.forks.run(("verify", place.run, "--slides", folder))
+        problems = []
+        if "Traceback" in ended.said:
+            problems.append("a traceback")
+        if ended.code == 0 and known.code == 0:
+            problems.append("tiles of a slide that changed count as sound")
+        if not (place.run / "tiles" / f"{beside.stem}.zarr").exists():
+            problems.append("the other slide is not cut")
+        what = (f"slide overwritten after {share:.0%} of its reads", "tile")
+        came = "the slide failed" if ended.code else "cut; verify says that the slide has changed"
+        yield _told(what, problems, f"{came}; the other one is done")
+
+
+def stalled_reads(place: Workplace) -> Iterator[Outcome]:
+    """Reads of one slide take a minute each."""
+    place.begin(None)
+    slide = place.slides / f"{SLIDES[0]}.svs"
+    place.forks.faults.arm(slide, Op.READ, 40, What.SLEEP, number=60_000, lasting=True)
+    ended = place.forks.run((*place.tile("two"), "--stall-s", "3"), patience_s=50)
+    place.forks.faults.disarm()
+    problems = _ended(ended, 1, "no tile was read or encoded for 3 s")
+    if not (place.run / "tiles" / f"{SLIDES[1]}.zarr").exists():
+        problems.append("the other slide is not cut")
+    came = "given up alone (--stall-s 3), the other slide done, exit 1"
+    yield _told(("stalled reads", "tile"), problems, came)
+
+
+def dying_workers(place: Workplace) -> Iterator[Outcome]:
+    """A decoder crashes its worker; the out-of-memory killer takes it."""
+    (scene,) = scenes(place, ("tile",))
+    for name, number in (("segfault of a worker", signal.SIGSEGV), ("OOM kill", signal.SIGKILL)):
+        place.begin(None)
+        slide = place.slides / f"{SLIDES[0]}.svs"
+        place.forks.faults.arm(slide, Op.READ, 40, What.SIGNAL, number=number, lasting=True)
+        ended = place.forks.run((*scene.command, "--workers", "2"))
+        place.forks.faults.disarm()
+        problems = _ended(ended, 1, "its worker process was killed twice")
+        if not (place.run / "tiles" / f"{SLIDES[1]}.zarr").exists():
+            problems.append("the other slide is not cut")
+        problems += mended(place, scene)
+        came = "tried again alone, then named; the other slide done, exit 1; the next call does it"
+        yield _told((name, "tile --workers 2"), problems, came)
+
+
+def clock_back(place: Workplace) -> Iterator[Outcome]:
+    """The clock goes a day back between two stages."""
+    for verb in ("extract", "report"):
+        (scene,) = scenes(place, (verb,))
+        place.begin(scene.start)
+        place.forks.faults.disarm()
+        place.forks.faults.set_clock(-86_400)
+        problems = [*mended(place, scene)]
+        place.forks.faults.disarm()
+        yield _told(("clock a day back", verb), problems, "the same as undisturbed")
+
+
+def several_processes(place: Workplace) -> Iterator[Outcome]:
+    """Up to eight at once do the same slides in one run folder."""
+    (scene,) = scenes(place, ("audit",))  # whose run folder has six slides with features
+    place.begin(scene.start)
+    wanted = {
+        name: digest
+        for name, digest in place.found().items()
+        if name.startswith(("tiles", "features"))
+    }
+    for count in (2, 4, 8):
+        place.begin(None)
+        calls = [(place.tile("six"), place.extract)] * count
+        ended = place.forks.together(calls)
+        problems = [f"exit status {one.code}: {one.said[-400:]}" for one in ended if one.code]
+        found = {name: digest for name, digest in place.found().items() if name in wanted}
+        problems += [f"{name} is another" for name in wanted if found.get(name) != wanted[name]]
+        times = Counter(
+            (entry.verb, entry.event.slide_id)
+            for entry in read_journal(RunFolder(place.run).journal)
+            if isinstance(entry.event, SlideDone)
+        )
+        problems += [f"{slide} was done {n} times by {verb}"
+                     for (verb, slide), n in times.items() if n > 1]  # fmt: skip
+        problems += _ended(place.forks.run(("verify", place.run)), 0, "")
+        yield _told(
+            (f"{count} processes in one run folder", "tile, extract"), problems,
+            "every slide done once, the same as by one; verify 0",
+        )  # fmt: skip
+
+
+def stopped_workers(place: Workplace) -> Iterator[Outcome]:
+    """Ctrl-C goes to all processes of a terminal, SIGTERM to one; then kill -9 to one."""
+    (scene,) = scenes(place, ("tile",))
+    signals = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "kill -9": signal.SIGKILL}
+    for name, number in signals.items():
+        for seconds in (4.0, 6.0):
+            place.begin(None)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "wsi_pipeline", *place.tile("six"), "--workers", "2"],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                start_new_session=True, cwd=place.root,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            time.sleep(seconds)
+            began = time.monotonic()
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            said, _ = process.communicate(timeout=60)
+            took = time.monotonic() - began
+            problems = []
+            if number == signal.SIGKILL:
+                time.sleep(2)  # its workers see that it is gone
+            elif process.returncode == 0:
+                continue  # it was done before
+            else:
+                if process.returncode != 128 + number or said.count(STOPPED) != 1:
+                    problems.append(f"exit status {process.returncode}: {said[-600:]}")
+                if took > IN_TIME_S:
+                    problems.append(f"after {took:.1f} s")
+            if "Traceback" in said:
+                problems.append(f"a traceback: {said[-1500:]}")
+            problems += _ended(place.forks.run(scene.command), 0, "")
+            problems += _ended(place.forks.run(place.tile("six")), 0, "")
+            problems += [
+                f"{left.name} is left over" for left in place.run.glob("[!.]*/.*.partial*")
+            ]
+            problems += _ended(place.forks.run(("verify", place.run)), 0, "")
+            came = (
+                "its workers end too" if number == signal.SIGKILL else f"{took:.1f} s, a sentence"
+            )
+            what = (f"{name} after {seconds:.0f} s", "tile --workers 2")
+            yield _told(what, problems, f"{came}; the same call goes on; verify 0")
+
+
+def _ended(ended: Ended, code: int, words: str) -> list[str]:
+    """Return in what a process ended otherwise than it should."""
+    problems = []
+    if ended.code != code:
+        problems.append(f"exit status {ended.code}: {ended.said[-600:]}")
+    if "Traceback" in ended.said or "please report it" in ended.said:
+        problems.append(f"a traceback: {ended.said[-600:]}")
+    if words not in " ".join(ended.said.split()):
+        problems.append(f"does not say {words!r}: {ended.said[-600:]}")
+    return problems
+
+
+def _told(what: tuple[str, str], problems: list[str], came: str) -> Outcome:
+    return Outcome(*what, " ".join("; ".join(problems).split()) or came, not problems)
+
+
+SITUATIONS: tuple[Callable[[Workplace], Iterator[Outcome]], ...] = (
+    full_disks, read_only_archive, names, changing_slides, stalled_reads, dying_workers,
+    clock_back, several_processes, stopped_workers,
+)  # fmt: skip
