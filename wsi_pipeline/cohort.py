@@ -19,7 +19,7 @@ from typing import Final
 from wsi_pipeline.errors import CohortError, named
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.tables import Table, TableRow, read_table, write_csv
-from wsi_pipeline.types import Region
+from wsi_pipeline.types import LONGEST_ID, Region
 
 REQUIRED: Final = ("slide_id", "path", "patient_id", "label", "cohort")
 CLINICAL: Final = (  # of the patient and of the slide, as a record says it; never needed
@@ -325,6 +325,11 @@ def _slide(found: TableRow) -> CohortSlide:
     if not SAFE_ID.fullmatch(row["slide_id"]):
         raise ValueError(
             f"slide_id {row['slide_id']!r} cannot be a file name (letters, digits, . _ + = @ -)"
+        )
+    if len(row["slide_id"]) > LONGEST_ID:
+        raise ValueError(
+            f"slide_id {row['slide_id'][:20]}… has more than {LONGEST_ID} characters, and names of "
+            "files are made from it"
         )
     if not row["path"]:
         raise ValueError("path is empty")

@@ -1,18 +1,21 @@
 """The fault harness: every fault to every verb that writes, and the table of what came of it.
 
 ``python tests/faults/harness.py PAGE.md`` takes some ten minutes on two cores.
-``--verbs train,report`` does a part; ``--every`` fills the disk at each single write.
+``--parts train,report`` does a part; ``--every`` fills the disk at each single write.
 """
 
 import argparse
 import contextlib
+import json
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from faults import situations, trials
 from faults.scenes import VERBS, Workplace, built_slides, scenes
@@ -20,22 +23,29 @@ from faults.shim import build_shim
 from faults.situations import Outcome
 from faults.trials import Trial
 
-WORKERS = 2
 PLACES = {
-    trials.KILL: 14,
-    trials.TERM: 3,
-    trials.CTRL_C: 3,
-    trials.BROKEN: 4,
-    trials.READ_ONLY: 3,
-    trials.FORBIDDEN: 3,
+    trials.KILL: 13,
+    trials.TERM: 2,
+    trials.CTRL_C: 2,
+    trials.BROKEN: 3,
+    trials.READ_ONLY: 2,
+    trials.FORBIDDEN: 2,
 }
 """How many places of a verb's work a fault is done at; a full disk at each sort of write."""
+SITUATIONS = "situations"
 BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 
 
-def play(root: Path, shim: Path, slides: Path, verb: str, *, every: bool) -> list[Trial]:
-    """Do every fault to a verb."""
-    with workplace(root / verb.replace(" ", "-"), shim, slides) as place:
+def play(
+    root: Path, shim: Path, slides: Path, part: str, *, every: bool
+) -> tuple[list[Trial] | list[Outcome], float]:
+    """Do every fault to a verb, or all situations; return what came of it and how long it took."""
+    began = time.monotonic()
+    with workplace(root / part.replace(" ", "-"), shim, slides) as place:
+        if part == SITUATIONS:
+            outcomes = [each for situation in situations.ALL for each in situation(place)]
+            return outcomes, time.monotonic() - began
+        verb = part
         (scene,) = scenes(place, (verb,))
         found = []
         seed = VERBS.index(verb)
@@ -44,9 +54,9 @@ def play(root: Path, shim: Path, slides: Path, verb: str, *, every: bool) -> lis
                 count = len(scene.writes)
                 nths = range(1, count + 1) if every else trials.one_of_each(scene.writes, seed)
             else:
-                nths = trials.spread(scene.operations, PLACES[fault], seed)
+                nths = trials.spread(scene.operations, fault.ops, PLACES[fault], seed)
             found += [done for nth in nths if (done := trials.attempt(place, scene, fault, nth))]
-        return found
+        return found, time.monotonic() - began
 
 
 @contextlib.contextmanager
@@ -79,7 +89,7 @@ def table(done: Sequence[Trial]) -> str:
 def told(done: Sequence[Trial], outcomes: Sequence[Outcome], seconds: float) -> str:
     """Return what is written into the page."""
     wrong = sum(bool(each.wrong) for each in done)
-    sums = f"{len(done)} faults (seed {trials.SEED}) in {seconds / 60:.0f} minutes"
+    sums = f"{len(done)} faults (seed {trials.SEED}) in {seconds / 60:.0f} minutes of one process"
     lines = [
         BEGIN,
         f"{sums}, {wrong} of them not survived; right of tried:\n",
@@ -98,34 +108,69 @@ def told(done: Sequence[Trial], outcomes: Sequence[Outcome], seconds: float) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("page", type=Path)
-    parser.add_argument("--verbs", default=",".join(VERBS))
+    parser.add_argument("--parts", default=",".join((SITUATIONS, *VERBS)))
     parser.add_argument("--every", action="store_true")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--results", type=Path, help="kept from call to call: a part is done once")
     asked = parser.parse_args(argv)
-    began = time.monotonic()
-    done: list[Trial] = []
-    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(WORKERS) as pool:
+    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(asked.processes) as pool:
         root = Path(name)
+        results = Results(asked.results or root / "results.jsonl")
         shim, slides = build_shim(root), built_slides(root / "built")
-        verbs = asked.verbs.split(",")
-        at_work = [pool.submit(play, root, shim, slides, verb, every=asked.every) for verb in verbs]
-        beside = pool.submit(situations.all_of, root / "situations", shim, slides)
+        at_work = {
+            pool.submit(play, root, shim, slides, part, every=asked.every): part
+            for part in asked.parts.split(",")
+            if part not in results.parts
+        }
         for each in as_completed(at_work):
-            found = each.result()
-            done += found
-            verb, bad = found[0].verb, [trial for trial in found if trial.wrong]
-            sys.stdout.write(f"{verb}: {len(found)} faults, {len(bad)} not survived\n")
-            for trial in bad:
-                wrong = "\n    ".join(trial.wrong)
-                sys.stdout.write(f"  {trial.fault} at {trial.where} ({trial.code}): {wrong}\n")
+            part, found = at_work[each], each.result()
+            results.add(part, *found)
+            sys.stdout.write(f"{part}: {len(found[0])} in {found[1]:.0f} s\n")
+            for done in found[0]:
+                if isinstance(done, Trial) and done.wrong:
+                    wrong = "\n    ".join(done.wrong)
+                    sys.stdout.write(f"  {done.fault} at {done.where} ({done.code}): {wrong}\n")
+                elif isinstance(done, Outcome):
+                    sys.stdout.write(f"  {done}\n")
             sys.stdout.flush()
-        outcomes = beside.result()
-    for outcome in outcomes:
-        sys.stdout.write(f"{outcome}\n")
-    text = asked.page.read_text("utf-8") if asked.page.exists() else f"{BEGIN}{END}\n"
+        text = asked.page.read_text("utf-8") if asked.page.exists() else f"{BEGIN}{END}\n"
     head, _, rest = text.partition(BEGIN)
-    words = told(done, outcomes, time.monotonic() - began)
+    words = told(results.trials, results.outcomes, results.seconds)
     asked.page.write_text(f"{head}{words}{rest.partition(END)[2]}", "utf-8")
-    return 1 if any(each.wrong for each in done) or not all(o.right for o in outcomes) else 0
+    return (
+        1
+        if any(t.wrong for t in results.trials) or any(not o.right for o in results.outcomes)
+        else 0
+    )
+
+
+class Results:
+    """What was done so far, a line of JSON each part."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.parts: list[str] = []
+        self.trials: list[Trial] = []
+        self.outcomes: list[Outcome] = []
+        self.seconds = 0.0
+        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+            self._take(json.loads(line))
+
+    def add(self, part: str, found: Sequence[Trial | Outcome], seconds: float) -> None:
+        """Keep a part."""
+        told = {"part": part, "seconds": seconds, "found": list(map(asdict, found))}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
+        self._take(told)
+
+    def _take(self, told: dict[str, Any]) -> None:
+        self.parts.append(told["part"])
+        self.seconds += told["seconds"]
+        if told["part"] == SITUATIONS:
+            self.outcomes += [Outcome(**each) for each in told["found"]]
+        else:
+            found = [{**each, "wrong": tuple(each["wrong"])} for each in told["found"]]
+            self.trials += [Trial(**each) for each in found]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from faults.corruption import Runs, build, corrupt, do, findings
+from faults.corruption import Runs, corrupt, do, findings
 
 from wsi_pipeline import hdf5
 from wsi_pipeline.atomic import write_text
@@ -20,11 +20,6 @@ from wsi_pipeline.verify import main as verify
 
 IN_THE_SUITE = 60
 TAG = "test_resnet.random-seed0"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return build(tmp_path_factory.mktemp("faults"), quick=True)
 
 
 @pytest.fixture

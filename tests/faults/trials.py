@@ -110,8 +110,17 @@ def mended(place: Workplace, scene: Scene) -> Iterator[str]:
             yield f"verify: {verified.said[-600:]}"
 
 
-def spread(operations: Sequence[str], count: int, seed: int) -> list[int]:
-    """Choose ``count`` places at random, from 1, evenly spread over all operations."""
+KINDS = {
+    "write": Op.WRITE, "pwrite": Op.WRITE, "writev": Op.WRITE, "pwritev": Op.WRITE,
+    "sendfile": Op.WRITE, "copy_file_range": Op.WRITE, "ftruncate": Op.WRITE, "fsync": Op.SYNC,
+    "fdatasync": Op.SYNC, "rename": Op.RENAME, "unlink": Op.REMOVE, "open": Op.CREATE,
+    "fopen": Op.CREATE, "mkdir": Op.CREATE, "symlink": Op.CREATE, "link": Op.CREATE,
+}  # fmt: skip
+
+
+def spread(operations: Sequence[str], ops: Op, count: int, seed: int) -> list[int]:
+    """Choose ``count`` of the operations of some kinds at random, evenly spread, from 1."""
+    operations = [each for each in operations if KINDS[each.partition(" ")[0]] & ops]
     edges = np.linspace(0, len(operations), count + 1).astype(int).tolist()
     rng = np.random.default_rng([SEED, seed])
     places = {int(rng.integers(*pair)) + 1 for pair in pairwise(edges) if pair[0] < pair[1]}

@@ -18,7 +18,7 @@ from wsi_pipeline.engine import (
     map_slides,
     provenance,
 )
-from wsi_pipeline.errors import SlideError, StoreError
+from wsi_pipeline.errors import SlideError, SlideReadError, StoreError
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -149,7 +149,7 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
     """Cut one slide unless its store is there already.
 
     Raises:
-        SlideError: The slide cannot be used.
+        SlideError: The slide cannot be used, or changed while it was read.
         StoreMismatchError: The store was made with other settings or from another file.
     """
     started = time.monotonic()
@@ -174,6 +174,13 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
             watch=watch,
             threads=config.threads_each,
         )  # fmt: skip
+    if task.digest() != asked["slide_digest"]:
+        remove(store)
+        remove(RunFolder(config.run).thumbnail(task.slide_id))
+        raise SlideReadError(
+            f"{task.path}: the file changed while it was read, and no tiles of it are kept; once "
+            "it is whole, the same command cuts it"
+        )
     if present is not None and present != store:
         remove(present)  # a store in the other format, which the new one replaces
     return SlideDone(

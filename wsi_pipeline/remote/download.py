@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.errors import DownloadError, UsageError, os_reason
+from wsi_pipeline.errors import DiskFullError, DownloadError, UsageError, disk_error, os_reason
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -359,6 +359,8 @@ def _resolved(entry: RemoteFile, site: _Site) -> Elsewhere | None:
 def _reason(error: OSError) -> str:
     if isinstance(error, DownloadError):
         return str(error)
+    if told := disk_error(error):
+        return str(told)
     return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
 
 
@@ -403,6 +405,8 @@ def make_folder(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if isinstance(told := disk_error(error, path), DiskFullError):
+            raise told from None
         raise UsageError(
             f"{path}: no files can be written there ({os_reason(error)}); choose another folder"
         ) from None

@@ -9,7 +9,7 @@ from typing import Final
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, in_order, is_dicom
 from wsi_pipeline.slides.open import slide_suffixes
-from wsi_pipeline.types import Modality
+from wsi_pipeline.types import LONGEST_ID, Modality
 
 DICOM_SUFFIXES: Final = (".dcm", ".dicom")
 NOT_A_FILE: Final = "is neither a file nor a folder; a slide is one"
@@ -35,8 +35,8 @@ def find_slides(folder: str | Path, modality: Modality = "slide") -> FoundSlides
     folder each series is named by its first file. Hidden files and the companion folders of
     MIRAX and VSI slides are not looked into. Of CT, each file is one slide, and a series' files
     stand in the order of their slices. A folder that cannot be read, a link that leads to
-    nothing or back to a folder that was looked into, and a name that no table can hold are
-    problems.
+    nothing or back to a folder that was looked into, and a name that no table can hold, or
+    that is too long, are problems.
 
     Raises:
         SlideOpenError: The folder does not exist.
