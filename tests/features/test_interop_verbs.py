@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -75,7 +76,7 @@ def test_stamp_reads_what_is_exported(run: Path) -> None:
         assert (h5.attrs["tile_size_um"], h5.attrs["tile_size_px"]) == (32.0, 64)
 
 
-@pytest.mark.parametrize("layout", ["clam", "trident", "stamp"])
+@pytest.mark.parametrize("layout", ["clam", "trident", "stamp", "anndata"])
 def test_what_comes_back_can_be_trained_on(run: Path, tmp_path: Path, layout: str) -> None:
     assert export([str(run), f"--layout={layout}", "--encoder=test_resnet"]) == 0
     table = pd.read_csv(run / "cohort.csv")
@@ -354,3 +355,39 @@ def test_bags_too_small_for_clam_and_patients_of_two_labels_are_told(
     said = " ".join(capsys.readouterr().out.split())
     assert "1 patients have slides of several labels (P4)" in said
     assert "P4" not in set(pd.read_csv(run / "export/stamp/clini.csv").PATIENT)
+
+
+def test_anndata_is_lazyslides(run: Path, tmp_path: Path) -> None:
+    """Names, places and sizes as wsidata's features_anndata gives them; read by anndata itself."""
+    assert export([str(run), "--layout=anndata", "--encoder=test_resnet"]) == 0
+    held = anndata.read_h5ad(run / "export/anndata" / f"{SLIDE}.h5ad")
+    features, coords = ours(run)
+    assert np.array_equal(held.X, features)
+    assert np.array_equal(held.obsm["spatial"], coords)
+    assert held.obs[["x", "y"]].to_numpy().tolist() == coords.tolist()
+    assert held.obs.tile_id.tolist() == list(range(8))
+    assert held.obs.library_id.unique().tolist() == ["tiles"]
+    spec = held.uns["tile_spec"]
+    assert (spec["width"], spec["stride_width"], spec["base_downsample"], spec["mpp"]) == (
+        64, 64, 1.0, 0.5,
+    )  # fmt: skip
+    assert held.uns["slide_properties"]["shape"].tolist() == [64, 512]
+    assert import_features([str(run / "export/anndata"), f"--run={tmp_path / 'back'}"]) == 0
+    with h5py.File(tmp_path / "back/features" / ENCODER / f"{SLIDE}.h5") as file:
+        assert np.array_equal(file["features"][:], features)
+        assert file.attrs["encoder"] == ENCODER
+        assert (file.attrs["mpp"], file.attrs["mpp_level0"]) == (0.5, 0.5)
+
+
+def test_an_anndata_that_does_not_place_its_tiles_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scanpy's spatial is a spot's middle, LazySlide's a tile's corner; nothing says which."""
+    (tmp_path / "theirs").mkdir()
+    table = anndata.AnnData(np.ones((3, 4), np.float32), obsm={"spatial": np.zeros((3, 2))})
+    for frame in (table.obs, table.var):
+        frame.index = pd.Index(list(frame.index), dtype=object)
+    table.write_h5ad(tmp_path / "theirs/S01.h5ad")
+    command = [str(tmp_path / "theirs"), f"--run={tmp_path / 'back'}", "--encoder=x"]
+    assert import_features(command) == 1
+    assert "open where its tiles lie" in " ".join(capsys.readouterr().out.split())

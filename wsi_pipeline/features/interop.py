@@ -1,4 +1,4 @@
-"""Feature files of CLAM, TRIDENT and STAMP: ours written in their layouts, theirs read as ours.
+"""Feature files of CLAM, TRIDENT, STAMP, LazySlide: ours in their layouts, theirs read as ours.
 
 Read, they are level-0 pixels and one set of attributes. CLAM says nothing but features and coords,
 and its tiles' size in the files of its patches; TRIDENT tells its tiles' size; STAMP counts in µm,
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
+from wsi_pipeline.features.anndata_files import SUFFIX, read_anndata, read_head, write_anndata
 from wsi_pipeline.features.store import FeatureBag, FeatureMeta, read_features
 from wsi_pipeline.hdf5 import open_hdf5, unsealed_hdf5
 from wsi_pipeline.run_folder import RunFolder
@@ -61,7 +62,7 @@ class ForeignBag:
     """Another tool's features, ready for :func:`write_features`.
 
     Attributes:
-        layout: ``clam``, ``trident`` or ``stamp``.
+        layout: ``clam``, ``trident``, ``stamp`` or ``anndata``.
         features: (N, D) float32.
         coords: (N, 2) int64, level-0 (x, y) of each tile's top-left corner.
         meta: What is known about them.
@@ -74,7 +75,7 @@ class ForeignBag:
 
 
 def import_features(path: Path, known: Known | None = None) -> ForeignBag:
-    """Read a feature file of CLAM, TRIDENT, STAMP or ours.
+    """Read a feature file of CLAM, TRIDENT, STAMP or ours, or AnnData as LazySlide has it.
 
     Args:
         path: An HDF5 file; its stem is the slide.
@@ -89,6 +90,8 @@ def import_features(path: Path, known: Known | None = None) -> ForeignBag:
     known = Known() if known is None else known
     if path.suffix == ".pt":
         raise StoreError(f"{path}: holds no coords; import the .h5 file of the same name instead")
+    if path.suffix == SUFFIX:
+        return _anndata(path, known)
     features, coords, attributes = _read(path)
     if "tile_size_um" in attributes or attributes.get("unit") == "um":
         return _stamp(path, features, coords, attributes, known)
@@ -102,6 +105,21 @@ def import_features(path: Path, known: Known | None = None) -> ForeignBag:
         features=features,
         coords=np.rint(coords).astype(np.int64),
         meta=_meta(path, attributes, known),
+    )
+
+
+def _anndata(path: Path, known: Known) -> ForeignBag:
+    features, coords, told = read_anndata(path)
+    if features.ndim != 2 or coords.shape != (len(features), 2):
+        raise StoreError(
+            f"{path}: features {features.shape} and coords {coords.shape} do not belong together"
+        )
+    known = replace(known, mpp_level0=known.mpp_level0 or told.get("mpp_level0"))
+    return ForeignBag(
+        layout="anndata",
+        features=features,
+        coords=np.rint(coords).astype(np.int64),
+        meta=_meta(path, told, known),
     )
 
 
@@ -123,6 +141,8 @@ def read_shape(path: Path) -> tuple[int, int]:
 
 def _read_head(path: Path) -> tuple[str | None, tuple[int, ...]]:
     try:
+        if path.suffix == SUFFIX:
+            return read_head(path)
         with h5py.File(path, "r") as file:
             name = STAMP_FEATURES if STAMP_FEATURES in file else "features"
             features = file[name]
@@ -329,7 +349,7 @@ def export_features(path: Path, folder: Path, layout: str) -> list[Path]:
     Args:
         path: A store of ours.
         folder: Root of the other tool's folders.
-        layout: ``clam``, ``trident`` or ``stamp``.
+        layout: ``clam``, ``trident``, ``stamp`` or ``anndata``.
 
     Returns:
         The files written.
@@ -442,4 +462,5 @@ LAYOUTS: Final[dict[str, Callable[[FeatureBag, str, Path], list[Path]]]] = {
     "clam": _to_clam,
     "trident": _to_trident,
     "stamp": _to_stamp,
+    "anndata": write_anndata,
 }

@@ -41,6 +41,7 @@ from wsi_pipeline.verbs.tiles import ImportConfig
 
 DONE: Final = "imported earlier"
 NO_FILE: Final = "no feature file"
+SUFFIXES: Final = (".h5", ".h5ad")
 PATCHES: Final = "patches"  # where CLAM and TRIDENT keep the tiles' places
 
 
@@ -221,12 +222,13 @@ def _files(source: Path) -> dict[str, Path]:
         ConfigError: There are none, or two of one slide.
     """
     start = source.parent if source.name == PATCHES else source
-    files = sorted(start.glob("[!.]*.h5"))
+    files = [path for suffix in SUFFIXES for path in sorted(start.glob(f"[!.]*{suffix}"))]
     if not files:
         files = [
             path
-            for path in sorted(start.rglob("[!.]*.h5"))
-            if not any(
+            for path in sorted(start.rglob("[!.]*"))
+            if path.suffix in SUFFIXES
+            and not any(
                 part == PATCHES or part.startswith((".", "slide_features"))
                 for part in path.relative_to(start).parts[:-1]
             )
@@ -240,7 +242,7 @@ def _files(source: Path) -> dict[str, Path]:
             )
         found[path.stem] = path
     if not found:
-        raise ConfigError(f"{source}: no .h5 feature files there")
+        raise ConfigError(f"{source}: no .h5 or .h5ad feature files there")
     return found
 
 

@@ -150,14 +150,16 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings, MirrorSettings
 
 
 class ExportConfig(StageConfig):
-    """Write a run folder's features as CLAM, TRIDENT or STAMP read them."""
+    """Write a run folder's features as CLAM, TRIDENT, STAMP or LazySlide read them."""
 
     verb: ClassVar = "export"
     example: ClassVar = "runs/liver --layout clam"
     needs: ClassVar = ("features",)
 
     run: Run = Field(description="Run folder.")
-    layout: Literal["clam", "trident", "stamp"] = Field(description="Whose layout.")
+    layout: Literal["clam", "trident", "stamp", "anndata"] = Field(
+        description="Whose layout; anndata is LazySlide's, a .h5ad a slide."
+    )
     encoder: str = Field(
         default="densenet121", description="Whose features: an encoder's tag or its bare name."
     )
@@ -172,7 +174,7 @@ class ExportConfig(StageConfig):
 
 
 class ImportConfig(StageConfig):
-    """Take over features of CLAM, TRIDENT or STAMP; the layout is recognised."""
+    """Take over features of CLAM, TRIDENT, STAMP or LazySlide; the layout is recognised."""
 
     verb: ClassVar = "import_features"
     example: ClassVar = "trident/features_uni --run runs/liver --cohort manifests/liver.csv"

@@ -1,0 +1,148 @@
+"""Features as AnnData, laid out as LazySlide's wsidata hands them out (``features_anndata``).
+
+``X`` (N, D); ``obs`` a row a tile with ``tile_id``, ``x``, ``y``, ``library_id``;
+``obsm["spatial"]`` (N, 2) level-0 (x, y) of the tiles' top-left corners; ``uns["tile_spec"]`` and
+``uns["slide_properties"]`` their size and the slide's. Scanpy reads it, and so do we.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
+from wsi_pipeline.features.store import FeatureBag
+from wsi_pipeline.hdf5 import unsealed_hdf5
+
+SUFFIX: Final = ".h5ad"
+LIBRARY: Final = "tiles"  # wsidata's name of the tiles' shapes
+
+
+def import_anndata() -> Any:
+    """Import the package.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import anndata
+    except ImportError as error:
+        raise ConfigError(
+            "AnnData files need the package anndata: pip install 'wsi-pipeline[anndata]'"
+        ) from error
+    return anndata
+
+
+def write_anndata(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
+    """Write ``<folder>/<slide_id>.h5ad``.
+
+    Raises:
+        ConfigError: anndata is not installed.
+        StoreError: The tiles' size is not known.
+    """
+    anndata = import_anndata()
+    import pandas as pd
+
+    told = bag.attributes
+    side = told.get("tile_px_level0") or told.get("patch_size_level0")
+    px = told.get("tile_px") or told.get("patch_size")
+    if not (side and px):
+        raise StoreError(f"{slide_id}: its features do not tell the tiles' size; extract it anew")
+    number = np.arange(len(bag))
+    obs = pd.DataFrame(
+        {"tile_id": number, "x": bag.coords[:, 0], "y": bag.coords[:, 1]}, _names(len(bag))
+    )
+    library = pd.Index([LIBRARY], dtype=object)
+    obs["library_id"] = pd.Categorical.from_codes(np.zeros(len(bag), int), library)
+    made = anndata.AnnData(
+        X=bag.features,
+        obs=obs,
+        var=pd.DataFrame(
+            index=pd.Index([str(n) for n in range(bag.features.shape[1])], dtype=object)
+        ),
+        obsm={"spatial": bag.coords},
+        uns=_uns(told, slide_id, int(px), float(side)),
+    )
+    target = folder / f"{slide_id}{SUFFIX}"
+    with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
+        anndata.io.write_elem(file, "/", made)
+    return [target]
+
+
+def _names(count: int) -> Any:
+    """Return the names of rows; objects, as text of pandas 3 is not read by every anndata."""
+    import pandas as pd
+
+    return pd.Index([str(number) for number in range(count)], dtype=object)
+
+
+def _uns(told: Mapping[str, Any], slide_id: str, px: int, side: float) -> dict[str, Any]:
+    """Return what is known of tiles and slide, in wsidata's words; what is unknown is left out."""
+    step = px - int(told.get("overlap_px") or told.get("overlap") or 0)
+    spec = {
+        "height": px, "width": px, "stride_height": step, "stride_width": step,
+        "mpp": told.get("mpp"), "ops_level": 0, "ops_downsample": side / px, "base_level": 0,
+        "base_downsample": side / px,
+    }  # fmt: skip
+    size = [int(told.get(f"level0_{name}") or 0) for name in ("height", "width")]
+    slide = {"mpp": told.get("mpp_level0"), "shape": np.array(size) if all(size) else None}
+    return {
+        "tile_spec": {name: value for name, value in spec.items() if value is not None},
+        "slide_properties": {name: value for name, value in slide.items() if value is not None},
+        "encoder": str(told.get("encoder", "unknown")),
+        "slide_id": slide_id,
+    }
+
+
+def read_anndata(
+    path: Path,
+) -> tuple[NDArray[np.float32], NDArray[np.float64], dict[str, Any]]:
+    """Read features, coords and what is told of them, in the words of :class:`Known`.
+
+    Raises:
+        ConfigError: anndata is not installed.
+        StoreError: It is not laid out as wsidata's: what ``spatial`` means is then open.
+        StoreCorruptError: It cannot be read.
+    """
+    anndata = import_anndata()
+    try:
+        held = anndata.read_h5ad(path)
+        features = held.X.toarray() if hasattr(held.X, "toarray") else held.X
+        features = np.asarray(features, np.float32)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise StoreCorruptError(f"{path}: no readable AnnData file: {error}") from error
+    spec, slide = held.uns.get("tile_spec"), held.uns.get("slide_properties", {})
+    if "spatial" not in held.obsm or not isinstance(spec, Mapping) or "width" not in spec:
+        raise StoreError(
+            f"{path}: no AnnData of LazySlide or ours: it lacks obsm['spatial'] or "
+            "uns['tile_spec'], without which it is open where its tiles lie"
+        )
+    told: dict[str, Any] = {
+        "encoder": held.uns.get("encoder"),
+        "tile_px": int(spec["width"]),
+        "tile_px_level0": float(spec["width"]) * float(spec.get("base_downsample", 1.0)),
+        "overlap": int(spec["width"]) - int(spec.get("stride_width", spec["width"])),
+        "mpp_level0": slide.get("mpp"),
+    }
+    if slide.get("shape") is not None:
+        told["level0_height"], told["level0_width"] = (int(n) for n in slide["shape"])
+    coords = np.asarray(held.obsm["spatial"], np.float64)
+    return features, coords, {name: value for name, value in told.items() if value is not None}
+
+
+def read_head(path: Path) -> tuple[str | None, tuple[int, ...]]:
+    """Return the encoder that a file names and the shape of its features, which are not read.
+
+    Raises:
+        OSError, KeyError: It cannot be read, or holds no features.
+    """
+    with h5py.File(path, "r") as file:
+        held = file["X"]
+        shape = held.shape if isinstance(held, h5py.Dataset) else held.attrs["shape"]
+        encoder = file["uns/encoder"][()] if "uns/encoder" in file else None
+        name = encoder.decode() if isinstance(encoder, bytes) else encoder
+        return name, tuple(int(side) for side in shape)
