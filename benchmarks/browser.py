@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import WebSocketClientConnection, websocket_connect
@@ -47,6 +47,10 @@ EVERY_IMAGE: Final = """(async () => {
     await image.decode().catch(() => bad.push(image.src.slice(-60))); }
   return JSON.stringify({images: document.images.length, missing: bad.length,
     first: bad.slice(0, 3)}) })()"""
+
+
+class BrowserError(RuntimeError):
+    """The browser refused a command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +116,77 @@ def photograph(page: Path, picture: Path, width: int = 1024, anchor: str = "") -
         asyncio.run(_visit(address, page, LOADED, picture, anchor))
 
 
+class Tab:
+    """A page that stays open: scripts are run in it, keys pressed, pictures taken."""
+
+    def __init__(self, url: str, width: int = 1280, height: int = 860) -> None:
+        self._url, self._size = url, (width, height)
+        self._number = 0
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._browser = chromium(*self._size)
+        address = self._browser.__enter__()
+        self._session = self._loop.run_until_complete(_connect(address))
+        self.command("Page.navigate", url=self._url)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._session.close()
+        self._browser.__exit__(None, None, None)
+        self._loop.close()
+
+    def command(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command of the DevTools protocol; return its result."""
+        self._number += 1
+        return self._loop.run_until_complete(_ask(self._session, self._number, method, **params))
+
+    def run(self, script: str) -> Any:
+        """Evaluate a script, wait for its promise, return its value."""
+        told = self.command(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        if "exceptionDetails" in told:
+            raise AssertionError(told["exceptionDetails"])
+        return told["result"].get("value")
+
+    def wait(self, script: str, seconds: float = READY_S) -> None:
+        """Evaluate a script until it says something true."""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(BrowserError):  # the page is just being left for another
+                if self.run(f"!!({script})"):
+                    return
+            if time.monotonic() > end:
+                raise AssertionError(f"after {seconds} s still not: {script}")
+            time.sleep(0.05)
+
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        for kind in ("keyDown", "keyUp"):
+            self.command("Input.dispatchKeyEvent", type=kind, key=key)
+
+    def click(self, x: float, y: float) -> None:
+        """Click at a place of the window, CSS px."""
+        at = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.command("Input.dispatchMouseEvent", type=kind, **at)
+
+    def shot(self, picture: Path) -> None:
+        """Write what is seen, as PNG."""
+        picture.write_bytes(base64.b64decode(self.command("Page.captureScreenshot")["data"]))
+
+
+async def _connect(address: str) -> WebSocketClientConnection:
+    answer = await AsyncHTTPClient().fetch(f"{address}/json/list")
+    tab = next(each for each in json.loads(answer.body) if each["type"] == "page")
+    return await websocket_connect(tab["webSocketDebuggerUrl"], max_message_size=2**28)
+
+
 async def _visit(
     address: str, page: Path, script: str, picture: Path | None = None, anchor: str = ""
 ) -> str:
-    answer = await AsyncHTTPClient().fetch(f"{address}/json/list")
-    tab = next(each for each in json.loads(answer.body) if each["type"] == "page")
-    session = await websocket_connect(tab["webSocketDebuggerUrl"], max_message_size=2**28)
+    session = await _connect(address)
     await _ask(session, 1, "Page.navigate", url=page.resolve().as_uri())
     await asyncio.sleep(0.3)
     told = await _ask(session, 2, "Runtime.evaluate", expression=script, awaitPromise=True)
@@ -142,6 +211,8 @@ async def _ask(
             raise SystemExit("the browser went away")
         answer = json.loads(message)
         if answer.get("id") == number:
+            if "error" in answer:
+                raise BrowserError(answer["error"]["message"])
             found: dict[str, Any] = answer["result"]
             return found
 

@@ -90,6 +90,8 @@ def _ticking(sums: Summaries, listeners: "Sequence[_Kept | _Bars | _Lines]") -> 
 
     def tick() -> None:
         while not ended.wait(TICK_S):
+            if not sums.current.total:  # nothing is counted: a verb that waits for a person
+                continue
             line = progress_line(sums.current)
             with suppress(OSError):  # the next event meets it too
                 for listener in listeners:

@@ -130,6 +130,26 @@ class ReportConfig(StageConfig, MirrorSettings):
         return 60 if self.single_file and self.max_slides is None else self.max_slides
 
 
+class ViewConfig(StageConfig):
+    """Look at a run folder in a browser: slides, tiles, flags, predictions; and decide."""
+
+    verb: ClassVar = "view"
+    example: ClassVar = "runs/liver"
+    needs: ClassVar = ("root",)
+    only_reads: ClassVar = True
+
+    run: Run = Field(description="Run folder.")
+    slides: Slides = Field(
+        default=None,
+        description="Folder the cohort table's paths start from; else the table's own. Without "
+        "slides thumbnails are shown.",
+    )
+    port: Annotated[int, HOW] = Field(
+        default=0, ge=0, le=65535, description="Port on this machine; 0: any that is free."
+    )
+    browser: Annotated[bool, HOW] = Field(default=True, description="Open the browser.")
+
+
 class InitConfig(StageConfig):
     """Write the files of a shipped study, to be changed and run."""
 
@@ -215,5 +235,10 @@ class DemoConfig(StageConfig):
         return RunFolder(self.folder / "run")
 
 
-VERBS: Final[tuple[type[StageConfig], ...]] = (VerifyConfig, RepairConfig, ReportConfig)
+VERBS: Final[tuple[type[StageConfig], ...]] = (
+    VerifyConfig,
+    RepairConfig,
+    ReportConfig,
+    ViewConfig,
+)
 STUDIES: Final[tuple[type[StageConfig], ...]] = (InitConfig, RunConfig, DemoConfig)

@@ -1,0 +1,155 @@
+"""Slides as a browser asks for them: square tiles of a pyramid of twos, whatever levels they have.
+
+As in Microsoft's Deep Zoom, level ``L`` has the slide's own pixels, each level before it half as
+many a side, and level 0 is one pixel. Tiles do not overlap.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+import cv2
+import numpy as np
+
+from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.types import Modality, RgbImage
+
+SIDE: Final = 256  # px of a tile
+SAME: Final = 1.01  # levels whose downsamples differ by less are one
+FAR: Final = 16.0  # no level near: a tile is cut from a thumbnail that is made once
+THUMBNAIL_PX: Final = 4096
+MOST_OPEN: Final = 8  # slides kept open
+
+
+def levels_of(size: tuple[int, int]) -> int:
+    """Return the number of the level that has a slide's own pixels."""
+    return max(0, math.ceil(math.log2(max(size))))
+
+
+@dataclass
+class OpenedSlide:
+    """A slide between requests; several threads may cut tiles from it."""
+
+    slide: Slide
+    users: int = 0
+    _small: RgbImage | None = None
+    _lock: Lock = field(default_factory=Lock)
+
+    def tile(self, level: int, column: int, row: int) -> RgbImage | None:
+        """Return a tile, (h, w, 3) uint8, at most ``SIDE`` px each way; None if there is none.
+
+        Raises:
+            SlideReadError: Its pixels cannot be decoded.
+        """
+        width, height = self.slide.dimensions
+        top = levels_of((width, height))
+        if not 0 <= level <= top or column < 0 or row < 0:
+            return None
+        scale = 2 ** (top - level)
+        wide = min(SIDE, math.ceil(width / scale) - column * SIDE)
+        high = min(SIDE, math.ceil(height / scale) - row * SIDE)
+        if wide <= 0 or high <= 0:
+            return None
+        downsamples = self.slide.level_downsamples
+        nearest = max(i for i, each in enumerate(downsamples) if i == 0 or each <= scale * SAME)
+        ratio = scale / downsamples[nearest]
+        if ratio > FAR:
+            return self._of_thumbnail((column * SIDE, row * SIDE), (wide, high), scale)
+        x, y = round(column * SIDE * ratio), round(row * SIDE * ratio)
+        size = (max(1, round(wide * ratio)), max(1, round(high * ratio)))
+        return _resized(self.slide.read(nearest, x, y, *size), (wide, high))
+
+    def _of_thumbnail(self, corner: tuple[int, int], size: tuple[int, int], scale: int) -> RgbImage:
+        with self._lock:
+            if self._small is None:
+                bounds = self.slide.info.bounds
+                width, height = self.slide.dimensions
+                whole = (bounds.x, bounds.y, bounds.width, bounds.height) == (0, 0, width, height)
+                found = self.slide.thumbnail(THUMBNAIL_PX)
+                self._small = found if whole else _placed(found, self.slide)
+        ratio = scale * self._small.shape[1] / self.slide.dimensions[0]
+        x, y = (round(each * ratio) for each in corner)
+        wide, high = (max(1, round(each * ratio)) for each in size)
+        return _resized(self._small[y : y + high, x : x + wide], size)
+
+
+def _placed(scanned: RgbImage, slide: Slide) -> RgbImage:
+    """Return the scanned part's picture on the whole slide's, white around it."""
+    bounds, (width, height) = slide.info.bounds, slide.dimensions
+    ratio = scanned.shape[1] / bounds.width
+    canvas = np.full((math.ceil(height * ratio), math.ceil(width * ratio), 3), 255, np.uint8)
+    x, y = round(bounds.x * ratio), round(bounds.y * ratio)
+    room = canvas[y : y + scanned.shape[0], x : x + scanned.shape[1]]
+    room[...] = scanned[: room.shape[0], : room.shape[1]]
+    return canvas
+
+
+def _resized(rgb: RgbImage, size: tuple[int, int]) -> RgbImage:
+    if rgb.shape[1::-1] == size:
+        return rgb
+    if not rgb.size:
+        return np.full((size[1], size[0], 3), 255, np.uint8)
+    smaller = rgb.shape[1] >= size[0] and rgb.shape[0] >= size[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """A slide's file, and how it is read."""
+
+    path: str
+    reader: str = "auto"
+    modality: Modality = "slide"
+
+
+class OpenSlides:
+    """Slides that are open, the longest unused closed when there are too many."""
+
+    def __init__(self, most: int = MOST_OPEN) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._open: OrderedDict[SlideFile, OpenedSlide] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def use(self, file: SlideFile) -> Iterator[OpenedSlide]:
+        """Open a slide, or take it as it is; it stays open for the block at least.
+
+        Raises:
+            SlideOpenError: It cannot be opened.
+        """
+        opened = self._take(file)
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                opened.users -= 1
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            for opened in self._open.values():
+                opened.slide.close()
+            self._open.clear()
+
+    def _take(self, file: SlideFile) -> OpenedSlide:
+        with self._lock:  # opening takes milliseconds; two that open one slide would waste more
+            opened = self._open.get(file)
+            if opened is None:
+                found = open_slide(Path(file.path), file.reader, modality=file.modality)
+                opened = self._open[file] = OpenedSlide(found)
+            self._open.move_to_end(file)
+            opened.users += 1
+            for other in [key for key, each in self._open.items() if not each.users]:
+                if len(self._open) <= self._most:
+                    break
+                self._open.pop(other).slide.close()
+            return opened
