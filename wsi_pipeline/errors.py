@@ -19,6 +19,7 @@ WsiError
 │   └── UnknownEncoderError  no such encoder: a ConfigError too → exit status 2
 ├── LearnError            splits, training, evaluation, model bundles
 ├── DownloadError
+├── ClusterError          the scheduler or all workers are gone
 └── BucketError           a bucket refuses, is not there, or holds what is damaged
 
 A message is one sentence or two: which file, what was found, what to do.
@@ -119,6 +120,10 @@ class LearnError(WsiError, ValueError):
 
 class DownloadError(WsiError, OSError):
     """A file could not be fetched or verified."""
+
+
+class ClusterError(WsiError, OSError):
+    """The machines that did the work are gone."""
 
 
 class BucketError(WsiError, OSError):

@@ -222,6 +222,11 @@ class StageConfig(Settings):
     )
 
     @property
+    def uses_gpu(self) -> bool:
+        """Whether a slide's work occupies a GPU, where there is one."""
+        return False
+
+    @property
     def threads_each(self) -> int:
         """Threads that may work on one slide: the cores here, shared out among the workers.
 

@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+from distributed import get_worker
+
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.events import SlideDone, SlideSkipped
 
@@ -29,6 +31,9 @@ def act(payload: tuple[str, str, str]) -> SlideDone | SlideSkipped:
         case "environment":
             environment = tuple(f"{name}={value}" for name, value in os.environ.items())
             return SlideDone(slide_id=slide_id, counts={}, flags=environment)
+        case "where":
+            time.sleep(0.4)
+            return SlideDone(slide_id=slide_id, counts={}, flags=(str(get_worker().name),))
         case "slow":
             time.sleep(1)
     return SlideDone(slide_id=slide_id, counts={"tiles kept": 3})

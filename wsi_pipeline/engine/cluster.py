@@ -8,7 +8,9 @@ other clusters on it, are refused. It serves nothing over HTTP unless ``--dashbo
 import logging
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -24,16 +26,23 @@ from distributed import (
     Security,
     SpecCluster,
     Worker,
-    as_completed,
+    wait,
 )
 
 from wsi_pipeline import __version__
 from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Stuck, Work, attempt
-from wsi_pipeline.errors import ConfigError, UsageError
+from wsi_pipeline.errors import ClusterError, ConfigError, UsageError
 from wsi_pipeline.events import SlideFailed, SlideStarted
 from wsi_pipeline.settings import StageConfig
 
 RESTART_S: Final = 60.0  # for a worker in which a thread hangs
+GPU: Final = "GPU"  # what a worker with one is started with: dask worker --resources GPU=1
+CHATTY: Final = ("distributed", "distributed.client", "tornado.application")
+LOOK_S: Final = 2.0  # between two looks at who is there
+PATIENCE_S: Final = 60.0  # without a worker
+GO_ON: Final = (
+    "what is finished is kept: start a scheduler and workers, and the same command goes on"
+)
 LOOPBACK: Final = "127.0.0.1"
 DASHBOARD: Final = f"{LOOPBACK}:8787"
 
@@ -60,36 +69,91 @@ OURS: Final = {
 
 
 class OnDask:
-    """Slides on the workers of a Dask cluster; as many under way as there are threads."""
+    """Slides on the workers of a Dask cluster; as many under way as there are places for them.
 
-    def __init__(self, client: Client) -> None:
+    Workers may come and go: a slide whose worker went is given to another. Where workers say that
+    they have ``GPU=1``, a stage that uses one goes to them alone, a slide for each.
+    """
+
+    def __init__(self, client: Client, *, uses_gpu: bool = False) -> None:
         self._client = client
+        self._uses_gpu = uses_gpu
+        self._without_workers: float | None = None  # since when
 
     def run(self, work: Work, tasks: Iterable[SlideTask]) -> Iterator[SlideStarted | Fate]:
+        """Yield as :class:`Executor` says.
+
+        Raises:
+            ClusterError: The scheduler is gone, or has had no workers for a while.
+        """
         waiting = iter(tasks)
         owner: dict[Future, SlideTask] = {}
-        under_way = as_completed()
-        for task in waiting:
-            yield SlideStarted(slide_id=task.slide_id)
-            owner[self._submit(work, task, under_way)] = task
-            if len(owner) >= self._slots():
-                break
-        while owner:
-            future = next(under_way)
-            task = owner.pop(future)
-            yield self._fate_of(future, task)
-            for following in waiting:
-                yield SlideStarted(slide_id=following.slide_id)
-                owner[self._submit(work, following, under_way)] = following
-                break
+        left = True
+        while left or owner:
+            while left and len(owner) < self._places():
+                task = next(waiting, None)
+                if task is None:
+                    left = False
+                    break
+                yield SlideStarted(slide_id=task.slide_id)
+                owner[self._submit(work, task)] = task
+            for future in self._ended(list(owner)):
+                yield self._fate_of(future, owner.pop(future))
 
-    def _submit(self, work: Work, task: SlideTask, under_way: as_completed) -> Future:
-        future = self._client.submit(attempt, work, task, pure=False)
-        under_way.add(future)
-        return future
+    def _submit(self, work: Work, task: SlideTask) -> Future:
+        resources = {GPU: 1} if self._gpus() else None
+        with self._connected():
+            return self._client.submit(attempt, work, task, pure=False, resources=resources)
+
+    def _ended(self, futures: Sequence[Future]) -> Collection[Future]:
+        """Return those that have ended, after a while at the latest: workers may have come."""
+        if not futures:
+            return ()
+        with self._connected():
+            try:
+                done: Collection[Future] = wait(
+                    futures, timeout=LOOK_S, return_when="FIRST_COMPLETED"
+                ).done
+            except TimeoutError:
+                done = ()
+        if not done:
+            self._require_workers()
+        return done
+
+    def _require_workers(self) -> None:
+        with self._connected():
+            workers = self._client.nthreads()
+        if workers:
+            self._without_workers = None
+            return
+        now = time.monotonic()
+        since = self._without_workers = self._without_workers or now
+        if now - since > PATIENCE_S:
+            raise ClusterError(
+                f"{self._address}: it has had no workers for {PATIENCE_S:.0f} s; {GO_ON}"
+            )
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Say that the scheduler is gone, where it is.
+
+        A scheduler that was started anew knows nothing of the work, which is cancelled.
+        """
+        gone = f"{self._address}: the scheduler is gone, or was started anew; {GO_ON}"
+        if self._client.status != "running":
+            raise ClusterError(gone)
+        try:
+            yield
+        except (CancelledError, OSError):
+            raise ClusterError(gone) from None
+
+    @property
+    def _address(self) -> str:
+        return str(self._client.scheduler.address if self._client.scheduler else "scheduler")
 
     def _fate_of(self, future: Future, task: SlideTask) -> Fate:
-        fate = _fate(future, task)
+        with self._connected():
+            fate = _fate(future, task)
         if not isinstance(fate, Stuck):
             return fate
         workers = [worker for held in self._client.who_has([future]).values() for worker in held]
@@ -97,9 +161,19 @@ class OnDask:
             self._client.restart_workers(workers, timeout=RESTART_S, raise_for_error=False)
         return fate.failed
 
-    def _slots(self) -> int:
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, sum(threads.values()))
+    def _places(self) -> int:
+        """How many slides can be worked on at once; a worker that is full of others' has none."""
+        with self._connected():
+            threads: dict[str, int] = self._client.nthreads()
+        return max(1, self._gpus() or sum(threads.values()))
+
+    def _gpus(self) -> int:
+        """How many GPUs the workers say they have, if the stage uses one."""
+        if not self._uses_gpu:
+            return 0
+        with self._connected():
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(int(worker.get("resources", {}).get(GPU, 0)) for worker in workers)
 
 
 class QuietScheduler(Scheduler):  # type: ignore[misc]
@@ -125,7 +199,7 @@ def dask_executor(config: StageConfig) -> Iterator[OnDask]:
     """
     if config.scheduler is not None:
         with _connect(config.scheduler) as client:
-            yield OnDask(client)
+            yield OnDask(client, uses_gpu=config.uses_gpu)
         return
     with dask.config.set(OURS), ExitStack() as stack:
         try:
@@ -186,6 +260,8 @@ def _cluster(workers: int, *, dashboard: bool) -> SpecCluster:
 
 @contextmanager
 def _connect(scheduler: str) -> Iterator[Client]:
+    for name in CHATTY:  # that the scheduler is gone is told once, in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:

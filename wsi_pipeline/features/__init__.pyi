@@ -1,3 +1,4 @@
+from .devices import own_gpu
 from .encoder import Encoder, EncoderModel, Preprocess, choose_device
 from .encoders import (
     DEFAULT,
@@ -80,6 +81,7 @@ __all__ = [
     "import_timm",
     "is_cached",
     "load_encoder",
+    "own_gpu",
     "read_attributes",
     "read_features",
     "read_shape",

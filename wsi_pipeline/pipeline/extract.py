@@ -12,7 +12,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-import torch
 from distributed import get_worker
 from filelock import FileLock, Timeout
 
@@ -50,6 +49,7 @@ from wsi_pipeline.features import (
     encode_slides,
     identify,
     load_encoder,
+    own_gpu,
     write_features,
 )
 from wsi_pipeline.pipeline.extract_jobs import (
@@ -450,12 +450,15 @@ def asked_of(config: ExtractConfig) -> Asked:
 
 
 def worker_device(asked: str) -> str:
-    """Spread the workers of a cluster of ours over the GPUs: worker ``i`` takes GPU ``i`` mod n."""
+    """Return the device of this process: a worker has a GPU to itself, unless one is named.
+
+    Raises:
+        ConfigError: More workers than GPUs are on this machine.
+    """
     if asked not in ("auto", "cuda"):
         return asked
     try:
-        name = get_worker().name
+        get_worker()
     except ValueError:  # not on a worker
         return asked
-    count = torch.cuda.device_count()
-    return f"cuda:{name % count}" if isinstance(name, int) and count > 1 else asked
+    return own_gpu() or asked

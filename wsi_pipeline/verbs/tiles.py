@@ -144,6 +144,10 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings, MirrorSettings
     )
 
     @property
+    def uses_gpu(self) -> bool:
+        return self.device in ("auto", "cuda")
+
+    @property
     def brings(self) -> tuple[Brought, ...]:
         tiles = (Brought(TILES),) if self.source == "tiles" else (Brought("cores/.*"),)
         return Brought("qc/.*"), Brought(FEATURES), *tiles
