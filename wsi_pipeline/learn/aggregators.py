@@ -15,6 +15,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 ATTENTION_WIDTH: Final = 128  # of ABMIL's and DSMIL's attention
 ALL_BUT_EQUAL: Final = 0.01  # of its usual initial weights; not 0: CLAM ranks tiles by attention
+FITTED_AT_ONCE: Final = 4096  # tiles whose spread is measured
+EMBEDDED_AT_ONCE: Final = 512  # tiles of a bag, outside of training
 SAMPLED: Final = 8  # of CLAM: tiles of most and of least attention that get a label
 BAG_SHARE: Final = 0.7  # of CLAM's loss; the tiles have the rest
 
@@ -46,13 +48,17 @@ class Standardise(nn.Module):
 
     def fit(self, features: Tensor) -> None:
         """Take mean and standard deviation from ``features`` (N, D); constant features become 0."""
-        deviation, mean = torch.std_mean(features, dim=0, correction=0)
+        parts, count = features.split(FITTED_AT_ONCE), len(features)
+        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
+        squares = [(part.double() - mean).square_().sum(0) for part in parts]
+        deviation = (torch.stack(squares).sum(0) / count).sqrt().float()
+        mean = mean.float()
         constant = deviation <= 1e-6 * (mean.abs() + 1e-6)
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, 0.0, 1 / deviation.clamp_min(1e-12)))
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) * self.scale
+        return (features - self.mean).mul_(self.scale)  # in place: one pass of memory less
 
 
 class Aggregator(nn.Module, ABC):
@@ -73,7 +79,11 @@ class Aggregator(nn.Module, ABC):
 
     def forward(self, features: Tensor) -> BagOutput:
         """Score one bag; ``features`` is (N, D) float32 with N ≥ 1."""
-        return self.pool(self.embed(self.standardise(features)))
+        if self.training:
+            return self.pool(self.embed(self.standardise(features)))
+        # some rows after the others stay in a processor's cache; nothing is kept for gradients
+        parts = [self.embed(self.standardise(part)) for part in features.split(EMBEDDED_AT_ONCE)]
+        return self.pool(torch.cat(parts))
 
     @abstractmethod
     def pool(self, embedded: Tensor) -> BagOutput:

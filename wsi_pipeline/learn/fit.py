@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.features import choose_device
-from wsi_pipeline.learn.aggregators import Aggregator
+from wsi_pipeline.learn.aggregators import Aggregator, Standardise
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.metrics import balanced_accuracy
 from wsi_pipeline.learn.models import (
@@ -45,7 +45,8 @@ FIXED_STEPS: Final = 400  # … or as many more as make so many steps
 TILES_IN_MEMORY: Final = 200_000  # of the training part; 1.6 GB at 2048 features
 TILES_OF_BAGS: Final = 200_000  # of all training bags in an epoch, at most
 LEAST_OF_BAG: Final = 256  # tiles drawn, however many bags there are
-VALIDATED_TILES: Final = 1000  # of a validation slide that judge the tile classifier, at most
+VALIDATED_TILES: Final = 1000  # of a validation slide that judge the tile classifier, at most …
+VALIDATED_OF_BAGS: Final = 100_000  # … and of all validation bags an aggregator, or as many of each
 TILES_PER_EPOCH: Final = (4_000, 20_000)  # at least and at most; drawn with replacement
 
 
@@ -266,18 +267,25 @@ def fit_aggregator(
     slides: Splits,
     classes: Sequence[str],
     settings: FitSettings,
+    like: Standardise | None = None,
 ) -> tuple[Aggregator, Training]:
     """Return an aggregator and what trains it; arguments as the tile classifier's.
 
+    ``like`` is how features of the same training slides are standardised, where that is known.
+
     Each epoch sees every training bag once, weighted so that classes and patients count the same;
     of a bag with more than ``settings.tiles`` tiles a fresh sample is drawn, of many bags one so
-    small that an epoch has TILES_OF_BAGS. Validation sees whole bags.
+    small that an epoch has TILES_OF_BAGS. Validation sees whole bags, or of large ones the same
+    tiles in every epoch.
     """
     data = _data(folder, slides, classes, settings)
-    tiles, _ = _tiles(folder, data.train, settings)
+    if like is None:
+        tiles, _ = _tiles(folder, data.train, settings)
+        like = Standardise(tiles.shape[1])
+        like.fit(tiles)
     with seeded(settings.seed, 0, data.device):
-        model = create_aggregator(spec, tiles.shape[1], len(classes))
-    model.standardise.fit(tiles)
+        model = create_aggregator(spec, len(like.mean), len(classes))
+    model.standardise.load_state_dict(like.state_dict())
     model.to(data.device)
     task = _BagTask(model, data, settings)
     return model, fit(model, task, settings, settings.bag_learning_rate, fixed=data.fixed)
@@ -339,6 +347,7 @@ class _BagTask:
         self.steps = -(-len(data.train) // settings.bag_batch)
         share = max(LEAST_OF_BAG, TILES_OF_BAGS // len(data.train))
         self._tiles = min(settings.tiles, share)
+        self._val_tiles = max(VALIDATED_TILES, VALIDATED_OF_BAGS // max(1, len(data.val)))
         self._criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
 
     def losses(self, rng: np.random.Generator) -> Iterator[Tensor]:
@@ -356,12 +365,12 @@ class _BagTask:
     def validate(self) -> tuple[float, float]:
         if not self._data.val:
             return math.nan, math.nan
-        scores = np.stack(
-            [
-                bag_scores(self._model, self._data.folder.bag(s.slide_id).features)[0]
-                for s in self._data.val
-            ]
+        rng = np.random.default_rng([self._settings.seed, 0])
+        samples = (
+            self._data.folder.sample(slide.slide_id, self._val_tiles, rng)
+            for slide in self._data.val
         )
+        scores = np.stack([bag_scores(self._model, tiles)[0] for tiles in samples])
         correct = scores[np.arange(len(scores)), self._val_targets]
         loss = -float(self._val_weights @ np.log(correct.clip(1e-7)))
         return loss, balanced_accuracy(self._val_targets, scores.argmax(1))
@@ -389,12 +398,17 @@ def _tiles(
     """Return tiles of all slides, (T, D), and which slide each is of, (T,)."""
     rng = np.random.default_rng([settings.seed, 0])
     count = max(1, min(settings.tiles, TILES_IN_MEMORY // len(slides)))
-    samples = [folder.sample(slide.slide_id, count, rng) for slide in slides]
-    widths = {sample.shape[1] for sample in samples}
-    if len(widths) > 1:
-        raise LearnError(
-            f"{folder.folder}: features of {', '.join(map(str, sorted(widths)))} dimensions are "
-            "mixed; extract all slides with one encoder"
-        )
-    of_slide = np.repeat(np.arange(len(slides)), [len(sample) for sample in samples])
-    return torch.from_numpy(np.concatenate(samples)), of_slide
+    lengths = [min(count, folder.tile_count(slide.slide_id)) for slide in slides]
+    tiles, end = np.empty((0, 0), np.float32), 0
+    for slide, length in zip(slides, lengths, strict=True):
+        drawn = folder.sample(slide.slide_id, count, rng)
+        if not end:
+            tiles = np.empty((sum(lengths), drawn.shape[1]), np.float32)
+        elif drawn.shape[1] != tiles.shape[1]:
+            raise LearnError(
+                f"{folder.folder}: features of {tiles.shape[1]} and {drawn.shape[1]} dimensions "
+                "are mixed; extract all slides with one encoder"
+            )
+        tiles[end : end + length] = drawn
+        end += length
+    return torch.from_numpy(tiles), np.repeat(np.arange(len(slides)), lengths)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from wsi_pipeline.events import EpochDone, Event, Note
@@ -194,7 +196,9 @@ class FeatureLearner(Learner[FeatureFolder]):
         fitted = FeatureModels(tile_classifier=head)
         yield from _follow(TILE, training, fitted, about)
         for aggregator in settings.aggregator:
-            model, training = fit_aggregator(self._spec(aggregator), *data, settings)
+            model, training = fit_aggregator(
+                self._spec(aggregator), *data, settings, head.standardise
+            )
             yield from _follow(aggregator, training, fitted, about)
             fitted.aggregators[aggregator] = model
         return fitted
@@ -306,8 +310,23 @@ def _tiling(run: Path, slide_id: str) -> dict[str, Any]:
 
 def _novelty(study: Study[FeatureFolder]) -> Novelty:
     """Return what the slides trained on look like."""
-    bags: dict[str, Sequence[Any]] = {}
-    for slide in study.part("train"):
-        own = bags.get(slide.patient_id, ())
-        bags[slide.patient_id] = (*own, study.source.bag(slide.slide_id).features)
-    return fit_novelty(bags)
+    return fit_novelty(_PatientBags(study.source, study.part("train")))
+
+
+class _PatientBags(Mapping[str, Sequence[NDArray[np.float32]]]):
+    """Patient → the features of each of its slides, read when they are asked for."""
+
+    def __init__(self, folder: FeatureFolder, slides: Splits) -> None:
+        self._folder = folder
+        self._slides: dict[str, list[str]] = {}
+        for slide in slides:
+            self._slides.setdefault(slide.patient_id, []).append(slide.slide_id)
+
+    def __getitem__(self, patient: str) -> list[NDArray[np.float32]]:
+        return [self._folder.vectors(slide_id) for slide_id in self._slides[patient]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slides)
+
+    def __len__(self) -> int:
+        return len(self._slides)

@@ -15,7 +15,7 @@ from wsi_pipeline.learn.aggregators import Aggregator, Standardise
 from wsi_pipeline.learn.settings import AGGREGATORS, HEADS
 from wsi_pipeline.registry import load
 
-CHUNK: Final = 16_384  # tiles at a time through a tile classifier
+CHUNK: Final = 512  # tiles at a time through a tile classifier; they stay in a processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,17 +52,19 @@ def fit_novelty(bags: Mapping[str, Sequence[NDArray[np.float32]]]) -> Novelty:
     """Keep tiles of the training patients and measure what is usual among them.
 
     Args:
-        bags: Patient → the features (N, D) of each of its slides.
+        bags: Patient → the features (N, D) of each of its slides; asked for one patient at a time.
     """
     share = max(K, BANK // len(bags))
-    kept = {patient: _unit(_spread(np.concatenate(own), share)) for patient, own in bags.items()}
-    usual = []
+    kept, asked = {}, {}
     for patient, own in bags.items():
+        kept[patient] = _unit(_spread(np.concatenate(own), share))
+        asked[patient] = [_unit(_spread(bag, share)) for bag in own]
+    usual = []
+    for patient, own_tiles in asked.items():
         others = [tiles for name, tiles in kept.items() if name != patient]
         if others:
             bank = np.concatenate(others)
-            asked = [_unit(_spread(bag, share)) for bag in own]
-            usual.append(max(float(np.median(_distances(tiles, bank))) for tiles in asked))
+            usual.append(max(float(np.median(_distances(tiles, bank))) for tiles in own_tiles))
     return Novelty(
         bank=np.concatenate(list(kept.values())),
         median=float(np.median(usual)) if usual else 0.0,

@@ -11,8 +11,10 @@ cohort is opened once, when the models of all folds are frozen, and judged by th
 probabilities.
 """
 
+import ctypes
 import getpass
 import platform
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,6 +37,8 @@ from wsi_pipeline.pipeline.model_folder import (
 )
 from wsi_pipeline.run_folder import RunFolder
 
+BLOCK_BYTES: Final = 4 << 20
+M_MMAP_THRESHOLD: Final = -3  # of glibc's mallopt
 REQUIRED: Final = 0.96  # accuracy that the study asks for, as a lower bound
 
 
@@ -54,6 +58,7 @@ def run_trial(trial: Trial[SourceT]) -> Iterator[Event]:
 
 def _trial(trial: Trial[SourceT]) -> Iterator[Event]:
     config = trial.config
+    _give_back_large_blocks()
     audited = Audited.of_table(trial.material, config)
     models = len(trial.learner.models) * max(config.folds, 1)
     yield StageStarted(stage=trial.stage, total=models, unit="models")
@@ -78,6 +83,18 @@ def _trial(trial: Trial[SourceT]) -> Iterator[Event]:
             job = yield from _audit(job, audited)
             yield from (_train_folds(job) if job.study.folds else _train(job))
     yield Written(path=str(trial.target), what="model")
+
+
+def _give_back_large_blocks() -> None:
+    """Have glibc return what a large array took as soon as it is freed.
+
+    Else the scores kept of slide after slide lie between blocks as large as a bag, and each leaves
+    a hole that the next bag does not fit into: 13 GB in the place of 5 at 1.2 million tiles.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES)
 
 
 def _only_audit(trial: Trial[SourceT], audited: Audited[SourceT]) -> Iterator[Event]:
