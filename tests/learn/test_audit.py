@@ -323,6 +323,47 @@ def test_a_single_similar_tile_is_a_remark(tmp_path):
     assert "1 tile of slide s0 (train, patient p0) is nearly the same" in finding.text
 
 
+def test_remarks_on_many_pairs_are_one(tmp_path):
+    rng = np.random.default_rng(5)
+    slides = [slide(f"s{n}", f"p{n}", ["train", "test"][n % 2]) for n in range(6)]
+    bags = {s.slide_id: rng.normal(size=(150, 32)) for s in slides}
+    for bag in bags.values():
+        bag[3] = bags["s0"][3]
+    write_bags(tmp_path, bags)
+    (finding,) = find_similar_tiles(slides, FeatureFolder(tmp_path, slides)).findings
+    assert not finding.blocking
+    assert finding.text.startswith("9 pairs of slides of two parts share tiles")
+    assert finding.slides == tuple(bags)
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_features_that_tell_no_tiles_apart_make_no_copies(tmp_path, copied):
+    """As of random weights: two stains far apart, all tiles of one stain crowded together."""
+    rng = np.random.default_rng(5)
+    slides = [slide(f"s{n}", f"p{n}", ["train", "test"][n // 6]) for n in range(12)]
+    bags = {
+        s.slide_id: np.repeat([[5.0 * (n % 2)]], 60, 0) + 0.2 * rng.normal(size=(60, 24))
+        for n, s in enumerate(slides)
+    }
+    if copied:
+        bags["s11"][:20] = bags["s0"][:20].astype(np.float16)
+    write_bags(tmp_path, bags)
+    found = find_similar_tiles(slides, FeatureFolder(tmp_path, slides))
+    assert [f.slides for f in found.findings if f.blocking] == [("s0", "s11")] * copied
+    assert "hardly tell tiles apart" in found.findings[-1].text
+
+
+def test_copied_slides_do_not_make_features_look_crowded(tmp_path):
+    rng = np.random.default_rng(5)
+    slides = [slide(f"s{n}", f"p{n}", ["train", "test"][n // 4]) for n in range(8)]
+    bags = {f"s{n}": rng.normal(size=(60, 24)) for n in range(4)}
+    bags |= {f"s{n + 4}": bags[f"s{n}"] + 0.1 * rng.normal(size=(60, 24)) for n in range(4)}
+    write_bags(tmp_path, bags)
+    found = find_similar_tiles(slides, FeatureFolder(tmp_path, slides)).findings
+    assert [f.slides for f in found] == [(f"s{n}", f"s{n + 4}") for n in range(4)]
+    assert all(f.blocking for f in found)
+
+
 def test_a_patient_in_two_splits_is_found_in_the_table():
     plan = SplitSettings(external="tma")
     slides = [

@@ -4,6 +4,11 @@ Distances are relative to the usual distance between tiles of two patients, so t
 same for every encoder. The search runs in a projection, which only brings points nearer, and what
 it finds is measured in full.
 
+Where half of a slide's own tiles lie as near to another of that slide as copies would, the vectors
+do not tell tiles apart (an encoder with random weights): then only tiles that are all but equal
+count, and a remark says so. It is measured within slides, where copies between slides do not
+disturb it.
+
 Up to some ten thousand tiles all are compared with all. Beyond, they are dealt into small leaves by
 halving them along random directions again and again, and compared within a leaf; near tiles are
 parted by few directions, and a dozen such trees part next to none. The cost is that of sorting,
@@ -27,6 +32,9 @@ from wsi_pipeline.learn.splits import SplitSlide
 NEAR: Final = (
     0.2  # of the usual distance, for encoders' features; docs/learning.md has what was measured
 )
+EQUAL: Final = 0.01  # of the usual distance: the same tile but for rounding
+CROWD: Final = (20, 200)  # slides, and tiles of each, that tell whether tiles are told apart
+PAIRS_TOLD: Final = 5  # remarks on single pairs of slides; more are one remark
 SAMPLE: Final = 2_000  # tiles that the projection and the usual distance are taken from
 DIMENSIONS: Final = 64  # of the projection
 EXHAUSTIVE: Final = 20_000  # tiles up to which all are compared with all
@@ -78,8 +86,9 @@ def find_similar_tiles(
     usual = _usual_distance(sample, owners)
     if len({slide.split for slide in slides}) < 2 or usual == 0:
         return Audit()
+    crowded = _crowded(slides, folder, near * usual)
     cloud = _project(slides, folder, sample)
-    hits = _near(slides, folder, cloud, near * usual)
+    hits = _near(slides, folder, cloud, (EQUAL if crowded else near) * usual)
     measured = Measured(
         check="similar_tiles",
         name="tiles nearly the same in two parts",
@@ -88,11 +97,42 @@ def find_similar_tiles(
         cases=len(cloud.points),
     )
     counts = Counter(cloud.slide.tolist())
-    findings = tuple(
+    found = [
         _finding(slides[a], slides[b], len(tiles), min(counts[a], counts[b]))
         for (a, b), tiles in sorted(hits.items())
-    )
-    return Audit(findings=findings, measured=(measured,))
+    ]
+    told = [finding for finding in found if finding.blocking]
+    findings = (*told, *_together([f for f in found if not f.blocking]))
+    return Audit(findings=(*findings, *((_CROWDED,) if crowded else ())), measured=(measured,))
+
+
+_CROWDED: Final = Finding(
+    kind="similar_tiles",
+    text="these features hardly tell tiles apart: half of a slide's tiles lie as near to another "
+    "of the same slide as copies do, so that only tiles that are all but equal were looked for",
+    remedy="use an encoder with trained weights, and audit anew",
+    blocking=False,
+)
+
+
+def _crowded(slides: Sequence[SplitSlide], folder: TileVectors, reach: float) -> bool:
+    """Whether half of the tiles lie within ``reach`` of another one of their own slide."""
+    rng = np.random.default_rng(0)
+    count, tiles = CROWD
+    nearest: list[float] = []
+    for index in np.unique(np.linspace(0, len(slides) - 1, count).astype(np.int64)):
+        own = folder.sample(slides[index].slide_id, tiles, rng)
+        if len(own) > 1:
+            nearest += _apart(own.astype(np.float64)).min(1).tolist()
+    return bool(nearest) and float(np.median(nearest)) < reach
+
+
+def _apart(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distances between rows (n, D), (n, n); infinite from a row to itself."""
+    squares = (points**2).sum(1)
+    away = squares[:, None] + squares - 2 * points @ points.T
+    np.fill_diagonal(away, np.inf)
+    return np.asarray(np.sqrt(np.maximum(away, 0)))
 
 
 def _sample(slides: Sequence[SplitSlide], folder: TileVectors) -> tuple[Array, NDArray[np.int64]]:
@@ -255,6 +295,24 @@ def _near_points(
             i, j = np.nonzero(away <= limit[rows : rows + ROWS, None])
             i, j = i + rows, j + columns
             yield i[i < j], j[i < j]
+
+
+def _together(remarks: Sequence[Finding]) -> Sequence[Finding]:
+    """Return one remark in the place of many."""
+    if len(remarks) <= PAIRS_TOLD:
+        return remarks
+    slides = sorted({name for finding in remarks for name in finding.slides})
+    return [
+        Finding(
+            kind="similar_tiles",
+            text=f"{len(remarks)} pairs of slides of two parts share tiles that are nearly the "
+            f"same, each too few to be one piece of tissue (the first: {remarks[0].text})",
+            remedy="look at some of them",
+            blocking=False,
+            slides=tuple(slides),
+            patients=tuple(sorted({name for finding in remarks for name in finding.patients})),
+        )
+    ]
 
 
 def _finding(a: SplitSlide, b: SplitSlide, shared: int, smaller: int) -> Finding:
