@@ -14,7 +14,7 @@ from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.cohort import CohortSlide, contradictions, read_cohort, write_cohort
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.events import RowsMerged, Unmatched
-from wsi_pipeline.inventory import begin
+from wsi_pipeline.inventory import begin, difference, inventory_of
 from wsi_pipeline.run_folder import RunFolder, stores_in
 
 PATIENCE_S: Final = 60.0  # another process has the table for milliseconds
@@ -29,6 +29,25 @@ def rows_of(run: RunFolder) -> list[CohortSlide]:
         CohortError: The table is unusable.
     """
     return read_cohort(run.cohort) if run.cohort.exists() else []
+
+
+def hand_edits(run: RunFolder) -> tuple[str, ...]:
+    """Say that the run's table was edited since it was written here, if it was.
+
+    A person may correct it; then nobody but they can tell a correction from damage.
+    """
+    root = run.root.absolute()
+    entry = inventory_of(root).entries.get(run.cohort.name)
+    if entry is None or not entry.prints or not run.cohort.exists():
+        return ()
+    if not difference(entry, run.cohort):
+        return ()
+    text = (
+        f"{run.cohort} was edited after it was written here: patients, labels and splits are taken "
+        f"as they stand in it now; if that is meant, say so with `repair {run.root} --accept "
+        f"{run.cohort.name}`"
+    )
+    return (text,)
 
 
 @dataclass(frozen=True)

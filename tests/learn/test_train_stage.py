@@ -11,9 +11,10 @@ import torch
 from pydantic import ValidationError
 from sklearn.metrics import cohen_kappa_score
 
-from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.cohort import CohortSlide, read_cohort, write_cohort
 from wsi_pipeline.errors import LearnError, StoreError, StoreMismatchError
 from wsi_pipeline.events import EpochDone, Note, Planned, StageStarted, Written
+from wsi_pipeline.inventory import begin
 from wsi_pipeline.learn import (
     METRICS,
     FrozenModels,
@@ -238,6 +239,19 @@ def test_dry_run_counts_and_writes_nothing(folder):
     assert sum(row["patients"] for row in rows if row["split"] != "external") == 30
     assert rows[-1] == {"split": "external", "class": "tma", "slides": 9}
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_table_that_was_edited_by_hand_is_told(folder):
+    """Nobody but its author can tell a correction from damage."""
+    table = folder / "cohort.csv"
+    begin(folder, old=False)
+    write_cohort(table, read_cohort(table))
+    assert "edited" not in " ".join(texts(run(config(folder, dry_run=True))))
+    table.write_text(table.read_text().replace(",a0,", ",a9,"))
+    told = [text for text in texts(run(config(folder, dry_run=True))) if "edited" in text]
+    assert len(told) == 1
+    assert "repair" in told[0]
+    assert "--accept cohort.csv" in told[0]
 
 
 def test_slides_without_features_are_named(folder):

@@ -12,7 +12,7 @@ from wsi_pipeline.events import Event, Note, Planned, StageStarted, Written
 from wsi_pipeline.features import find_features
 from wsi_pipeline.learn import SplitSettings, TaskSettings
 from wsi_pipeline.reporting import write_groups_page
-from wsi_pipeline.run_cohort import unmatched_features
+from wsi_pipeline.run_cohort import hand_edits, unmatched_features
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.verbs.models import AuditConfig
 
@@ -134,6 +134,7 @@ def run(config: AuditConfig) -> Iterator[Event]:
     cohort = read_cohort(folder.cohort)
     material = learn.from_features(cohort, config.run, stores, config.external)
     material = learn.pose(material, config)
+    material = replace(material, notes=(*material.notes, *hand_edits(folder)))
     yield from unmatched_features(folder, stores)
     yield from doubts_of(material.cohort)
     audited = Audited.of_table(material, config)

@@ -4,6 +4,7 @@ Under ``torchrun`` several processes share the work; the first one writes and sp
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from wsi_pipeline import learn
 from wsi_pipeline.cohort import read_cohort
@@ -11,7 +12,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import Event
 from wsi_pipeline.pipeline.model_folder import Trial
 from wsi_pipeline.pipeline.trial import run_trial
-from wsi_pipeline.run_cohort import rows_of, unmatched
+from wsi_pipeline.run_cohort import hand_edits, rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import stores_of
 from wsi_pipeline.verbs.models import FinetuneConfig
@@ -53,7 +54,8 @@ def _material(config: FinetuneConfig) -> learn.Material[learn.TileSource]:
         if config.external_images or config.patient_pattern:
             raise ConfigError("--external-images and --patient-pattern go with --images")
         cohort = read_cohort(RunFolder(config.run).cohort)
-        return learn.from_stores(cohort, config.run, config.external)
+        found = learn.from_stores(cohort, config.run, config.external)
+        return replace(found, notes=(*found.notes, *hand_edits(RunFolder(config.run))))
     for folder in (config.images, config.external_images):
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder of images")
