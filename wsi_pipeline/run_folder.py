@@ -105,6 +105,10 @@ class RunFolder:
     def finetuned(self, name: str) -> Path:
         return self.root / "finetuned" / name
 
+    def finetuned_models(self) -> list[Path]:
+        """Return the folders of the fine-tuned models that are whole, by name."""
+        return sorted(p.parent for p in self.root.glob(f"finetuned/[!.]*/{BundleFile.CONFIG}"))
+
     def checkpoint(self, name: str) -> Path:
         """Where a fine-tuning that was interrupted goes on from."""
         return self.root / "finetuned" / ".checkpoints" / f"{name}.pt"

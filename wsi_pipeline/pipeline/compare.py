@@ -282,8 +282,10 @@ def _result(plan: Plan, encoder: str, error: str) -> EncoderResult:
             error=error,
         )  # fmt: skip
     tiles = [found for found in learn.read_figures(folder).evaluations if found.level == "tile"]
-    about = _read(folder / BundleFile.CONFIG)
-    speed = _read(folder / BundleFile.SPEED)
+    # under cross-validation the folds are the models; the first one speaks for all
+    fold = folder / learn.FOLD.format(1)
+    model = fold if (fold / BundleFile.SPEED).exists() else folder
+    about, speed = _read(model / BundleFile.CONFIG), _read(model / BundleFile.SPEED)
     if not plan.finetunes:
         about, speed = _measured(encoder, weights)
     return EncoderResult(

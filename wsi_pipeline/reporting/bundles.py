@@ -1,10 +1,11 @@
-"""Trained models of a run folder, as a report shows them."""
+"""Trained and fine-tuned models of a run folder, as a report shows them."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,11 +27,9 @@ from wsi_pipeline.reporting.data import (
 from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.tables import read_table
 
-if TYPE_CHECKING:
-    from wsi_pipeline.learn import BundleConfig
-
 Row = Mapping[str, str]
-TRAINING: Final = "train"  # the stage that makes bundles
+TRAINING: Final = "train"  # the stage that makes bundles …
+TUNING: Final = "finetune"  # … and the one that makes encoders with a classifier on them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +52,29 @@ class BundleRead:
 
 
 def read_bundles(run: Path) -> tuple[list[BundleRead], list[Failure]]:
-    """Read every bundle below ``<run>/models``; one that is not whole is a failure of its own."""
+    """Read every model below ``models`` and ``finetuned``; one that is not whole is a failure."""
     whole, broken = [], []
-    for folder in RunFolder(run).bundles():
+    folders = [(folder, TRAINING, read_bundle) for folder in RunFolder(run).bundles()]
+    folders += [(folder, TUNING, read_finetuned) for folder in RunFolder(run).finetuned_models()]
+    for folder, stage, read in folders:
         try:
-            whole.append(read_bundle(folder))
+            whole.append(read(folder))
         except LearnError as error:
             name = f"{folder.parent.name}/{folder.name}"
-            broken.append(Failure(slide_id=name, stage=TRAINING, reason=str(error)))
+            broken.append(Failure(slide_id=name, stage=stage, reason=str(error)))
     return whole, broken
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """What ``config.json`` says of a model, as far as a report shows it; ``shown`` is all of it."""
+
+    name: str
+    encoder: str
+    primary: str
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    shown: Mapping[str, Any]
 
 
 def read_bundle(folder: Path) -> BundleRead:
@@ -71,6 +84,42 @@ def read_bundle(folder: Path) -> BundleRead:
         LearnError: A file is missing or damaged, or something is missing in it.
     """
     config = learn.read_bundle_config(folder)
+    return _read(
+        folder,
+        _Described(
+            name=config.name,
+            encoder=config.encoder,
+            primary=config.primary,
+            classes=config.classes,
+            settings=config.settings,
+            shown=asdict(config),
+        ),
+    )
+
+
+def read_finetuned(folder: Path) -> BundleRead:
+    """Read one fine-tuned encoder with its classifier; the weights are not touched.
+
+    Raises:
+        LearnError: A file is missing or damaged, or something is missing in it.
+    """
+    try:
+        found = json.loads((folder / BundleFile.CONFIG).read_text("utf-8"))
+        figures = json.loads((folder / BundleFile.METRICS).read_text("utf-8"))
+        about = _Described(
+            name=f"{found['name']} (fine-tuned)",  # features may have a model of the same name
+            encoder=found["encoder"],
+            primary=figures["primary"],
+            classes=tuple(found["classes"]),
+            settings=found["settings"],
+            shown=found,
+        )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise LearnError(f"{folder}: not a whole fine-tuned model ({error}); tune again") from error
+    return _read(folder, about)
+
+
+def _read(folder: Path, config: _Described) -> BundleRead:
     splits = learn.read_splits(folder / BundleFile.SPLITS)
     rows = _rows(folder / BundleFile.PREDICTIONS)
     figures = learn.read_figures(folder)
@@ -102,7 +151,7 @@ def read_bundle(folder: Path) -> BundleRead:
 
 
 def _predictions(
-    rows: Sequence[Row], config: "BundleConfig", figures: learn.Figures
+    rows: Sequence[Row], config: _Described, figures: learn.Figures
 ) -> dict[str, Prediction]:
     """What the primary model says of each slide, and the set of classes that it cannot exclude."""
     lack = figures.lack(config.primary, "slide")
@@ -153,11 +202,11 @@ def _task(settings: Mapping[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _facts(config: "BundleConfig") -> Facts:
+def _facts(config: _Described) -> Facts:
     """Settings, versions and digests of a bundle; those of each slide's features are too many."""
-    shown = asdict(config)
+    shown = dict(config.shown)
     shown["digests"] = {
-        name: value for name, value in config.digests.items() if isinstance(value, str)
+        name: value for name, value in shown["digests"].items() if isinstance(value, str)
     }
     return Facts(title=f"Model {config.name}", rows=flat_rows(shown))
 

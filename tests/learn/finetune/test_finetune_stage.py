@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from wsi_pipeline.extract import main as extract
 from wsi_pipeline.finetune import main
 from wsi_pipeline.learn.finetune import material
+from wsi_pipeline.report import main as report
 from wsi_pipeline.slides import slide_digest
 
 SMALL = ("--encoder=test_resnet", "--weights=random", "--input-px=32", "--batch=16",
@@ -78,6 +79,14 @@ def test_it_learns_and_is_judged_on_patients_it_has_not_seen(
     assert "nothing to do" in capsys.readouterr().out
     assert main([*asked, "--seed=1"]) == 1
     assert "--overwrite" in capsys.readouterr().err
+    assert report([str(tmp_path)]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "m (fine-tuned)" in page, "the report has the model"
+    assert f"{accuracy(folder, 'external'):.3f}" in page
+    (folder / "metrics.json").unlink()
+    assert report([str(tmp_path)]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "not a whole fine-tuned model" in page
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(images: Path, tmp_path: Path) -> None:
