@@ -48,7 +48,7 @@ class Standardise(nn.Module):
 
     def fit(self, features: Tensor) -> None:
         """Take mean and standard deviation from ``features`` (N, D); constant features become 0."""
-        parts, count = features.split(FITTED_AT_ONCE), len(features)
+        parts, count = torch.split(features, FITTED_AT_ONCE), len(features)
         mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
         squares = [(part.double() - mean).square_().sum(0) for part in parts]
         deviation = (torch.stack(squares).sum(0) / count).sqrt().float()
@@ -82,7 +82,9 @@ class Aggregator(nn.Module, ABC):
         if self.training:
             return self.pool(self.embed(self.standardise(features)))
         # some rows after the others stay in a processor's cache; nothing is kept for gradients
-        parts = [self.embed(self.standardise(part)) for part in features.split(EMBEDDED_AT_ONCE)]
+        parts = [
+            self.embed(self.standardise(part)) for part in torch.split(features, EMBEDDED_AT_ONCE)
+        ]
         return self.pool(torch.cat(parts))
 
     @abstractmethod
