@@ -30,7 +30,7 @@ from wsi_pipeline.synthetic import SlideSpec, plan_cohort, write_slide, write_ta
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "tests" / "gdc_server" / "server.py"
-SIDE = 3072  # of a slide, px
+SIDE = 2560  # of a slide, px
 STUDY = "stages/liver_tma.toml"
 WITHOUT_NETWORK = (('"densenet121"', '"tf_efficientnet_lite0"'), ('"auto"', '"package"'))
 
@@ -103,7 +103,7 @@ def served(clone: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 def microarray(folder: Path) -> None:
     """Write a microarray and its core map, as the study file names them."""
-    *_, spec = plan_cohort(patients_per_label=1, tma_grid=(4, 5))
+    *_, spec = plan_cohort(patients_per_label=1, tma_grid=(3, 4))
     folder.mkdir(parents=True)
     write_slide(spec, folder)
     write_tables([spec], folder)

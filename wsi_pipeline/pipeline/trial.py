@@ -38,7 +38,8 @@ from wsi_pipeline.pipeline.model_folder import (
 from wsi_pipeline.run_folder import RunFolder
 
 BLOCK_BYTES: Final = 4 << 20
-M_MMAP_THRESHOLD: Final = -3  # of glibc's mallopt
+KEPT_BYTES: Final = 256 << 20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 REQUIRED: Final = 0.96  # accuracy that the study asks for, as a lower bound
 
 
@@ -95,6 +96,7 @@ def _give_back_large_blocks() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES)
+            mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)  # smaller blocks are kept for the next step
 
 
 def _only_audit(trial: Trial[SourceT], audited: Audited[SourceT]) -> Iterator[Event]:
