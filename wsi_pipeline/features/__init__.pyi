@@ -30,6 +30,7 @@ from .published import (
     find_published,
     recipe_of,
 )
+from .slide_encoders import SLIDE_ENCODERS, Allowed, SlideEncoder, embed_slide
 from .sources import SlideSource, SlideTiles, StoreTiles, describe_features
 from .store import (
     FeatureBag,
@@ -50,6 +51,8 @@ __all__ = [
     "LAYOUTS",
     "POOLINGS",
     "PUBLISHED",
+    "SLIDE_ENCODERS",
+    "Allowed",
     "Asked",
     "Begun",
     "Encoded",
@@ -62,6 +65,7 @@ __all__ = [
     "Known",
     "Preprocess",
     "PublishedEncoder",
+    "SlideEncoder",
     "SlideSource",
     "SlideTiles",
     "StoreTiles",
@@ -69,6 +73,7 @@ __all__ = [
     "build_encoder",
     "choose_device",
     "describe_features",
+    "embed_slide",
     "encode_slides",
     "encoder_of",
     "encoder_tag",

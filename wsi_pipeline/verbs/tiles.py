@@ -153,6 +153,30 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings, MirrorSettings
         return Brought("qc/.*"), Brought(FEATURES), *tiles
 
 
+class EmbedConfig(StageConfig):
+    """Make one vector of each slide's features, by their mean or a published slide encoder."""
+
+    verb: ClassVar = "embed"
+    example: ClassVar = "runs/liver --encoder uni --slide-encoder mean"
+    needs: ClassVar = ("features",)
+    makes: ClassVar = ("root", "features")
+
+    run: Run = Field(description="Run folder.")
+    encoder: str = Field(
+        default="densenet121", description="Whose features: an encoder's tag or its bare name."
+    )
+    slide_encoder: Annotated[str, Chosen("wsi_pipeline.features:SLIDE_ENCODERS")] = Field(
+        default="mean", description="What makes one vector of them."
+    )
+    weights: Annotated[Path | None, FILE] = Field(
+        default=None, description="File of its weights, where no hub has them."
+    )
+    device: Device = Field(default="auto", description="What the slide encoder runs on.")
+    trust_remote_code: bool = Field(
+        default=False, description="Let a publisher's code from the hub run, where it needs to."
+    )
+
+
 class ExportConfig(StageConfig):
     """Write a run folder's features as CLAM, TRIDENT, STAMP or LazySlide read them."""
 
@@ -217,6 +241,7 @@ VERBS: Final[tuple[type[StageConfig], ...]] = (
     TileConfig,
     QcConfig,
     ExtractConfig,
+    EmbedConfig,
     ExportConfig,
     ImportConfig,
 )
