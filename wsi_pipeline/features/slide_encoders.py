@@ -9,14 +9,15 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
-
-import torch
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from wsi_pipeline.errors import ConfigError, EncoderError
 from wsi_pipeline.registry import Registry
 
-Embed = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+if TYPE_CHECKING:  # --help lists the names, and waits for no torch
+    import torch
+
+Embed = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
 """(N, D) float32 features, (N, 2) int64 level-0 coords, tile's side in level-0 px → (W,)."""
 GIGAPATH_TILE_PX: Final = 256  # the grid that Prov-GigaPath's slide encoder counts places in
 
@@ -25,7 +26,7 @@ GIGAPATH_TILE_PX: Final = 256  # the grid that Prov-GigaPath's slide encoder cou
 class Allowed:
     """What a slide encoder may use: the device, a file of weights by hand, the hub's code."""
 
-    device: torch.device
+    device: "torch.device"
     weights: Path | None = None
     remote_code: bool = False
 
@@ -124,9 +125,11 @@ def _gigapath(entry: SlideEncoder, allowed: Allowed) -> Embed:
     model = package.create_model(
         f"hf_hub:{entry.hub}", "gigapath_slide_enc12l768d", 1536, global_pool=True
     )
+    import torch
+
     model.to(allowed.device).eval()
 
-    def embed(features: torch.Tensor, coords: torch.Tensor, side: float) -> torch.Tensor:
+    def embed(features: "torch.Tensor", coords: "torch.Tensor", side: float) -> "torch.Tensor":
         places = torch.floor(coords.double() * (GIGAPATH_TILE_PX / side)).long()
         layers = model(features[None], places[None])
         last: torch.Tensor = layers[-1] if isinstance(layers, list | tuple) else layers
@@ -136,6 +139,8 @@ def _gigapath(entry: SlideEncoder, allowed: Allowed) -> Embed:
 
 
 def _chief(entry: SlideEncoder, allowed: Allowed) -> Embed:
+    import torch
+
     package = _package(entry, "models.CHIEF")
     if allowed.weights is None:
         raise EncoderError(
@@ -228,7 +233,9 @@ SLIDE_ENCODERS: Final[Registry[SlideEncoder]] = Registry(
 """Name → slide encoder; what they take and give was read from their publishers' and peers' code."""
 
 
-def embed_slide(entry: SlideEncoder, embed: Embed, bag: Any, device: torch.device) -> torch.Tensor:
+def embed_slide(
+    entry: SlideEncoder, embed: Embed, bag: Any, device: "torch.device"
+) -> "torch.Tensor":
     """Embed one slide.
 
     Args:
@@ -243,6 +250,8 @@ def embed_slide(entry: SlideEncoder, embed: Embed, bag: Any, device: torch.devic
     Raises:
         EncoderError: The features are not those it takes, or what it returns is no vector.
     """
+    import torch
+
     entry.require(str(bag.attributes.get("encoder", "")), bag.features.shape[1])
     side = float(bag.attributes.get("tile_px_level0") or bag.attributes["patch_size_level0"])
     with torch.inference_mode():
