@@ -51,6 +51,10 @@ LIES: Final[Mapping[str, Turn]] = {"as-scanned": 0, "90": 90, "180": 180, "270":
 LOOK: Final = (
     "look at {preview}, then say --accept, correct {table}, or say how the array lies (--lies)"
 )
+LOOK_AT_ROWS: Final = (
+    "look at {preview}, then say --accept, correct {table}, or give a --map, a --region or the "
+    "number of --rows and --columns"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,9 @@ def run(config: CoresConfig) -> Iterator[Event]:
     else:
         yield from _write(config, made, mapped, changed=changed, accepted=accepted)
     if made.doubts and not accepted:
-        look = LOOK.format(preview=config.preview, table=config.table)
+        look = (LOOK if made.by_map else LOOK_AT_ROWS).format(
+            preview=config.preview, table=config.table
+        )
         said = f"{config.slide}: {unsure(made.doubts, by_map=made.by_map)}; {look}"
         yield SlideFailed(slide_id=slide_id, error=said)
         return
