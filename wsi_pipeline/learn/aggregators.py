@@ -7,7 +7,7 @@ TransMIL has a module of its own.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,34 @@ class Standardise(nn.Module):
         return (features - self.mean).mul_(self.scale)  # in place: one pass of memory less
 
 
+class MeanLogits(nn.Module):
+    """Logits of a bag's mean, by constants fitted elsewhere; nothing until then, nor in old models.
+
+    See :mod:`wsi_pipeline.learn.means`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(classes, width))
+        self.register_buffer("bias", torch.zeros(classes))
+
+    def forward(self, mean: Tensor) -> Tensor:
+        return self.weight @ mean + self.bias
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name, value in self.named_buffers():
+            state.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state, prefix, *others)
+
+
 class Aggregator(nn.Module, ABC):
     """Base of all aggregators: standardised, embedded tiles, pooled in the subclass's way.
+
+    What a regression says of the bag's mean is added to the logits, where one was fitted. In
+    training it is in the criterion instead, out of fold.
 
     Args:
         width: Features per tile, D.
@@ -75,10 +101,17 @@ class Aggregator(nn.Module, ABC):
         super().__init__()
         self.classes = classes
         self.standardise = Standardise(width)
+        self.of_mean = MeanLogits(width, classes)
         self.embed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout))
 
     def forward(self, features: Tensor) -> BagOutput:
         """Score one bag; ``features`` is (N, D) float32 with N ≥ 1."""
+        output = self.learned(features)
+        regression: Tensor = self.of_mean(self.standardise(features.mean(0)))
+        return output._replace(logits=output.logits + regression)
+
+    def learned(self, features: Tensor) -> BagOutput:
+        """Score one bag without the regression, which is how it is trained."""
         if self.training:
             return self.pool(self.embed(self.standardise(features)))
         # some rows after the others stay in a processor's cache; nothing is kept for gradients
@@ -92,7 +125,7 @@ class Aggregator(nn.Module, ABC):
         """Score one bag of embedded tiles, (N, H)."""
 
     def loss(self, output: BagOutput, target: Tensor, criterion: Criterion) -> Tensor:
-        """Return the scalar loss of one bag; ``target`` is a scalar class index."""
+        """Return the scalar loss of one bag as :meth:`learned` has it; ``target`` is a scalar."""
         return criterion(output.logits[None], target[None])
 
 
@@ -223,7 +256,7 @@ class Dsmil(Aggregator):
 
     As in the published code, inner products are divided by the square root of the query's width,
     values are the embedded tiles themselves, and a slide's logits are the mean of both streams. The
-    attention returned is that of the slide's likeliest class.
+    attention returned is that of the class that both streams find likeliest.
 
     Source: Li, Li and Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide
     Image Classification with Self-supervised Contrastive Learning", CVPR 2021.

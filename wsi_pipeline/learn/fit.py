@@ -25,8 +25,9 @@ from torch.nn.functional import cross_entropy
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.features import choose_device
-from wsi_pipeline.learn.aggregators import Aggregator, Standardise
+from wsi_pipeline.learn.aggregators import Aggregator, Criterion, Standardise
 from wsi_pipeline.learn.bags import FeatureFolder
+from wsi_pipeline.learn.means import regress_means
 from wsi_pipeline.learn.metrics import balanced_accuracy
 from wsi_pipeline.learn.models import (
     ModelSpec,
@@ -36,12 +37,13 @@ from wsi_pipeline.learn.models import (
     create_head,
     tile_probabilities,
 )
-from wsi_pipeline.learn.settings import FitSettings
+from wsi_pipeline.learn.settings import FitSettings, OptimiserSettings
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 
 LEAST_VALIDATED: Final = 10  # patients of each class that may choose an epoch
 FIXED_EPOCHS: Final = 10  # where they are fewer …
 FIXED_STEPS: Final = 400  # … or as many more as make so many steps
+ALONE: Final = 0.5  # of the loss: of an aggregator without the regression that it adds to
 TILES_IN_MEMORY: Final = 200_000  # of the training part; 1.6 GB at 2048 features
 TILES_OF_BAGS: Final = 200_000  # of all training bags in an epoch, at most
 LEAST_OF_BAG: Final = 256  # tiles drawn, however many bags there are
@@ -77,7 +79,7 @@ class Task(Protocol):
         """Return loss and balanced accuracy on the validation slides."""
 
 
-def is_fixed(slides: Splits, settings: FitSettings) -> bool:
+def is_fixed(slides: Splits, settings: OptimiserSettings) -> bool:
     """Whether the schedule is fixed, because validation has too few patients to choose an epoch."""
     if settings.schedule != "auto":
         return settings.schedule == "fixed"
@@ -271,7 +273,8 @@ def fit_aggregator(
 ) -> tuple[Aggregator, Training]:
     """Return an aggregator and what trains it; arguments as the tile classifier's.
 
-    ``like`` is how features of the same training slides are standardised, where that is known.
+    Under a fixed schedule it is trained on top of a regression on the bags' means. ``like`` is how
+    features of the same training slides are standardised, where that is known.
 
     Each epoch sees every training bag once, weighted so that classes and patients count the same;
     of a bag with more than ``settings.tiles`` tiles a fresh sample is drawn, of many bags one so
@@ -279,16 +282,38 @@ def fit_aggregator(
     tiles in every epoch.
     """
     data = _data(folder, slides, classes, settings)
+    drawn = _tiles(folder, data.train, settings) if like is None or data.fixed else None
     if like is None:
-        tiles, _ = _tiles(folder, data.train, settings)
-        like = Standardise(tiles.shape[1])
-        like.fit(tiles)
+        assert drawn is not None
+        like = Standardise(drawn[0].shape[1])
+        like.fit(drawn[0])
     with seeded(settings.seed, 0, data.device):
         model = create_aggregator(spec, len(like.mean), len(classes))
     model.standardise.load_state_dict(like.state_dict())
+    heard = None
+    if data.fixed and drawn is not None:
+        heard = _start(model, data, *drawn, settings.seed)
     model.to(data.device)
-    task = _BagTask(model, data, settings)
+    task = _BagTask(model, data, settings, heard)
     return model, fit(model, task, settings, settings.bag_learning_rate, fixed=data.fixed)
+
+
+def _start(
+    model: Aggregator, data: _Data, tiles: Tensor, of_slide: NDArray[np.int64], seed: int
+) -> Tensor | None:
+    """Let ``model`` start from a regression on means; return its logits out of fold, (n, C)."""
+    counts = np.bincount(of_slide).tolist()
+    means = torch.stack([part.double().mean(0) for part in torch.split(tiles, counts)])
+    rows = model.standardise(means).numpy()
+    targets, shares = data.targets(data.train), balanced_weights(data.train)
+    found = None
+    if len(np.unique(targets)) == len(data.classes):
+        found = regress_means(rows, targets, data.train, shares, seed)
+    if found is None:
+        return None
+    model.of_mean.weight.copy_(torch.from_numpy(found.weight))
+    model.of_mean.bias.copy_(torch.from_numpy(found.bias))
+    return torch.from_numpy(found.out_of_fold).float()
 
 
 class _TileTask:
@@ -338,8 +363,11 @@ class _TileTask:
 
 
 class _BagTask:
-    def __init__(self, model: Aggregator, data: _Data, settings: FitSettings) -> None:
+    def __init__(
+        self, model: Aggregator, data: _Data, settings: FitSettings, heard: Tensor | None
+    ) -> None:
         self._model, self._data, self._settings = model, data, settings
+        self._heard = None if heard is None else heard.to(data.device)
         self._targets = torch.from_numpy(data.targets(data.train)).to(data.device)
         self._weights = balanced_weights(data.train) * len(data.train)
         self._val_targets = data.targets(data.val)
@@ -359,8 +387,21 @@ class _BagTask:
 
     def _loss(self, index: int, rng: np.random.Generator) -> Tensor:
         tiles = self._data.folder.sample(self._data.train[index].slide_id, self._tiles, rng)
-        output = self._model(torch.from_numpy(tiles).to(self._data.device))
-        return self._model.loss(output, self._targets[index], self._criterion)
+        output = self._model.learned(torch.from_numpy(tiles).to(self._data.device))
+        return self._model.loss(output, self._targets[index], self._with(index))
+
+    def _with(self, index: int) -> Criterion:
+        """Return the loss of the model alone and of what it adds to what the regression says.
+
+        Alone it must hold too: a mere correction may look at tiles that say nothing of the class.
+        """
+        if self._heard is None:
+            return self._criterion
+        said = self._heard[index]
+        return lambda logits, target: (
+            ALONE * self._criterion(logits, target)
+            + (1 - ALONE) * self._criterion(logits + said, target)
+        )
 
     def validate(self) -> tuple[float, float]:
         if not self._data.val:

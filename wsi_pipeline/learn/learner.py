@@ -33,7 +33,7 @@ from wsi_pipeline.learn.fit import (
 from wsi_pipeline.learn.models import ModelSpec, TileHead
 from wsi_pipeline.learn.novelty import Novelty, fit_novelty
 from wsi_pipeline.learn.scores import Scores, fit_temperatures, score_slides
-from wsi_pipeline.learn.settings import FitSettings
+from wsi_pipeline.learn.settings import FitSettings, OptimiserSettings
 from wsi_pipeline.learn.splits import Splits
 from wsi_pipeline.learn.study import Source, Study
 from wsi_pipeline.run_folder import RunFolder
@@ -170,8 +170,11 @@ class FeatureLearner(Learner[FeatureFolder]):
     ) -> Generator[Event, None, FeatureModels]:
         settings, val = self._settings, study.part("val")
         fixed = is_fixed(study.splits, settings)
-        chosen_by = _chosen_by(study.splits, settings)
-        yield Note(text=f"{about.said('models')}: epoch chosen by {chosen_by}")
+        measure = settings.monitor.replace("_", " ")
+        how = (f"({measure}), stopping after {settings.patience}",
+               "set the temperature, then are trained on too")  # fmt: skip
+        chosen = chosen_by(study.splits, settings, how)
+        yield Note(text=f"{about.said('models')}: epoch chosen by {chosen}")
         fitted = yield from self._fit(study, study.splits, about)
         scores = fitted.score(study.source, val)
         fitted.temperatures = fit_temperatures(scores, val, study.classes)
@@ -184,7 +187,7 @@ class FeatureLearner(Learner[FeatureFolder]):
             final.validated = fitted.score(study.source, val)
             final.temperatures, final.history = fitted.temperatures, fitted.history
             fitted = final
-        fitted.chosen_by = chosen_by
+        fitted.chosen_by = chosen
         return fitted
 
     def _fit(
@@ -281,24 +284,28 @@ def epoch_done(model: str, epoch: Epoch, epochs: int) -> EpochDone:
     return EpochDone(model=model, epoch=epoch.epoch, epochs=epochs, metrics=known)
 
 
+def chosen_by(slides: Splits, settings: OptimiserSettings, how: tuple[str, str]) -> str:
+    """Say what chooses the epoch that is kept.
+
+    Args:
+        slides: Those of training and validation.
+        settings: How a model learns.
+        how: What is looked at where validation chooses, and what becomes of its patients where
+            they are too few to.
+    """
+    if not is_fixed(slides, settings):
+        return f"validation {how[0]} epochs without progress"
+    fewest = fewest_validated(slides)
+    few = f"validation has {fewest} patient{'s' * (fewest != 1)} of some class"
+    return f"a fixed schedule: {few}, too few to choose by; they {how[1]}"
+
+
 def _follow(
     model: str, training: Training, fitted: FeatureModels, about: Provenance
 ) -> Iterator[Event]:
     for epoch in training:
         fitted.history.append((model, epoch))
         yield epoch_done(about.said(model), epoch, training.epochs)
-
-
-def _chosen_by(slides: Splits, settings: FitSettings) -> str:
-    """Say what chooses the epoch that is kept."""
-    if not is_fixed(slides, settings):
-        measure = settings.monitor.replace("_", " ")
-        return f"validation ({measure}), stopping after {settings.patience} epochs without progress"
-    fewest = fewest_validated(slides)
-    return (
-        f"a fixed schedule: validation has {fewest} patient{'s' * (fewest != 1)} of some class, "
-        "too few to choose by; they set the temperature, then are trained on too"
-    )
 
 
 def _tiling(run: Path, slide_id: str) -> dict[str, Any]:

@@ -200,6 +200,12 @@ class OptimiserSettings(SeedSettings):
 
     topic: ClassVar = "how models learn"
 
+    schedule: Literal["auto", "stopped", "fixed"] = Field(
+        default="auto",
+        description="Which epoch is kept: the best on validation (stopped), or the last of a "
+        "number fixed beforehand, with a learning rate that falls (fixed); auto: fixed where a "
+        "class has fewer than 10 validation patients.",
+    )
     weight_decay: float = Field(default=1e-2, ge=0, description="Of AdamW.")
     label_smoothing: float = Field(
         default=0.05, ge=0, lt=1, description="Probability spread over the other classes."
@@ -224,12 +230,6 @@ class FitSettings(OptimiserSettings):
         )
     )
     hidden: int = Field(default=256, ge=1, description="Width of hidden layers.")
-    schedule: Literal["auto", "stopped", "fixed"] = Field(
-        default="auto",
-        description="Which epoch is kept: the best on validation (stopped), or the last of a "
-        "number fixed beforehand, and then all validation patients are trained on too; auto: fixed "
-        "where a class has fewer than 10 validation patients.",
-    )
     epochs: int = Field(default=60, ge=1, description="The most epochs.")
     patience: int = Field(default=10, ge=1, description="Epochs without progress before stopping.")
     monitor: Literal["loss", "balanced_accuracy"] = Field(

@@ -231,3 +231,19 @@ def test_what_cannot_be_done_is_said(
     (tmp_path / "bad" / "a").mkdir(parents=True)
     assert main([*base, f"--images={tmp_path / 'bad'}"]) == 1
     assert "no images" in capsys.readouterr().err
+
+
+def test_few_validation_patients_choose_no_epoch(images: Path, tmp_path: Path) -> None:
+    assert main(command(images, tmp_path, "--epochs=3", "--patience=1", "--name=few")) == 0
+    folder = tmp_path / "finetuned" / "few"
+    assert "a fixed schedule: validation has" in read(folder, "metrics.json")["epoch_chosen_by"]
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["best"] for row in rows] == ["False", "False", "True"]
+    stopped = ("--epochs=3", "--patience=1", "--name=stopped", "--schedule=stopped")
+    assert main(command(images, tmp_path, *stopped)) == 0
+    folder = tmp_path / "finetuned" / "stopped"
+    assert "stopping after 1 epochs" in read(folder, "metrics.json")["epoch_chosen_by"]
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    losses = [float(row["val_loss"]) for row in rows]
+    assert [row["best"] for row in rows].index("True") == 0
+    assert len(rows) == 3 or losses[-1] >= min(losses[:-1])

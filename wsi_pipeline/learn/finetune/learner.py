@@ -20,7 +20,7 @@ from wsi_pipeline.learn.finetune.ranks import Ranks
 from wsi_pipeline.learn.finetune.tiles import TileSource
 from wsi_pipeline.learn.finetune.tuning import PRECISIONS, FineTuning, Workplace
 from wsi_pipeline.learn.fit import Epoch
-from wsi_pipeline.learn.learner import Learner, Models, Provenance, epoch_done
+from wsi_pipeline.learn.learner import Learner, Models, Provenance, chosen_by, epoch_done
 from wsi_pipeline.learn.scores import TILE_MEAN, Scores, fit_temperatures
 from wsi_pipeline.learn.settings import FineTuneSettings
 from wsi_pipeline.learn.splits import Splits
@@ -46,7 +46,7 @@ class PixelModels(Models[TileSource]):
     ranks: Ranks
     temperatures: dict[str, float] = field(default_factory=dict)
     history: list[tuple[str, Epoch]] = field(default_factory=list)
-    chosen_by: str = "validation (loss)"
+    chosen_by: str = ""
     tiles_per_second: float = 0.0
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -92,6 +92,9 @@ class PixelLearner(Learner[TileSource]):
             checkpoint=self._checkpoint(about),
             identity=digest(about.digests["identity"]),
         )
+        how = f"(loss), stopping after {settings.patience}", "set the temperature"
+        chosen = chosen_by(study.splits, settings, how)
+        yield Note(text=f"{name}: epoch chosen by {chosen}")
         built = self._build(len(study.classes))
         train, val = (study.source.of(study.part(part)) for part in ("train", "val"))
         tuning = FineTuning(built, (train, val), study.classes, settings, place)
@@ -103,6 +106,7 @@ class PixelLearner(Learner[TileSource]):
         scores = fitted.score(study.source, study.part("val"))
         found = fit_temperatures(scores, study.part("val"), study.classes)
         fitted.temperatures = {TILE_MEAN: found[TILE_MEAN]}
+        fitted.chosen_by = chosen
         return fitted
 
     def describe(self, study: Study[TileSource], about: Provenance) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Fine-tuning, epoch by epoch; a killed process goes on from the last finished one."""
+"""Fine-tuning, epoch by epoch; a killed process goes on from the last finished one.
+
+Where validation has too few patients to choose an epoch, the schedule is fixed: all epochs, at
+learning rates that fall from one to the next along a cosine, and the last one is kept.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +30,7 @@ from wsi_pipeline.learn.finetune.network import (
 )
 from wsi_pipeline.learn.finetune.ranks import Ranks
 from wsi_pipeline.learn.finetune.tiles import TileSource, epoch_order, read_batches
-from wsi_pipeline.learn.fit import Epoch
+from wsi_pipeline.learn.fit import Epoch, is_fixed
 from wsi_pipeline.learn.settings import FineTuneSettings
 
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,7 +52,7 @@ class Workplace:
 
 
 class FineTuning:
-    """Trains ``built.network`` in place; iterate to the end, then it has its best epoch's weights.
+    """Trains ``built.network`` in place; iterate to the end, then it has the kept epoch's weights.
 
     ``progress`` tells how far it is; with a ``checkpoint`` it starts from there.
     """
@@ -72,7 +76,9 @@ class FineTuning:
         self._dtype = PRECISIONS[settings.precision]
         network = built.network.to(self.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._fixed = is_fixed((*self.train.slides, *self.val.slides), settings)
         self._optimiser = _optimiser(built, settings)
+        self._rates = [group["lr"] for group in self._optimiser.param_groups]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.progress = Progress(identity=place.identity)
         if place.checkpoint is not None:
@@ -89,6 +95,7 @@ class FineTuning:
             if learning is None or frozen != network.frozen:
                 network.freeze_body(frozen=frozen)
                 learning = self.ranks.wrap(network)
+            self._set_rates(epoch)
             train_loss = self._epoch(learning, epoch)
             val_loss, accuracy = self._validate()
             yield self._record(epoch, train_loss, val_loss, accuracy)
@@ -100,7 +107,7 @@ class FineTuning:
         """Return what each epoch so far came to, those of a killed process too."""
         rows, least = [], math.inf
         for row in self.progress.history:
-            best = row["val_loss"] < least
+            best = self._is_last(row["epoch"]) if self._fixed else row["val_loss"] < least
             least = min(least, row["val_loss"])
             figures = {name: row[name] for name in ("train_loss", "val_loss")}
             rows.append(
@@ -122,7 +129,20 @@ class FineTuning:
         )
 
     def _exhausted(self) -> bool:
+        if self._fixed:
+            return False
         return self.progress.epoch - self.progress.best_epoch >= self.settings.patience
+
+    def _is_last(self, epoch: float) -> bool:
+        return epoch == self.settings.epochs
+
+    def _set_rates(self, epoch: int) -> None:
+        """Let a fixed schedule's learning rates fall."""
+        if not self._fixed:
+            return
+        share = (1 + math.cos(math.pi * (epoch - 1) / self.settings.epochs)) / 2
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = share * rate
 
     def _epoch(self, learning: nn.Module, epoch: int) -> float:
         """Show one epoch's tiles; return the mean loss over them."""
@@ -210,7 +230,8 @@ class FineTuning:
     def _record(self, epoch: int, train_loss: float, val_loss: float, accuracy: float) -> Epoch:
         """Keep what the epoch made, on disk too."""
         progress, weights = self.progress, copied(self.built.network.state_dict())
-        best = -val_loss > progress.best_score
+        better = -val_loss > progress.best_score
+        best = self._is_last(epoch) if self._fixed else better
         progress.epoch, progress.network = epoch, weights
         progress.optimiser = self._optimiser.state_dict()
         progress.scaler = self._scaler.state_dict()
