@@ -65,7 +65,10 @@ def do(verb: str, **settings: object) -> list[Event]:
     return events
 
 
-def do_shard(study: Study, run: Path | str, verb: str, shard: str, **how: object) -> None:
+def do_shard(
+    study: Study, run: Path | str, verb: str, shard: str, scratch: Path | None = None
+) -> None:
+    how = {} if scratch is None else {"scratch": scratch}
     do(verb, **dict(study.stages(run, shard=shard, **how))[verb])
 
 

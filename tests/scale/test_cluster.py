@@ -24,6 +24,8 @@ CLAIM = (
     "print(claim(['GPU-a', 'GPU-b']), flush=True); sys.stdin.read()"
 )
 
+pytestmark = pytest.mark.timeout(900)  # the first waits for the study that all share
+
 
 class Cluster:
     """A scheduler and workers, each a process started by hand."""

@@ -24,7 +24,10 @@ from wsi_pipeline.verbs import VERBS
 from wsi_pipeline.verbs.tiles import TileConfig
 
 SHARDS = 8
+NUMBERS = range(SHARDS, 0, -1)
 RUN = "s3://bucket/some/run"
+
+pytestmark = pytest.mark.timeout(900)  # the first waits for the study that all share
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,11 @@ def run(verb: str, **settings: object) -> list[Event]:
     return list(stage.run(stage.config_class.from_mapping(settings, verb)))
 
 
+def job(study: Study, folder: Path, verb: str, number: int) -> tuple[Study, str, str, str, Path]:
+    """Say what one machine does, whose disk is lost afterwards."""
+    return study, RUN, verb, f"{number}/{SHARDS}", folder / f"{verb}-{number}"
+
+
 def failed(events: list[Event]) -> list[str]:
     return [event.error for event in events if isinstance(event, SlideFailed)]
 
@@ -83,20 +91,12 @@ def test_shards_of_eight_machines_give_the_run_that_one_gives(
     study: Study, store: ObjectStore, tmp_path: Path
 ) -> None:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for verb in ("tile", "extract", "predict"):
-            jobs = [
-                pool.submit(
-                    do_shard,
-                    study,
-                    RUN,
-                    verb,
-                    f"{number}/{SHARDS}",
-                    scratch=tmp_path / f"{verb}-{number}",  # of a machine, whose disk is lost
-                )
-                for number in range(SHARDS, 0, -1)
-            ]
-            for job in jobs:
-                job.result()
+        jobs = [pool.submit(do_shard, *job(study, tmp_path, "tile", k)) for k in NUMBERS]
+        for each in jobs:
+            each.result()
+    for verb in ("extract", "predict"):
+        for number in NUMBERS:
+            do_shard(*job(study, tmp_path, verb, number))
     settings = dict(study.stages(RUN, scratch=tmp_path / "last"))
     events = do("predict", **settings["predict"])  # whose tables are over all shards
     assert not [event for event in events if isinstance(event, SlideDone)]

@@ -20,6 +20,8 @@ from wsi_pipeline.verbs.tiles import ExtractConfig
 SHARDS = 8
 VERBS = ("tile", "extract", "predict")
 
+pytestmark = pytest.mark.timeout(900)  # the first waits for the study that all share
+
 
 @given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 50))
 def test_every_slide_is_in_one_part(slide_ids: list[str], count: int) -> None:
