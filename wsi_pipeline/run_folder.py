@@ -184,6 +184,11 @@ class RunFolder:
         """What every verb said, for programs."""
         return self.logs / "journal.jsonl"
 
+    @property
+    def unfinished_repair(self) -> Path:
+        """What a repair has removed to make it again, until it is there."""
+        return self.root / ".repair.json"
+
     def trace(self, verb: str) -> Path:
         """Where the time went, with ``--profile``."""
         return self.logs / f"{verb}-trace.json"

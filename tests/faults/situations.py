@@ -233,48 +233,49 @@ def several_processes(place: Workplace) -> Iterator[Outcome]:
 
 def stopped_workers(place: Workplace) -> Iterator[Outcome]:
     """Ctrl-C goes to all processes of a terminal, SIGTERM to one; then kill -9 to one."""
-    (scene,) = scenes(place, ("tile",))
     signals = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "kill -9": signal.SIGKILL}
     for name, number in signals.items():
-        for seconds in (4.0, 6.0):
-            place.begin(None)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "wsi_pipeline", *place.tile("six"), "--workers", "2"],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True, cwd=place.root,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-            time.sleep(seconds)
-            began = time.monotonic()
-            if number == signal.SIGINT:
-                os.killpg(process.pid, number)
-            else:
-                process.send_signal(number)
-            said, _ = process.communicate(timeout=60)
-            took = time.monotonic() - began
-            problems = []
-            if number == signal.SIGKILL:
-                time.sleep(2)  # its workers see that it is gone
-            elif process.returncode == 0:
-                continue  # it was done before
-            else:
-                if process.returncode != 128 + number or said.count(STOPPED) != 1:
-                    problems.append(f"exit status {process.returncode}: {said[-600:]}")
-                if took > IN_TIME_S:
-                    problems.append(f"after {took:.1f} s")
-            if "Traceback" in said:
-                problems.append(f"a traceback: {said[-1500:]}")
-            problems += _ended(place.forks.run(scene.command), 0, "")
-            problems += _ended(place.forks.run(place.tile("six")), 0, "")
-            problems += [
-                f"{left.name} is left over" for left in place.run.glob("[!.]*/.*.partial*")
-            ]
-            problems += _ended(place.forks.run(("verify", place.run)), 0, "")
-            came = (
-                "its workers end too" if number == signal.SIGKILL else f"{took:.1f} s, a sentence"
-            )
-            what = (f"{name} after {seconds:.0f} s", "tile --workers 2")
+        for when in ("rows from this call", "started", "done in"):
+            what = (f"{name} once it says {when!r}", "tile --workers 2")
+            problems, seconds = _stopped(place, number, when)
+            came = "its workers end too" if name == "kill -9" else f"{seconds:.1f} s, one sentence"
             yield _told(what, problems, f"{came}; the same call goes on; verify 0")
+
+
+def _stopped(place: Workplace, number: signal.Signals, when: str) -> tuple[list[str], float]:
+    """Stop a call with workers when it says something; return what was wrong, and the seconds."""
+    place.begin(None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsi_pipeline", *place.tile("six"), "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, cwd=place.root,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if when in line:
+            break
+    began = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    seconds = time.monotonic() - began
+    problems = []
+    if number == signal.SIGKILL:
+        time.sleep(2)  # its workers see that it is gone
+    elif process.returncode != 128 + number or said.count(STOPPED) != 1:
+        problems.append(f"exit status {process.returncode}: {said[-600:]}")
+    if seconds > IN_TIME_S:
+        problems.append(f"after {seconds:.1f} s")
+    if "Traceback" in said:
+        problems.append(f"a traceback: {said[-1500:]}")
+    problems += _ended(place.forks.run(place.tile("six")), 0, "")
+    left = [path.name for path in place.run.glob("[!.]*/.*.partial*")]
+    problems += [f"{name} is left over" for name in left]
+    problems += _ended(place.forks.run(("verify", place.run)), 0, "")
+    return problems, seconds
 
 
 def _ended(ended: Ended, code: int, words: str) -> list[str]:

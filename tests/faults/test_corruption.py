@@ -18,7 +18,7 @@ from wsi_pipeline.inventory import begin, read_inventory
 from wsi_pipeline.repair import main as repair
 from wsi_pipeline.verify import main as verify
 
-IN_THE_SUITE = 60
+IN_THE_SUITE = 40
 TAG = "test_resnet.random-seed0"
 
 
@@ -178,4 +178,24 @@ def test_a_killed_writer_leaves_an_inventory_that_holds(runs: Runs) -> None:
     path.write_bytes(b"".join(lines) + b'{"path": "cohort.c')
     assert failures(runs) == []
     write_text(runs.run / "audit.json", "{}")  # the next writer cuts the torn line off
+    assert failures(runs) == []
+
+
+def test_a_repair_that_was_stopped_is_a_finding_and_is_gone_on_with(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had removed what was bad, and nothing would tell that a slide is missing."""
+    store = min((runs.run / "tiles").glob("*.h5"))
+    flip(store)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsi_pipeline.pipeline.repair._cut", stopped)
+    assert repair([str(runs.run), "--slides", str(runs.slides)]) == 130
+    monkeypatch.undo()
+    assert not store.exists()
+    assert any("did not come to its end" in each for each in failures(runs))
+    assert repair([str(runs.run), "--slides", str(runs.slides)]) == 0
+    assert store.exists()
     assert failures(runs) == []

@@ -202,11 +202,14 @@ def dask_executor(config: StageConfig) -> Iterator[OnDask]:
             yield OnDask(client, uses_gpu=config.uses_gpu)
         return
     with dask.config.set(OURS), ExitStack() as stack:
+        cluster: SpecCluster | None = None
         try:
             cluster = stack.enter_context(_deaf_to_ctrl_c(config))
             yield OnDask(stack.enter_context(Client(cluster)))
         except KeyboardInterrupt:
             stack.pop_all()  # no wait for slides under way
+            for nanny in cluster.workers.values() if cluster else ():
+                nanny.auto_restart = False
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise

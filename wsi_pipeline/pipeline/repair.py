@@ -5,13 +5,14 @@ with the settings that the sound stores beside it were made with; what was made 
 it turns out another. What no stage can make again without a person is named, with what to do.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from wsi_pipeline.atomic import remove
+from wsi_pipeline.atomic import remove, write_json
 from wsi_pipeline.cohort import CohortSlide, write_cohort
 from wsi_pipeline.digests import read_seal, seal_file
 from wsi_pipeline.errors import ConfigError, StoreError, WsiError
@@ -60,24 +61,55 @@ def run(config: RepairConfig) -> Iterator[Event]:
         yield _adopt(config.run)
     if config.accept:
         yield _accept(config)
+    yield from _rounds(config)
+    if not any(verify.still_missing(config.run)):
+        RunFolder(config.run).unfinished_repair.unlink(missing_ok=True)
+    yield from verify.run(VerifyConfig(run=config.run, slides=config.slides))
+
+
+def _rounds(config: RepairConfig) -> Iterator[Event]:
+    """Remove what is wrong and make it again, then what was made from that."""
     for _ in range(ROUNDS):
         work = _plan(config, _find(config))
         yield from (Note(text=text) for text in work.told)
         if not work.stages:
             break
+        _note_removed(config.run, work)
         for path in work.removed:
             remove(path)
         for stage in work.stages:
             for event in stage():  # of others' failures, verify has the last word
                 other = isinstance(event, SlideFailed) and event.slide_id not in work.slides
                 yield Note(text=event.line()) if other else event
-    yield from verify.run(VerifyConfig(run=config.run, slides=config.slides))
+
+
+def _note_removed(run: Path, work: "_Work") -> None:
+    """Note what is about to be removed, and how it was cut: who is stopped now can go on."""
+    path = RunFolder(run).unfinished_repair
+    names = [each.relative_to(run).as_posix() for each in work.removed]
+    names = [f"{name}/{ZARR}" if name.endswith(".zarr") else name for name in names]
+    told = {
+        "removed": sorted({*names, *verify.still_missing(run)}),
+        "settings": _noted_settings(run) | work.settings,
+    }
+    write_json(path, told)
+
+
+def _noted_settings(run: Path) -> dict[str, dict[str, Any]]:
+    """Return how the slides were cut whose tiles a repair has removed."""
+    path = RunFolder(run).unfinished_repair
+    told = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return dict(told.get("settings", {}))
 
 
 def _find(config: RepairConfig) -> list[Finding]:
     """Return all that is wrong, by file."""
     look = VerifyConfig(run=config.run, slides=config.slides)
     found = list(check_holdings(config.run, fast=False).findings)
+    found += [
+        Finding(name, "a repair that did not come to its end removed it")
+        for name in verify.still_missing(config.run)
+    ]
     for task in verify.verify_tasks(look, []):
         for path, problems in verify.check_slide(task).wrong.items():
             file = path / ZARR if path.is_dir() else path
@@ -88,18 +120,22 @@ def _find(config: RepairConfig) -> list[Finding]:
 
 @dataclass
 class _Work:
-    """What is to be done: files to remove, then stages to run for ``slides``; ``told`` says so."""
+    """What is to be done: files to remove, then stages to run for ``slides``; ``told`` says so.
+
+    ``settings`` are those of the slides to be cut.
+    """
 
     removed: list[Path] = field(default_factory=list)
     stages: list[Callable[[], Iterator[Event]]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     slides: set[str] = field(default_factory=set)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
     """Decide which stage makes again what is wrong."""
     work, run = _Work(), RunFolder(config.run)
-    cut: dict[str, dict[str, Any]] = {}
+    cut, noted = work.settings, _noted_settings(config.run)
     rows = {row.slide_id: row for row in rows_of(run)}
     encoded: dict[str, None] = {}
     scored: dict[str, None] = {}
@@ -110,7 +146,7 @@ def _plan(config: RepairConfig, findings: Sequence[Finding]) -> _Work:
         slide_id = _slide_of(parts)
         match parts[0]:
             case "tiles" | "thumbnails":
-                settings = cut.get(slide_id) or _settings_of(run, slide_id)
+                settings = cut.get(slide_id) or noted.get(slide_id) or _settings_of(run, slide_id)
                 problem = _cannot_cut(config, rows.get(slide_id), settings)
                 if problem or settings is None:
                     work.told.append(

@@ -1,5 +1,6 @@
 """Is a run folder sound? Every store is opened, counted and held against what it was made from."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,12 @@ def run(config: VerifyConfig) -> Iterator[Event]:
     for path in models:
         yield from _model(config.run, path)
     yield from _left_behind(config.run)
+    for name in still_missing(config.run):
+        yield SlideFailed(
+            slide_id=name,
+            error=f"{config.run / name}: a repair that did not come to its end removed it; "
+            "`wsi repair` goes on with it",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +350,14 @@ def _differs(store: Path, digest: str) -> bool:
         return store.exists() and features_digest(read_features(store).features) != digest
     except StoreError:
         return False
+
+
+def still_missing(run: Path) -> Iterator[str]:
+    """Yield what a repair that did not come to its end has removed, and nobody made again."""
+    path = RunFolder(run).unfinished_repair
+    if path.exists():
+        names = json.loads(path.read_text("utf-8"))["removed"]
+        yield from (name for name in names if not (run / name).exists())
 
 
 def _left_behind(run: Path) -> Iterator[Note]:
