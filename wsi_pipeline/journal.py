@@ -203,3 +203,13 @@ def _numbers(values: dict[str, Any]) -> Any:
 @cache
 def _adapter(kind: str) -> TypeAdapter[Event]:
     return TypeAdapter(KINDS[kind])
+
+
+def lines_by_call(journal: Path) -> Iterator[tuple[str, str]]:
+    """Yield each line of a journal with the call that wrote it."""
+    if journal.exists():
+        with journal.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                entry = from_line(line)
+                if entry is not None:
+                    yield entry.call, line

@@ -11,186 +11,54 @@ and a journal is an object for each call.
 """
 
 import json
-import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
-
-from pydantic import Field, model_validator
+from typing import Any, Final
 
 from wsi_pipeline.atomic import atomic_file, atomic_folder, try_lock
 from wsi_pipeline.cohort import read_cohort
-from wsi_pipeline.digests import digest_of, file_digest
+from wsi_pipeline.digests import file_digest
 from wsi_pipeline.errors import BucketError, ConfigError, DiskFullError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, Written
 from wsi_pipeline.inventory import ZARR, Inventory, begin
-from wsi_pipeline.journal import Journal, from_line
+from wsi_pipeline.journal import Journal, lines_by_call
+from wsi_pipeline.mirror_entries import (
+    AT_ONCE,
+    ENTRIES,
+    Agreed,
+    Entry,
+    State,
+    entries_of,
+    entry_names,
+    holds_pixels,
+)
+from wsi_pipeline.mirror_settings import Brought
 from wsi_pipeline.remote import Bucket
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.settings import DIR, HIDDEN, HOW, Settings, StageConfig
+from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.shard import Shard
 
-S3: Final = re.compile(r"s3://[^/]+/.*[^/].*")
-ENTRIES: Final = ".inventory/"
 JOURNALS: Final = "logs/"
 MARK: Final = ".wsi-run.json"
 COHORT: Final = "cohort.csv"
 STANDS_IN: Final = ".stands-in"  # in a store whose pixels were left in the bucket
 INDEX_BYTES: Final = 1 << 16  # at the end of a shard is its index, 16 bytes a tile
-PIXELS: Final = re.compile(r"(tiles|tiles_jpeg)/c/")
 TABLES: Final = re.compile(r"predictions/[^/]+/(slides|patients)\.csv")
-AT_ONCE: Final = 8  # artifacts on their way
 AGREED: Final = ".mirror.jsonl"
 GONE: Final = (0, "")
 ANEW: Final = "run the stage that makes it again"
 LOOK_S: Final = 0.2  # between two looks at what has been finished
 
-THUMBNAILS: Final = r"thumbnails/(?P<id>[^/]+)\.jpg"
-TILES: Final = r"tiles/(?P<id>[^/]+)\.(zarr|h5)"
-FEATURES: Final = r"features/[^/]+/(?P<id>[^/]+)\.h5"
-PREDICTIONS: Final = r"predictions/[^/]+/(?P<id>[^/]+)\.(h5|geojson)"
 
 Stage = Callable[[Any], Iterator[Event]]
-State = tuple[int, str]  # size and digest of an artifact, as the run's inventory has them
-
-
-@dataclass(frozen=True)
-class Brought:
-    """Artifacts whose name is of a pattern, and their slide, if it says ``id``, in the shard.
-
-    Without ``pixels`` a Zarr store is brought so that all but its pixels can be read.
-    """
-
-    pattern: str
-    pixels: bool = True
-
-
-class MirrorSettings(Settings):
-    """Where a run folder that lies in a bucket is worked on."""
-
-    topic = "run folders in a bucket"
-
-    scratch: Annotated[Path | None, HOW, DIR] = Field(
-        default=None,
-        description="With --run s3://bucket/run: local folder to work in; a folder of the user's "
-        "cache if not given. It may be deleted when nothing runs.",
-    )
-    remote: Annotated[str | None, HOW, HIDDEN] = Field(default=None)
-
-    @property
-    def brings(self) -> tuple[Brought, ...]:
-        """What of the run is brought to scratch before the work."""
-        return ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _in_a_bucket(cls, values: Any) -> Any:
-        """Work in scratch where the run folder is in a bucket."""
-        if not isinstance(values, dict) or values.get("remote"):
-            return values
-        run, scratch = values.get("run"), values.get("scratch")
-        if not (isinstance(run, str) and S3.fullmatch(run)):
-            if scratch is not None:
-                raise ValueError("--scratch goes with --run s3://bucket/run")
-            return values
-        if values.get("scheduler"):
-            raise ValueError(
-                f"{run}: the workers of a scheduler have disks of their own; a run in a bucket "
-                "goes with --workers, and with --shard on several machines"
-            )
-        if values.get("new_slides"):
-            raise ValueError(f"{run}: tile and extract the new slides there, then predict")
-        url = run.rstrip("/")
-        root = _cache() if scratch is None else Path(scratch)
-        shard = str(values.get("shard") or Shard()).replace("/", "-of-")
-        return values | {"run": root / url.removeprefix("s3://") / shard, "remote": url}
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wsi_pipeline"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An artifact that is whole in the bucket.
-
-    Attributes:
-        size: In bytes, and ``digest``, as the run's inventory has them.
-        files: Size and digest by name below it; of a single file the name is empty.
-    """
-
-    size: int
-    digest: str
-    files: Mapping[str, tuple[int, str]]
-
-    def bytes_of(self, *, whole: bool) -> int:
-        """Return how many bytes come with it, its pixels left out unless it is ``whole``."""
-        return sum(
-            size for name, (size, _) in self.files.items() if whole or not _holds_pixels(name)
-        )
-
-    def to_bytes(self) -> bytes:
-        told = {"size": self.size, "digest": self.digest, "files": self.files}
-        text = json.dumps(told)
-        return json.dumps({"entry": told, "own": digest_of(text.encode())}).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Read an entry.
-
-        Raises:
-            ValueError: It is damaged.
-        """
-        try:
-            read = json.loads(data)
-            told, own = read["entry"], read["own"]
-            files = {name: (int(size), str(digest)) for name, (size, digest) in
-                     told["files"].items()}  # fmt: skip
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from None
-        if digest_of(json.dumps(told).encode()) != own:
-            raise ValueError("its digest is another")
-        return cls(size=told["size"], digest=told["digest"], files=files)
-
-
-def entries_of(bucket: Bucket, names: Sequence[str]) -> dict[str, Entry | None]:
-    """Read entries; None of one that is damaged, so that its artifact is made anew."""
-
-    def read(name: str) -> Entry | None:
-        try:
-            found = bucket.read(f"{ENTRIES}{name}.json")
-            return None if found is None else Entry.from_bytes(found[0])
-        except ValueError:
-            return None
-        except BucketError as error:
-            if "damaged" in str(error):
-                return None
-            raise
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(names, pool.map(read, names), strict=True))
-
-
-def entry_names(bucket: Bucket) -> list[str]:
-    """Return the names of all artifacts that are whole in the bucket."""
-    return [
-        key.removeprefix(ENTRIES).removesuffix(".json")
-        for key in bucket.sizes(ENTRIES)
-        if key.endswith(".json")
-    ]
-
-
-def ids_of(names: Iterable[str], pattern: str) -> list[str]:
-    """Return the slides of those artifacts whose name is of a pattern."""
-    return [found["id"] for name in names if (found := re.fullmatch(pattern, name))]
 
 
 def mirrored(
@@ -244,7 +112,7 @@ class Mirror:
         self._bucket = Bucket(remote)
         self._shard: Shard = getattr(config, "shard", Shard())
         self._inventory = Inventory(self.run.root)
-        self._agreed = _Agreed(self.run.root / AGREED)
+        self._agreed = Agreed(self.run.root / AGREED)
         self._there: dict[str, Entry | None] = {}  # entries that are known
         self._names: set[str] = set()  # of all in the bucket
         self._cohort: tuple[bytes, str] | None = None
@@ -408,7 +276,7 @@ class Mirror:
             for each, told in entry.files.items():
                 file = folder / each
                 file.parent.mkdir(parents=True, exist_ok=True)
-                if not whole and _holds_pixels(each):
+                if not whole and holds_pixels(each):
                     (folder / STANDS_IN).touch()
                     tail = self._bucket.tail(f"{name}/{each}", INDEX_BYTES)
                     with file.open("wb") as hole:
@@ -442,7 +310,7 @@ class Mirror:
     def _bring_journals(self) -> None:
         """Add the lines of calls that are not in the journal here."""
         path = self.run.journal
-        here = {call for call, _ in _calls(path)}
+        here = {call for call, _ in lines_by_call(path)}
         new = [found[0] for call in sorted(self._calls - here)
                if (found := self._bucket.read(f"{JOURNALS}{call}.jsonl"))]  # fmt: skip
         if new:
@@ -454,7 +322,7 @@ class Mirror:
     def _send_journals(self) -> None:
         """Put the lines of each call that is not there yet."""
         lines: dict[str, list[str]] = {}
-        for call, line in _calls(self.run.journal):
+        for call, line in lines_by_call(self.run.journal):
             lines.setdefault(call, []).append(line)
         for call in lines.keys() - self._calls:
             self._bucket.put(f"{JOURNALS}{call}.jsonl", "".join(lines[call]).encode())
@@ -556,48 +424,10 @@ class Mirror:
                 self._merge_cohort(self._cohort[0])
 
 
-class _Agreed:
-    """What this scratch and the bucket had alike, by name, kept over calls.
-
-    It tells an artifact that was made here since from one that was made anew elsewhere.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._known: dict[str, State] = {}
-        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-            with suppress(ValueError):  # torn, of a process that was killed
-                name, size, digest = json.loads(line)
-                self._known[name] = (size, digest)
-
-    def get(self, name: str) -> State | None:
-        return self._known.get(name)
-
-    def add(self, name: str, state: State) -> None:
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            self._known[name] = state
-            file.write(f"\n{json.dumps([name, *state])}")
-
-
 def _artifact(line: str) -> str:
     """Return the name of the artifact whose state a line of the inventory tells."""
     return line.removesuffix(f"/{ZARR}")
 
 
-def _holds_pixels(file: str) -> bool:
-    return PIXELS.match(file) is not None
-
-
 def _line(name: str, entry: Entry) -> str:
     return name if "" in entry.files else f"{name}/{ZARR}"
-
-
-def _calls(journal: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line of a journal with the call that wrote it."""
-    if journal.exists():
-        with journal.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                entry = from_line(line)
-                if entry is not None:
-                    yield entry.call, line

@@ -10,18 +10,16 @@ import xxhash
 
 from wsi_pipeline.errors import BucketError, ConfigError
 from wsi_pipeline.events import Event, Note, SlideDone, SlideFailed, StageStarted, Unmatched
-from wsi_pipeline.mirror import (
+from wsi_pipeline.mirror import COHORT, JOURNALS, MARK
+from wsi_pipeline.mirror_entries import (
     AT_ONCE,
-    COHORT,
     ENTRIES,
-    JOURNALS,
-    MARK,
-    TILES,
     Entry,
     entries_of,
     entry_names,
     ids_of,
 )
+from wsi_pipeline.mirror_settings import TILES
 from wsi_pipeline.remote import Bucket
 
 BLOCK: Final = 1 << 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wsi_pipeline.events import Event
-from wsi_pipeline.mirror import MirrorSettings, mirrored
+from wsi_pipeline.mirror_settings import MirrorSettings
 from wsi_pipeline.registry import Registry, load
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.verbs import machine, models, runs, slides, tiles
@@ -41,6 +41,8 @@ class Verb:
         where = self.config_class.stage or f"wsi_pipeline.pipeline.{self.name}:run"
         stage: Callable[[Any], Iterator[Event]] = load(where)
         if isinstance(config, MirrorSettings) and config.remote and config.brings:
+            from wsi_pipeline.mirror import mirrored  # whose client of buckets few calls need
+
             return mirrored(stage, config, config.brings, config.remote)
         return stage(config)
 

@@ -12,7 +12,14 @@ from wsi_pipeline.learn import (
     SplitSettings,
     TaskSettings,
 )
-from wsi_pipeline.mirror import FEATURES, PREDICTIONS, THUMBNAILS, TILES, Brought, MirrorSettings
+from wsi_pipeline.mirror_settings import (
+    FEATURES,
+    PREDICTIONS,
+    THUMBNAILS,
+    TILES,
+    Brought,
+    MirrorSettings,
+)
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
     COHORT,

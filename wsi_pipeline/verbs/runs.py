@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from wsi_pipeline.learn import PROMISED
-from wsi_pipeline.mirror import Brought, MirrorSettings
+from wsi_pipeline.mirror_settings import Brought, MirrorSettings
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import (
     DIR,

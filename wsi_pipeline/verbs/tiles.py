@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from wsi_pipeline.mirror import FEATURES, TILES, Brought, MirrorSettings
+from wsi_pipeline.mirror_settings import FEATURES, TILES, Brought, MirrorSettings
 from wsi_pipeline.settings import (
     COHORT,
     DIR,
