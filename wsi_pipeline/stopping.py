@@ -5,6 +5,7 @@ not ended by then, a decoder, a fit, a cluster, is ended as by a power cut, whic
 survives: what was finished is whole, the rest is done by the same command.
 """
 
+import logging
 import multiprocessing.util
 import os
 import signal
@@ -43,6 +44,7 @@ def undisturbed(function: Function) -> Function:
 
 def end(status: int) -> NoReturn:
     """End the process without waiting for its threads and workers, which have nothing to save."""
+    logging.disable()  # of what libraries say when their processes are gone
     sys.stdout.flush()
     sys.stderr.flush()
     for child in multiprocessing.active_children():

@@ -208,6 +208,7 @@ def dask_executor(config: StageConfig) -> Iterator[OnDask]:
             yield OnDask(stack.enter_context(Client(cluster)))
         except KeyboardInterrupt:
             stack.pop_all()  # no wait for slides under way
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that wait for them
             for nanny in cluster.workers.values() if cluster else ():
                 nanny.auto_restart = False
             for worker in multiprocessing.active_children():

@@ -94,6 +94,11 @@ class Job(Generic[SourceT]):
             stored["settings"] = with_defaults(stored["settings"], asked["settings"], type(config))
         return ranks.from_leader(is_done(self.target, stored, asked, overwrite=config.overwrite))
 
+    def let_go(self) -> None:
+        """Remove what an interrupted training went on from; its model may be there since."""
+        if self.trial.ranks.leads:
+            self.trial.learner.finish(self.about())
+
     def about(self, digests: Mapping[str, Any] | None = None) -> learn.Provenance:
         """Return what a model says of how it was made; ``digests`` are added."""
         identity, trial = self.identity, self.trial

@@ -78,6 +78,7 @@ def _trial(trial: Trial[SourceT]) -> Iterator[Event]:
             )
         job = Job(trial=trial, study=audited.study, audit={})
         if job.done():
+            job.let_go()
             what = "slides" if trial.material.what == "features" else trial.material.what
             yield Note(text=f"{trial.target}: trained earlier on the same {what}; nothing to do")
         else:
@@ -239,6 +240,7 @@ def _train_folds(job: Job[SourceT]) -> Iterator[Event]:
         each.write_splits()
     for each in jobs:
         if each.done():
+            each.let_go()
             yield Note(text=f"{each.target}: trained earlier on the same slides")
         else:
             fitted = yield from _fit(each)

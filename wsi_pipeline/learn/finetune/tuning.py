@@ -294,10 +294,17 @@ class Progress:
 
 
 def save_progress(path: Path, progress: Progress) -> None:
-    """Write a checkpoint beside its target, and put it in its place whole."""
+    """Write a checkpoint beside its target, and put it in its place whole.
+
+    Raises:
+        DiskError: The disk is full, or fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as partial:
-        torch.save(vars(progress), partial)
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        try:
+            torch.save(vars(progress), file)
+        except RuntimeError as error:  # torch's own, in whose context the disk's stands
+            raise error.__context__ or error from error
 
 
 def load_progress(path: Path, identity: str) -> Progress:
