@@ -132,7 +132,7 @@ class Tab:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._session.close()
+        self._loop.run_until_complete(_close(self._session))
         self._browser.__exit__(None, None, None)
         self._loop.close()
 
@@ -181,6 +181,10 @@ async def _connect(address: str) -> WebSocketClientConnection:
     answer = await AsyncHTTPClient().fetch(f"{address}/json/list")
     tab = next(each for each in json.loads(answer.body) if each["type"] == "page")
     return await websocket_connect(tab["webSocketDebuggerUrl"], max_message_size=2**28)
+
+
+async def _close(session: WebSocketClientConnection) -> None:
+    session.close()  # which asks for the loop that it runs in
 
 
 async def _visit(

@@ -59,6 +59,9 @@ class Bags:
 
         return Found
 
+    def tile_count(self, slide_id: str) -> int:
+        return len(self.features[slide_id])
+
     def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> np.ndarray:
         rows = self.features[slide_id]
         return rows[np.sort(rng.permutation(len(rows))[:count])]

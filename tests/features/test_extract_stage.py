@@ -30,6 +30,7 @@ from wsi_pipeline.features import (
     verify_features,
     write_features,
 )
+from wsi_pipeline.features.devices import claim, own_gpu
 from wsi_pipeline.journal import Journal
 from wsi_pipeline.pipeline.extract import run, worker_device
 from wsi_pipeline.run_folder import RunFolder
@@ -267,13 +268,20 @@ def test_another_processs_slide_is_waited_for_and_not_done_twice(folder: Path) -
     assert set(arrays(folder)) == set(COUNTS)
 
 
-def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_a_gpu_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker_device("auto") == "auto"  # not on a worker
+    own = [SimpleNamespace(uuid=f"of-test-{os.getpid()}-{number}") for number in range(2)]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", own.__getitem__)
     monkeypatch.setattr("wsi_pipeline.pipeline.extract.get_worker", lambda: SimpleNamespace(name=3))
-    assert worker_device("auto") == worker_device("cuda") == "cuda:1"
-    assert worker_device("cpu") == "cpu"
-    assert worker_device("cuda:0") == "cuda:0"
+    own_gpu.cache_clear()
+    try:
+        assert worker_device("auto") == worker_device("cuda") == "cuda:0"  # and it stays its own
+        assert claim([str(each.uuid) for each in own]) == 1, "the first is taken"
+        assert worker_device("cpu") == "cpu"
+        assert worker_device("cuda:1") == "cuda:1"
+    finally:
+        own_gpu.cache_clear()
 
 
 def test_killed_and_run_again_equals_never_killed(folder: Path, tmp_path: Path) -> None:

@@ -200,8 +200,11 @@ def test_an_encoders_folder_is_found_by_tag_or_bare_name(tmp_path: Path) -> None
 
 
 def test_clam_layout(store: Path, tmp_path: Path, rows: tuple[np.ndarray, np.ndarray]) -> None:
-    h5, pt = export_features(store, tmp_path / "clam", "clam")
+    h5, pt, patches = export_features(store, tmp_path / "clam", "clam")
     assert h5 == tmp_path / "clam" / "h5_files" / "S1.h5"
+    with h5py.File(patches) as file:
+        assert np.array_equal(file["coords"][:], rows[1])
+        assert file["coords"].attrs["patch_size"] == 507
     with h5py.File(h5) as file:
         assert set(file) == {"features", "coords"}
         assert file["coords"].dtype == np.int32
@@ -214,7 +217,8 @@ def test_clam_layout(store: Path, tmp_path: Path, rows: tuple[np.ndarray, np.nda
 
 
 def test_trident_layout(store: Path, tmp_path: Path) -> None:
-    (path,) = export_features(store, tmp_path / "trident", "trident")
+    path, *patches = export_features(store, tmp_path / "trident", "trident")
+    assert [each.name for each in patches] in ([], ["S1_patches.h5"])
     assert path == tmp_path / "trident" / "features_densenet121.ra_in1k" / "S1.h5"
     with h5py.File(path) as file:
         assert file["coords"].attrs["patch_size_level0"] == 507

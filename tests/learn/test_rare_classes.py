@@ -107,6 +107,9 @@ class Bags(dict):
     def bag(self, slide_id):
         return SimpleNamespace(features=self[slide_id])
 
+    def tile_count(self, slide_id):
+        return len(self[slide_id])
+
     def sample(self, slide_id, count, rng):
         del rng
         return self[slide_id][:count]

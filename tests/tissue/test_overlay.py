@@ -55,7 +55,11 @@ def drawn(label: str | None, **properties: object) -> Annotation:
     import shapely
 
     made = draw_annotation(shapely.box(0, 0, 9, 9), label)
-    feature = {**made.feature, "properties": {**made.feature["properties"], **properties}}
+    plain = {} if label is None else {"classification": {"name": label}}  # no colour of ours
+    feature = {
+        **made.feature,
+        "properties": {**made.feature["properties"], **plain, **properties},
+    }
     return Annotation(label=label, area=made.area, include=True, feature=feature)
 
 
