@@ -50,6 +50,7 @@ from wsi_pipeline.reporting.heatmap_ome import write_ome_heatmap
 from wsi_pipeline.reporting.page import render_page, write_page
 from wsi_pipeline.reporting.pictures import jpeg
 from wsi_pipeline.reporting.readers import write_readers
+from wsi_pipeline.reporting.scanned import scanned_tile
 
 __all__ = [
     "HELD_OUT",
@@ -93,6 +94,7 @@ __all__ = [
     "reliability_figure",
     "render_page",
     "roc_figure",
+    "scanned_tile",
     "store_heatmap",
     "tiles_geojson",
     "to_markdown",

@@ -45,7 +45,9 @@ def read_scanned(path: str | Path | None, store: TileStore, indices: NDArray[np.
             if size != known:
                 told = f"{size[0]}×{size[1]} px, the tiles' slide had {known[0]}×{known[1]}"
                 return Scanned(tiles={}, missing=f"{path} is another slide ({told}): {ONLY}")
-            return Scanned(tiles={int(row): _read(slide, store, int(row)) for row in indices})
+            return Scanned(
+                tiles={int(row): scanned_tile(slide, store, int(row)) for row in indices}
+            )
     except (SlideError, ConfigError) as error:
         return Scanned(tiles={}, missing=f"{error}: {ONLY}")
 
@@ -62,7 +64,8 @@ def _missing(path: str | Path | None, store: TileStore) -> str | None:
     return None
 
 
-def _read(slide: Slide, store: TileStore, row: int) -> RgbImage:
+def scanned_tile(slide: Slide, store: TileStore, row: int) -> RgbImage:
+    """Read one tile from its slide, which was not turned: (tile_px, tile_px, 3) uint8."""
     about = store.attributes
     side = int(about["tile_px_level"])
     x, y = np.rint(store.coords[row] / float(about["level_downsample"])).astype(int)

@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import simplejpeg
 from starlette.applications import Starlette
@@ -24,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsi_pipeline.errors import SlideError, StoreError, WsiError
+from wsi_pipeline.reporting import scanned_tile
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
 from wsi_pipeline.types import RgbImage
@@ -215,12 +215,8 @@ class _Bench:
             return _jpeg(np.asarray(store.tiles[at["row"]]))
         if at["how"] != "scanned" or store.attributes.get("straightened") is not None:
             raise HTTPException(404, "there is no such picture of a tile")
-        side = int(store.attributes["tile_px_level"])
-        x, y = np.rint(store.coords[at["row"]] / float(store.attributes["level_downsample"]))
         with self.opened.use(self._file(at["slide_id"])) as opened:
-            rgb = opened.slide.read(int(store.attributes["level"]), int(x), int(y), side, side)
-        size = (store.tiles.shape[1], store.tiles.shape[1])
-        return _jpeg(np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8))
+            return _jpeg(scanned_tile(opened.slide, store, at["row"]))
 
     def thumbnail(self, request: Request) -> Response:
         path = self.facts.folder.thumbnail(request.path_params["slide_id"])

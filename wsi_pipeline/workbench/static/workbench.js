@@ -58,7 +58,6 @@ function showCohort() {
   const [key, way] = state.sort;
   const rows = chosen().sort((a, b) => way * (typeof a[key] === "number" || typeof b[key] === "number"
     ? (a[key] ?? -Infinity) - (b[key] ?? -Infinity) : String(a[key] ?? "").localeCompare(String(b[key] ?? ""), "en", { numeric: true })));
-  state.order = rows.map(row => row.id);
   say(`${rows.length} of ${state.cohort.slides.length} slides`);
   showConfusion();
   $("list").replaceChildren(state.wall ? wall(rows) : table(rows));
