@@ -54,8 +54,7 @@ def shown(folder: Path) -> None:
     records = list(served(clone, folder / "served"))
     microarray(clone / "slides" / "tma")
     table = clone / "manifests" / "tma.csv"
-    head, row = table.read_text().split()
-    table.write_text(f"{head},tma_lies\n{row},as-scanned\n")
+    table.write_text(table.read_text().rstrip("\n") + "as-scanned\n")
     study = clone / STUDY
     text = study.read_text()
     for shipped, here in WITHOUT_NETWORK:

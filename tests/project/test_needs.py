@@ -1,6 +1,8 @@
 """A study is looked at as a whole before its first stage begins, and planned as a whole."""
 
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,20 @@ def test_a_stage_alone_needs_what_is_there(study: Path, capsys: pytest.CaptureFi
     assert "[extract] needs" in capsys.readouterr().err
 
 
+UNLIKE = ("xxxx.xx", "xxxxxx.", "xxx.xxx", "xxxxxxx", ".xxxxx.")  # any other way lies elsewhere
+
+
+def core_map(places: Sequence[str]) -> str:
+    """A map with a core wherever there is an x."""
+    cores = [
+        f"{letter},{column},{letter}{column},p{letter}{column},{('hcc', 'normal')[column % 2]}\n"
+        for letter, line in zip("ABCDEFGH", places, strict=False)
+        for column, place in enumerate(line, start=1)
+        if place == "x"
+    ]
+    return "".join(["row,column,core_id,patient_id,label\n", *cores])
+
+
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shipped files, a run folder of none, and a file for each slide and core map."""
@@ -125,8 +141,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (tmp_path / "slides" / name).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / "slides" / name).touch()
             if row.tma_map:
-                cores = "row,column,core_id,patient_id,label\nA,1,A1,p1,hcc\nA,2,A2,p2,normal\n"
-                (tmp_path / "slides" / row.tma_map).write_text(cores)
+                (tmp_path / "slides" / row.tma_map).write_text(core_map(UNLIKE))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -152,6 +167,24 @@ def test_an_array_that_is_not_there_is_missed_before_the_first_slide(clone: Path
         (clone / gone).unlink()
         with pytest.raises(ConfigError, match=f"none of its slides can be used: no .*{gone}"):
             check_needs(read_study(path), path)
+
+
+def test_an_array_that_cannot_tell_how_it_lies_is_missed_before_the_first_slide(
+    clone: Path,
+) -> None:
+    """A night of tiling went by before the array was refused, which the map had said all along."""
+    path, mapped = Path("stages/liver_tma.toml"), clone / "slides" / "tma" / "TMA1.csv"
+    for places in (("xxxx",) * 3, ("xxxxxxxxxx",) * 10, (*("xxxx",) * 3, "xxx.")):
+        mapped.write_text(core_map(places))
+        with pytest.raises(ConfigError, match="none of its slides can be used") as refused:
+            check_needs(read_study(path), path)
+        assert "has all but the same pattern turned by 180°" in str(refused.value)
+        assert "column tma_lies of manifests/tma.csv" in str(refused.value)
+    table = (ROOT / "manifests" / "tma.csv").read_text().rstrip("\n")
+    (clone / "manifests").unlink()
+    shutil.copytree(ROOT / "manifests", clone / "manifests")
+    (clone / "manifests" / "tma.csv").write_text(f"{table}as-scanned\n")
+    check_needs(read_study(path), path)
 
 
 def test_an_external_cohort_that_no_row_is_of_is_missed_before_the_first_slide(

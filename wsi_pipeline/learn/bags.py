@@ -116,10 +116,16 @@ class FeatureFolder:
 
     def sample(self, slide_id: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return at most ``count`` tiles of a slide, (n, D), in their order, drawn with ``rng``."""
+        return _widened(self.sample_kept(slide_id, count, rng))
+
+    def sample_kept(
+        self, slide_id: str, count: int, rng: np.random.Generator
+    ) -> NDArray[np.floating[Any]]:
+        """Return the same in the precision that they are kept in: half where that loses nothing."""
         half = self._halves.get(slide_id)
         if half is None:
             return draw_rows(self.vectors(slide_id), count, rng)
-        return _widened(draw_rows(half, count, rng))
+        return draw_rows(half, count, rng)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each bag read so far, by slide."""
@@ -163,7 +169,7 @@ def _halved(features: NDArray[np.float32]) -> NDArray[np.float16] | None:
     return half
 
 
-def _widened(half: NDArray[np.float16]) -> NDArray[np.float32]:
+def _widened(half: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Return single precision; torch has the processor's own instruction for it, numpy not."""
     wide: NDArray[np.float32] = torch.from_numpy(half).float().numpy()
     return wide

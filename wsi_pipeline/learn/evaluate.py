@@ -67,8 +67,8 @@ def tile_cases(
     owners = [slide.patient_id for slide in slides]
     return Cases(
         targets=np.repeat(targets, counts),
-        probabilities=_rows(
-            [row for slide in slides for row in scores[slide.slide_id]], len(classes)
+        probabilities=np.concatenate(
+            [scores[slide.slide_id] for slide in slides], dtype=np.float64
         ),
         patients=tuple(np.repeat(np.array(owners, dtype=object), counts)),
     )

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -342,7 +342,7 @@ class _TileTask:
         drawn = np.minimum(np.searchsorted(self._drawn_by, places, "right"), len(self._tiles) - 1)
         for start in range(0, count, self._settings.batch):
             batch = torch.from_numpy(drawn[start : start + self._settings.batch])
-            logits = self._head(self._tiles[batch].to(self._data.device))
+            logits = self._head(self._tiles[batch].to(self._data.device).float())
             targets = self._targets[batch].to(self._data.device)
             yield cross_entropy(logits, targets, label_smoothing=self._settings.label_smoothing)
 
@@ -436,16 +436,21 @@ def _data(
 def _tiles(
     folder: FeatureFolder, slides: Sequence[SplitSlide], settings: FitSettings
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return tiles of all slides, (T, D), and which slide each is of, (T,)."""
+    """Return tiles of all slides, (T, D), and which slide each is of, (T,).
+
+    They are half precision where all bags are kept so, else single.
+    """
     rng = np.random.default_rng([settings.seed, 0])
     count = max(1, min(settings.tiles, TILES_IN_MEMORY // len(slides)))
     lengths = [min(count, folder.tile_count(slide.slide_id)) for slide in slides]
     tiles, end = np.empty((0, 0), np.float32), 0
     for slide, length in zip(slides, lengths, strict=True):
-        drawn = folder.sample(slide.slide_id, count, rng)
+        drawn: NDArray[np.floating[Any]] = folder.sample_kept(slide.slide_id, count, rng)
         if not end:
-            tiles = np.empty((sum(lengths), drawn.shape[1]), np.float32)
-        elif drawn.shape[1] != tiles.shape[1]:
+            tiles = np.empty((sum(lengths), drawn.shape[1]), drawn.dtype)
+        elif drawn.dtype.itemsize > tiles.dtype.itemsize:
+            tiles = tiles.astype(drawn.dtype)
+        if drawn.shape[1] != tiles.shape[1]:
             raise LearnError(
                 f"{folder.folder}: features of {tiles.shape[1]} and {drawn.shape[1]} dimensions "
                 "are mixed; extract all slides with one encoder"

@@ -3,7 +3,14 @@
 from wsi_pipeline.microarray.core_map import position, read_map
 from wsi_pipeline.microarray.correction import Correction, correct, rejoined
 from wsi_pipeline.microarray.dearray import Core, Dearray, Hints, core_name, dearray
-from wsi_pipeline.microarray.join import Joined, JoinedCore, Joining, Turn, join_core_map
+from wsi_pipeline.microarray.join import (
+    Joined,
+    JoinedCore,
+    Joining,
+    Turn,
+    join_core_map,
+    untold,
+)
 from wsi_pipeline.microarray.mapfit import ORIENTATIONS, Orientation
 from wsi_pipeline.microarray.place import (
     MARGIN,
@@ -72,6 +79,7 @@ __all__ = [
     "review_path",
     "table_digest",
     "unsure",
+    "untold",
     "write_geojson_cores",
     "write_preview",
     "write_reviewed",

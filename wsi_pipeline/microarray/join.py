@@ -11,7 +11,13 @@ from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.microarray.core_map import places_of, squeezed
 from wsi_pipeline.microarray.dearray import Core, Dearray, core_name
-from wsi_pipeline.microarray.mapfit import ORIENTATIONS, Orientation, Way, lay_map
+from wsi_pipeline.microarray.mapfit import (
+    ORIENTATIONS,
+    Orientation,
+    Way,
+    lay_map,
+    without_slide,
+)
 
 MARGIN: Final = 10.0  # nats by which the best way must be clear of the next: 22,000 to 1
 SAME: Final = 0.05  # of the cores: ways that differ in fewer are one, and those cores uncertain
@@ -139,6 +145,29 @@ def join_core_map(
     )
 
 
+def untold(mapped: Sequence[MappedCore]) -> tuple[Orientation, ...]:
+    """Return how else an array may lie than as scanned, for all that its map's pattern can tell.
+
+    No slide is looked at: these ways would be too near even if every core of the map were found,
+    and no other. Then how the array lies has to be told.
+
+    Args:
+        mapped: The core map.
+
+    Raises:
+        CohortError: A label that is none, or a place twice.
+    """
+    places = places_of(mapped)
+    if len(mapped) > MOST or np.ptp(places, axis=0).max(initial=0) >= WIDEST:
+        return ()  # what cuts the slide says what is wrong with it
+    (_, straight, evidence), *others = without_slide(places)
+    return tuple(
+        orientation
+        for orientation, laid, other in others
+        if evidence - other < MARGIN and (laid != straight).any(axis=1).mean() > SAME
+    )
+
+
 def _differs(one: Way, other: Way) -> bool:
     """Whether two ways give more than a few cores to different places."""
     used = (one.spots >= 0) | (other.spots >= 0)
@@ -237,7 +266,4 @@ def _doubts(
 
 
 def _said(way: Way) -> str:
-    orientation = way.orientation
-    turned = f"turned by {orientation.turn}°" if orientation.turn else "as scanned"
-    where = f"{turned} and mirrored" if orientation.mirrored else turned
-    return f"{where} ({int((way.spots >= 0).sum())} cores on it)"
+    return f"{way.orientation.words} ({int((way.spots >= 0).sum())} cores on it)"

@@ -6,7 +6,7 @@ lost from the slide, which happens; cores where the map has none, which hardly e
 bent more than such grids are. The best way counts only if it is clear of the second best.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -56,6 +56,12 @@ class Orientation:
         for _ in range(self.turn // 90):
             x, y = y, -x
         return np.stack([-x if self.mirrored else x, y], axis=1)
+
+    @property
+    def words(self) -> str:
+        """How it lies, as a person says it."""
+        turned = f"turned by {self.turn}°" if self.turn else "as scanned"
+        return f"{turned} and mirrored" if self.mirrored else turned
 
     @property
     def price(self) -> float:
@@ -128,6 +134,30 @@ def lay_map(
         if not any(np.array_equal(way.spots, other.spots) for other in distinct):
             distinct.append(way)
     return distinct
+
+
+def without_slide(places: Cells) -> Iterator[tuple[Orientation, Cells, float]]:
+    """Say what each way of lying would have for it on an array as its map has it, as scanned.
+
+    All cores are there and no others, which is as much as a slide can tell of how it lies.
+
+    Args:
+        places: (P, 2) column, row of the map's places.
+
+    Yields:
+        Each orientation, where it has the places (P, 2) at the offset at which most of them meet
+        cores, and its evidence.
+    """
+    everything = np.ones(len(places))
+    for orientation in ORIENTATIONS:
+        laid = orientation.lay(places)
+        apart = (places[:, None] - laid[None]).reshape(-1, 2)
+        low = apart.min(axis=0)
+        width = int(apart[:, 1].max() - low[1] + 1)
+        votes = np.bincount((apart - low) @ [width, 1])
+        laid = laid + np.divmod(int(votes.argmax()), width) + low
+        evidence = _evidence(places, everything, laid, everything.astype(bool))
+        yield orientation, laid, evidence - orientation.price
 
 
 def _promising(starts: list[_Start]) -> list[_Start]:

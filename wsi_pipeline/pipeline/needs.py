@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.errors import ConfigError, named
+from wsi_pipeline.events import Note
 from wsi_pipeline.learn import TaskSettings
 from wsi_pipeline.microarray import read_map
 from wsi_pipeline.pipeline.deleted import read_deleted
-from wsi_pipeline.pipeline.resolve_cohort import beside, no_core_map, rows_of_table, unusable
+from wsi_pipeline.pipeline.resolve_cohort import (
+    beside,
+    cores_in_doubt,
+    no_core_map,
+    rows_of_table,
+    unusable,
+)
 from wsi_pipeline.pipeline.study_file import Plan
 from wsi_pipeline.run_cohort import check_merges, rows_of
 from wsi_pipeline.run_folder import BundleFile, RunFolder
@@ -79,6 +86,14 @@ def check_tables(plan: Plan) -> None:
         if len(tables) > 1:
             overwrite = any(config.overwrite for config in tiled)
             check_merges(RunFolder(root), tables, overwrite=overwrite)
+
+
+def arrays_in_doubt(plan: Plan) -> Iterator[Note]:
+    """Say which microarrays will not be used unless a person tells how they lie, and what to do."""
+    for config in (config for _, config in plan if isinstance(config, TileConfig)):
+        for row in rows_of_table(config) if _is_table(config.cohort) else ():
+            if said := cores_in_doubt(config, row):
+                yield Note(text=f"{row.slide_id} will not be used: {said}")
 
 
 def check_tasks(plan: Plan, source: Path) -> None:
@@ -175,7 +190,9 @@ def check_external(plan: Plan, source: Path) -> None:
                 f"of it (its column cohort has {known}); nothing was begun"
             )
         lost = [
-            unusable(each, row, read_deleted(RunFolder(each.run))) or no_core_map(each, row)
+            unusable(each, row, read_deleted(RunFolder(each.run)))
+            or no_core_map(each, row)
+            or cores_in_doubt(each, row)
             for each, row in new
             if row.cohort == name
         ]

@@ -8,18 +8,22 @@ from shlex import quote
 from types import MappingProxyType
 
 from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, safe_id
-from wsi_pipeline.errors import CohortError, ConfigError, SlideError, WsiError
+from wsi_pipeline.errors import CohortError, ConfigError, SlideError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed
 from wsi_pipeline.microarray import (
     CoreSearch,
     Joining,
     PlacedCore,
+    Review,
     as_slides,
     check_review,
     place_cores,
     read_cores,
     read_map,
+    read_review,
+    table_digest,
     unsure,
+    untold,
     write_preview,
     write_reviewed,
 )
@@ -231,6 +235,35 @@ def no_core_map(config: TileConfig, row: CohortSlide) -> str | None:
     return f"no core map {mapped}; put it there"
 
 
+def cores_in_doubt(config: TileConfig, row: CohortSlide) -> str | None:
+    """Say why a microarray's cores cannot be used, as far as that is known before it is looked at.
+
+    Its core map looks the same turned, and the table does not tell how the array lies; or its cores
+    were found, and nobody has accepted them. None where neither is so.
+    """
+    if row.tma_map is None or row.tma_lies is not None:
+        return None
+    table = RunFolder(config.run).cores_table(row.slide_id)
+    mapped = beside(config, row, row.tma_map)
+    try:
+        review = read_review(table) if table.exists() else None
+        if review is not None and not _settled(table, review):
+            said = unsure(review.doubts, by_map=review.map is not None)
+            return f"{said}; {_advice(config, row)}"
+        ways = untold(read_map(mapped)) if mapped.is_file() and not table.exists() else ()
+    except CohortError as error:
+        return str(error)
+    if not ways:
+        return None
+    alike = named([way.words.removeprefix("as scanned and ") for way in ways])
+    return (
+        f"the core map {mapped} has all but the same pattern {alike}, so that the slide cannot "
+        "tell for sure how the array lies on it; write as-scanned, 90, 180 or 270 "
+        f"(degrees clockwise) in the column tma_lies of {config.cohort}, or find the cores, look "
+        f"at the picture and accept them: {_command(config, row)} (then the same with --accept)"
+    )
+
+
 def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     """Read where the cores are, or find them and write it down.
 
@@ -241,11 +274,9 @@ def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     preview = table.with_suffix(".jpg")
     map_path = beside(config, row, str(row.tma_map))
     slide = row.locate(config.slides) or row.path
-    advice = (
-        f"look at {preview}, correct {table.name} beside it if need be, then say: "
-        f"{_accepting(slide, map_path, preview)}"
-    )
-    known = table.exists()
+    advice = _advice(config, row)
+    # what is told since outweighs cores in doubt that no person has touched
+    known = table.exists() and (row.tma_lies is None or _settled(table, read_review(table)))
     mapped = None if known and not map_path.is_file() else read_map(map_path)
     if known:
         check_review(table, slide, mapped, advice)
@@ -266,10 +297,26 @@ def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     return found.cores
 
 
-def _accepting(slide: str | Path, map_path: Path, preview: Path) -> str:
-    """The command by which a person accepts a table of cores."""
+def _settled(table: Path, review: Review | None) -> bool:
+    """Whether a table of cores is sure, or a person has looked at it: accepted it or changed it."""
+    return review is None or review.sure or review.table != table_digest(table)
+
+
+def _advice(config: TileConfig, row: CohortSlide) -> str:
+    """Say what to do about cores in doubt."""
+    table = RunFolder(config.run).cores_table(row.slide_id)
+    return (
+        f"look at {table.with_suffix('.jpg')}, correct {table.name} beside it if need be, then "
+        f"say: {_command(config, row)} --accept"
+    )
+
+
+def _command(config: TileConfig, row: CohortSlide) -> str:
+    """Return the command that finds a microarray's cores, and with ``--accept`` accepts them."""
+    slide, map_path = row.locate(config.slides) or row.path, beside(config, row, str(row.tma_map))
+    preview = RunFolder(config.run).cores_table(row.slide_id).with_suffix(".jpg")
     words = ["python -m wsi_pipeline.cores", quote(str(slide)), "--map", quote(str(map_path))]
-    return " ".join([*words, "--preview", quote(str(preview)), "--accept"])
+    return " ".join([*words, "--preview", quote(str(preview))])
 
 
 def beside(config: TileConfig, row: CohortSlide, name: str) -> Path:

@@ -13,7 +13,7 @@ from wsi_pipeline.events import Event, Note, Planned, SlideFailed, StageStarted
 from wsi_pipeline.pipeline import download, overlap
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract, forecast_unseen
 from wsi_pipeline.pipeline.forecast_study import with_sum
-from wsi_pipeline.pipeline.needs import Missing, check_needs
+from wsi_pipeline.pipeline.needs import Missing, arrays_in_doubt, check_needs
 from wsi_pipeline.pipeline.parcels import room_for
 from wsi_pipeline.pipeline.study_file import Plan, read_study
 from wsi_pipeline.run_folder import RunFolder
@@ -45,6 +45,7 @@ def run(config: RunConfig) -> Iterator[Event]:
     how = _how(config)
     asked = [(found, stage.model_copy(update=how)) for found, stage in chosen]
     waiting = check_needs(asked, config.study)
+    yield from arrays_in_doubt(asked)
     if config.dry_run:
         yield from with_sum(chosen, _planned(config, chosen, waiting))
         return

@@ -1,6 +1,6 @@
 """Encoders side by side, against the accuracy required: one table, one figure, one page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
@@ -25,6 +25,8 @@ PAIRED: Final = (
     "patients; p by exchanging the two encoders patient by patient, and corrected by Holm for all "
     "pairs of a part and a measure."
 )
+CLEAR: Final = 0.05  # p after correction below which a difference stands out
+ABOUT: Final = ("tiles/s", "parameters", "weights", "remark")  # of an encoder, below the verdict
 NAMES: Final = {"train": "train", "val": "validation", "test": "test", "external": "external"}
 
 
@@ -210,22 +212,45 @@ def comparison_chart(comparison: Comparison, format_: Format = "svg") -> Picture
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """Return one self-contained HTML page."""
+    """Return one self-contained HTML page: what passes and what differs first, the rest below."""
     style = resources.files("wsi_pipeline.reporting") / "templates" / "report.css"
     return (
         templates(data_uri)
         .get_template("comparison.html.j2")
         .render(
             comparison=comparison,
-            rows=comparison.rows(),
+            verdicts=[_without(row, ABOUT) for row in comparison.rows()],
+            about=[_without(row, row.keys() - {"encoder", *ABOUT}) for row in comparison.rows()],
             original=original_rows(),
             explanation=_explanation(comparison),
-            pairs=[pair.row() for pair in comparison.pairs],
+            judged=_judged_on(comparison.pairs),
+            pairs=_by_pair(comparison.pairs),
+            clear=CLEAR,
             paired=PAIRED,
             chart=comparison_chart(comparison),
             css=Markup(style.read_text("utf-8")),  # noqa: S704 # nosec B704 # our own file
         )
     )
+
+
+def _without(row: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def _judged_on(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    """Return the parts and measures that encoders are compared by, as a table's columns."""
+    return list(dict.fromkeys((pair.split, pair.measure) for pair in pairs))
+
+
+def _by_pair(pairs: Sequence[Pair]) -> list[tuple[tuple[str, str], list[Pair | None]]]:
+    """Return for each two encoders what they differ by, in the order of the columns."""
+    found: dict[tuple[str, str], dict[tuple[str, str], Pair]] = {}
+    for pair in pairs:
+        found.setdefault((pair.first, pair.second), {})[pair.split, pair.measure] = pair
+    return [
+        (encoders, [cells.get(column) for column in _judged_on(pairs)])
+        for encoders, cells in found.items()
+    ]
 
 
 def original_rows() -> list[dict[str, str]]:

@@ -199,13 +199,14 @@ def _rows(
     slides: Sequence[SplitSlide], folder: TileVectors, cloud: _Cloud, tiles: NDArray[np.int64]
 ) -> Array:
     """Return the vectors of some tiles (n,), in rising order; each slide is read once."""
-    owners = cloud.slide[tiles]
-    return np.concatenate(
-        [
-            folder.vectors(slides[owner].slide_id)[cloud.index[tiles[owners == owner]]]
-            for owner in np.unique(owners)
-        ]
-    )
+    owners, rows = cloud.slide[tiles], np.empty((0, 0), np.float32)
+    for owner in np.unique(owners):
+        own = owners == owner
+        vectors = folder.vectors(slides[owner].slide_id)
+        if not len(rows):
+            rows = np.empty((len(tiles), vectors.shape[1]), np.float32)
+        rows[own] = vectors[cloud.index[tiles[own]]]
+    return rows
 
 
 def near_pairs(points: Array, part: NDArray[np.int64], reach: float) -> NDArray[np.int64]:
