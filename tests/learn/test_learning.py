@@ -313,6 +313,19 @@ def test_half_precision_is_kept_in_half_of_the_room_and_means_the_same(tmp_path)
     assert folder.digests() == none.digests()
 
 
+@pytest.mark.parametrize("name", ["mlp", "abmil"])
+def test_kept_in_half_precision_the_same_is_learned(tmp_path, name):
+    slides = split_patients(make_cohort(tmp_path, 4))
+    for path in tmp_path.glob("*.h5"):
+        with h5py.File(path) as file:
+            half = file["features"][:].astype(np.float16)
+        write_bag(tmp_path, path.stem, half)
+    few = QUICK.model_copy(update={"epochs": 2})
+    kept, read = (train(name, FeatureFolder(tmp_path, slides, room), slides, few)[0].state_dict()
+                  for room in (1 << 20, 0))  # fmt: skip
+    assert all(torch.equal(kept[key], read[key]) for key in kept)
+
+
 def test_samples_are_seeded_and_in_order(separable):
     folder, slides = separable
     name = max(slides, key=lambda s: len(folder.bag(s.slide_id).features)).slide_id
