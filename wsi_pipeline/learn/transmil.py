@@ -118,9 +118,11 @@ def inverse(matrices: Tensor, steps: int = INVERSE_STEPS) -> Tensor:
     one = torch.eye(matrices.shape[2], dtype=matrices.dtype, device=matrices.device)
     columns, rows = matrices.abs().sum(2).max(), matrices.abs().sum(1).max()
     found = matrices.mT / (columns * rows)
-    for _ in range(steps):
+    thirteenth = (13 / 4 * one).expand_as(found)
+    for _ in range(steps):  # sums and factors ride with the products: nothing else passes memory
         product = matrices @ found
-        found = found @ (13 * one - product @ (15 * one - product @ (7 * one - product))) / 4
+        inner = torch.baddbmm(torch.sub(15 * one, product, alpha=7), product, product)
+        found = found @ torch.baddbmm(thirteenth, product, inner, alpha=-1 / 4)
     return found
 
 
