@@ -1,5 +1,7 @@
 """Files that are either whole or absent, locks that die with their owner."""
 
+import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +18,11 @@ from wsi_pipeline.errors import disk_error
 from wsi_pipeline.inventory import note_gone, recorded
 
 PARTIAL: Final = ".partial-"  # infix of the temporary beside its target: name.partial-xxxx
+OLD: Final = ".old"  # suffix of what a temporary is about to replace
+AT_FDCWD: Final = -100
+RENAME_EXCHANGE: Final = 2
+NO_EXCHANGE: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What renameat2 says where the file system (NFS, SMB), or the kernel, exchanges no names."""
 
 
 @contextmanager
@@ -91,13 +98,61 @@ def _new_folder(path: Path) -> tuple[int, str]:
 
 
 def replace_folder(partial: Path, path: Path) -> None:
-    """Put the folder ``partial`` at ``path``; an old one there is moved aside, then removed."""
-    old = partial.with_name(f"{partial.name}.old")
-    if path.exists():
-        path.replace(old)
-    partial.replace(path)
+    """Put the folder ``partial`` at ``path``; an old one there is removed.
+
+    The two exchange names in one step, so that one of them is there at any moment. Where the file
+    system knows no such step, the old one is moved aside first, and :func:`bring_back` undoes that
+    if the process is killed before the new one has its place.
+    """
+    old = partial
+    if not path.exists():
+        partial.replace(path)
+    elif not _exchange(partial, path):
+        old = _moved_aside(partial, path)
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Have two paths exchange what they name; False where there is no such step.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:  # no Linux, or an old C library
+        return False
+    if not renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        return True
+    number = ctypes.get_errno()
+    if number in NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _moved_aside(partial: Path, path: Path) -> Path:
+    """Replace a folder in two steps; return where the old one is now."""
+    old = partial.with_name(f"{partial.name}{OLD}")
+    while True:
+        if path.exists():
+            path.replace(old)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue  # another process has just brought the old one back
+            bring_back(path.parent, f".{path.name}{PARTIAL}")
+            raise
+        return old
+
+
+def bring_back(folder: Path, prefix: str = ".") -> None:
+    """Bring back what killed processes had moved aside in a folder and not replaced."""
+    for old in _begin_with(folder, prefix):
+        name, partial, rest = old.name[1:].rpartition(PARTIAL)
+        if partial and rest.endswith(OLD) and not (folder / name).exists():
+            with suppress(OSError):  # another was faster, or nothing can be written here
+                old.rename(folder / name)
 
 
 def remove(path: Path) -> None:
@@ -111,7 +166,9 @@ def remove(path: Path) -> None:
 
 def remove_partials(path: Path) -> None:
     """Remove what killed writers of ``path`` left behind: what nobody holds locked."""
-    for left in path.parent.glob(f".{glob_escape(path.name)}{PARTIAL}*"):
+    prefix = f".{path.name}{PARTIAL}"
+    bring_back(path.parent, prefix)
+    for left in _begin_with(path.parent, prefix):
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY)
             try:
@@ -124,9 +181,13 @@ def remove_partials(path: Path) -> None:
                 os.close(handle)
 
 
-def glob_escape(name: str) -> str:
-    """Return ``name`` as a pattern that matches only itself."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+def _begin_with(folder: Path, prefix: str) -> list[Path]:
+    """Return what in a folder has a name that begins so; a glob takes ten times as long."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry) for entry in entries if entry.name.startswith(prefix)]
+    except OSError:
+        return []
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.atomic import bring_back
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.inventory import check_listed
 from wsi_pipeline.registry import Registry
@@ -139,6 +140,7 @@ def find_store(folder: Path, slide_id: str) -> Path | None:
 
 def stores_of(folder: Path) -> dict[str, Path]:
     """Return the stores in ``folder`` by slide, those that are being written left out."""
+    bring_back(folder)
     suffixes = {kind.suffix for kind in STORE_FORMATS.values()}
     paths = (path for path in sorted(folder.glob("[!.]*")) if path.suffix in suffixes)
     return {path.stem: path for path in paths}
