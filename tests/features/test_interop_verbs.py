@@ -271,6 +271,51 @@ def test_patches_of_clam_tell_the_tiles_size(
     assert "not those of the 2 features" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("place", "known", "words"),
+    [
+        ((40_000, 0), True, "x=40000, y=0, outside of the slide of 40000 × 30000 px, and so do 1"),
+        ((0, 30_000), True, "x=0, y=30000, outside of the slide of 40000 × 30000 px, and so do 1"),
+        ((-256, 0), False, "x=-256, y=0, outside of the slide, and so do 1 more"),
+        ((np.nan, 0), False, "x=nan, y=0.0, which is no place on a slide"),
+        ((39_999, 29_999), True, ""),
+        ((90_000, 90_000), False, ""),
+    ],
+)
+def test_tiles_outside_of_their_slide_are_refused_by_row(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: tuple[float, float],
+    known: bool,
+    words: str,
+) -> None:
+    told = {"patch_size": 256, "patch_size_level0": 1024}
+    told |= {"level0_width": 40_000, "level0_height": 30_000} if known else {}
+    places = np.array([[0, 0], [1024, 0], place, place], float)
+    write_foreign(tmp_path / "job/S01.h5", "features", places, on_coords=told)
+    command = [str(tmp_path / "job"), f"--run={tmp_path / 'run'}", "--encoder=uni_v1"]
+    assert import_features(command) == bool(words)
+    said = " ".join(capsys.readouterr().out.split())
+    assert words in said
+    assert ("S01.h5: row 3: its tile begins" in said) == bool(words)
+    assert bool(list((tmp_path / "run").rglob("S01.h5"))) != bool(words)
+
+
+def test_the_slide_itself_tells_its_size(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide_id,path,patient_id,label,cohort\nS01,{slide.name},P1,hcc,a\n")
+    known = [f"--cohort={table}", f"--slides={slide.parent}", "--encoder=r50", "--tile-px=256",
+             "--tile-px-level0=256", f"--run={tmp_path / 'run'}"]  # fmt: skip
+    for last, status in (((1964, 2711), 0), ((2048, 3072), 1)):
+        places = np.array([[0, 0], last], np.int64)
+        write_foreign(tmp_path / "clam/S01.h5", "features", places)
+        assert import_features([str(tmp_path / "clam"), *known, "--overwrite"]) == status
+    assert "row 2: its tile begins at x=2048, y=3072" in " ".join(capsys.readouterr().out.split())
+
+
 def test_stamp_1_counts_in_224ths_of_256_um(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,15 +84,60 @@ def import_features(path: Path, known: Known | None = None) -> ForeignBag:
             both resolutions.
 
     Raises:
-        StoreError: It is none of these, or it leaves something open; the message says what.
+        StoreError: It is none of these, it leaves something open, or a tile lies outside of the
+            slide; the message says what.
         StoreCorruptError: It cannot be read.
     """
-    known = Known() if known is None else known
+    bag = _foreign_bag(path, Known() if known is None else known)
+    _require_inside(path, bag)
+    return bag
+
+
+def _require_places(path: Path, coords: NDArray[np.floating[Any]]) -> None:
+    """Refuse coords that are no numbers.
+
+    Raises:
+        StoreError: As said, by row.
+    """
+    rows = np.flatnonzero(~np.isfinite(coords).all(axis=1))
+    if rows.size:
+        x, y = coords[rows[0]]
+        raise StoreError(
+            f"{path}: row {rows[0] + 1}: its tile begins at x={x}, y={y}, which is no place on a "
+            "slide; extract the slide anew"
+        )
+
+
+def _require_inside(path: Path, bag: ForeignBag) -> None:
+    """Refuse tiles that do not begin on their slide; its right and lower end may be unknown.
+
+    Raises:
+        StoreError: As said, by row.
+    """
+    width, height = bag.meta.level0_size
+    known = width > 0 and height > 0
+    outside = (bag.coords < 0).any(axis=1)
+    if known:
+        outside |= (bag.coords >= (width, height)).any(axis=1)
+    rows = np.flatnonzero(outside)
+    if not rows.size:
+        return
+    x, y = bag.coords[rows[0]].tolist()
+    size = f" of {width} × {height} px" if known else ""
+    more = f", and so do {rows.size - 1} more" if rows.size > 1 else ""
+    raise StoreError(
+        f"{path}: row {rows[0] + 1}: its tile begins at x={x}, y={y}, outside of the slide{size}"
+        f"{more}; import the file of this slide, with coords in pixels of its level 0"
+    )
+
+
+def _foreign_bag(path: Path, known: Known) -> ForeignBag:
     if path.suffix == ".pt":
         raise StoreError(f"{path}: holds no coords; import the .h5 file of the same name instead")
     if path.suffix == SUFFIX:
         return _anndata(path, known)
     features, coords, attributes = _read(path)
+    _require_places(path, coords)
     if "tile_size_um" in attributes or attributes.get("unit") == "um":
         return _stamp(path, features, coords, attributes, known)
     if attributes.get(STAMP_FEATURES) or attributes.get("feat_type"):
@@ -114,6 +159,7 @@ def _anndata(path: Path, known: Known) -> ForeignBag:
         raise StoreError(
             f"{path}: features {features.shape} and coords {coords.shape} do not belong together"
         )
+    _require_places(path, coords)
     known = replace(known, mpp_level0=known.mpp_level0 or told.get("mpp_level0"))
     return ForeignBag(
         layout="anndata",
