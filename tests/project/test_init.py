@@ -36,3 +36,13 @@ def test_what_is_there_is_not_written_over(
 def test_a_study_that_is_not_shipped(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["livre"]) == 2
     assert "there is no study 'livre'; did you mean 'liver'?" in capsys.readouterr().err
+
+
+def test_what_an_interrupted_call_left_is_gone_on_from(tmp_path: Path) -> None:
+    assert main(["liver", f"--folder={tmp_path}"]) == 0
+    (tmp_path / "manifests" / "liver.csv").unlink()
+    assert main(["liver", f"--folder={tmp_path}"]) == 0
+    assert (tmp_path / "manifests" / "liver.csv").is_file()
+    (tmp_path / "liver.toml").unlink()
+    (tmp_path / "liver.toml").mkdir()
+    assert main(["liver", f"--folder={tmp_path}"]) == 2

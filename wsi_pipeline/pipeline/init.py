@@ -1,12 +1,12 @@
 """A study from nothing: its files, as the package ships them, put where the study is to be run."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import wsi_pipeline
-from wsi_pipeline.errors import ConfigError, UsageError, named
+from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.errors import ConfigError, DiskError, UsageError, named
 from wsi_pipeline.events import Event, Note, Written
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.verbs.runs import InitConfig
@@ -28,29 +28,42 @@ def run(config: InitConfig) -> Iterator[Event]:
 
     Raises:
         ConfigError: There is no such study.
-        UsageError: A file of the same name is there already, or none can be written.
+        UsageError: Another file of the same name is there already, or none can be written.
+        DiskError: The disk refuses one.
     """
-    files = STUDIES.choose(config.name)
-    there = [name for name in files if (config.folder / name).exists()]
+    files, source = STUDIES.choose(config.name), _shipped()
+    there = [name for name in files if _is_another(config.folder / name, source / files[name])]
     if there and not config.overwrite:
         raise ConfigError(
             f"{config.folder}: {named(there)} would be written over; choose another --folder, or "
             "--overwrite"
         )
-    source = _shipped()
     for name, shipped in files.items():
         target = config.folder / name
         if not config.dry_run:
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / shipped, target)
-            except OSError as error:
-                raise UsageError(f"{target}: it cannot be written ({error.strerror})") from None
+            _write(target, (source / shipped).read_bytes())
         yield Written(path=str(target), what="study" if name.endswith("liver.toml") else "file")
     yield Note(
         text=f"cd {config.folder} && wsi run {config.name}.toml --dry-run says how much it is; "
         "without --dry-run it is done, and the same command goes on after an interruption"
     )
+
+
+def _is_another(target: Path, shipped: Path) -> bool:
+    """Whether a file is there that is not the shipped one, as an earlier call left it."""
+    return target.exists() and not (
+        target.is_file() and target.read_bytes() == shipped.read_bytes()
+    )
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        with atomic_file(target) as partial:
+            partial.write_bytes(content)
+    except DiskError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{target}: it cannot be written ({error.strerror})") from None
 
 
 def _shipped() -> Path:
