@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from wsi_pipeline.engine import (
     map_slides,
     provenance,
 )
-from wsi_pipeline.errors import SlideError, SlideReadError, StoreError
+from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.events import (
     Event,
     Note,
@@ -35,7 +36,7 @@ from wsi_pipeline.pulse import pulse_in_hand
 from wsi_pipeline.run_cohort import merge_rows
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest
-from wsi_pipeline.slides import SlideCache
+from wsi_pipeline.slides import SlideCache, SlideState
 from wsi_pipeline.tiles import (
     FLAGS,
     STORE_FORMATS,
@@ -166,21 +167,15 @@ def cut_one(task: CutTask) -> SlideDone | SlideSkipped:
         return SlideSkipped(slide_id=task.slide_id, reason=DONE_EARLIER)
     task.require_file()
     watch = Stopwatch(keep_spans=config.profile)
+    source = SlideState(task.path, asked["slide_digest"])
     with _local(task, watch) as path:
         result = cut_slide(
-            path, store, config, task.request,
+            path, store, config, replace(task.request, source=source),
             thumbnail=RunFolder(config.run).thumbnail(task.slide_id),
             provenance={**asked, "versions": provenance(PACKAGES)},
             watch=watch,
             threads=config.threads_each,
         )  # fmt: skip
-    if task.digest() != asked["slide_digest"]:
-        remove(store)
-        remove(RunFolder(config.run).thumbnail(task.slide_id))
-        raise SlideReadError(
-            f"{task.path}: the file changed while it was read, and no tiles of it are kept; once "
-            "it is whole, the same command cuts it"
-        )
     if present is not None and present != store:
         remove(present)  # a store in the other format, which the new one replaces
     return SlideDone(

@@ -1,5 +1,5 @@
 from .cache import SlideCache
-from .files import compression_of, slide_digest
+from .files import SlideState, compression_of, slide_digest
 from .find import NOT_A_FILE, FoundSlides, find_slides, is_slide_file, printable
 from .mpp import ResolvedMpp, own_mpp, resolve_mpp
 from .open import (
@@ -24,6 +24,7 @@ __all__ = [
     "SlideCache",
     "SlideInfo",
     "SlideReader",
+    "SlideState",
     "UnsuitableError",
     "compression_of",
     "find_slides",

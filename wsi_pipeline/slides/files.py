@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides.dicom import dicom_files, group_series, header_errors, is_dicom
 from wsi_pipeline.slides.find import companion_of
 from wsi_pipeline.slides.reader import is_url, library_errors, raise_own_slip
@@ -44,6 +44,32 @@ def slide_digest(path: str | Path) -> str:
             f"{path}: it cannot be read ({error.strerror}); check the path and its permissions."
         ) from error
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SlideState:
+    """A slide's file, or what a cache copied, as it was when work on it began.
+
+    Attributes:
+        path: The file or URL.
+        digest: As of :func:`slide_digest`.
+    """
+
+    path: str | Path
+    digest: str
+
+    def require_same(self) -> None:
+        """Refuse what was read of a file that is another by now: it may be of two slides.
+
+        Raises:
+            SlideReadError: It is.
+            SlideOpenError: It is gone, or cannot be read.
+        """
+        if slide_digest(self.path) != self.digest:
+            raise SlideReadError(
+                f"{self.path}: the file changed while it was read, and nothing that was made of it "
+                "is kept; once it is whole, the same command goes on"
+            )
 
 
 def files_of_slide(path: Path) -> Iterable[Path]:

@@ -6,14 +6,14 @@ judges. The tile stage writes what comes, extraction feeds it to an encoder.
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsi_pipeline.errors import NoTissueError
-from wsi_pipeline.slides import Slide, SlideReader, open_slide
+from wsi_pipeline.slides import Slide, SlideReader, SlideState, open_slide, slide_digest
 from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally, finish_tiles, fit_slide
 from wsi_pipeline.tiles.formats import create_tiles
 from wsi_pipeline.tiles.plan import SlidePlan, require_tissue, survey_slide
@@ -40,6 +40,7 @@ class SlideCut:
         settings: What is asked of every slide.
         threads: That read and finish tiles beside the caller.
         tally: Tiles by fate, and where the time went.
+        source: What the slide's file has to be still in the end; None where it is not known.
         parts: Tiles finished so far.
         fit: What was learnt from a sample of its tiles; None before the first is finished.
     """
@@ -49,6 +50,7 @@ class SlideCut:
     settings: TileSettings
     threads: int
     tally: Tally
+    source: SlideState | None = None
     parts: list[PlacedTiles] = field(default_factory=list)
     fit: SlideFit | None = None
 
@@ -62,8 +64,16 @@ class SlideCut:
 
         Raises:
             NoTissueError: There is no tissue; or, in the end, no tile has passed.
-            SlideReadError: The slide's pixels cannot be decoded.
+            SlideReadError: The slide's pixels cannot be decoded, or its file has changed meanwhile.
         """
+        try:
+            yield from self._finished()
+        except NoTissueError:
+            self._require_same()
+            raise
+        self._require_same()
+
+    def _finished(self) -> Generator[Finished]:
         slide, plan, settings = self.slide, self.plan, self.settings
         require_tissue(slide.info.path, plan, settings)
         self.fit = fit_slide(slide, plan, settings, self.tally, self.threads)
@@ -89,6 +99,10 @@ class SlideCut:
         """Write the thumbnail, with the tiles finished so far."""
         with self.tally.watch.phase("thumbnail"):
             write_thumbnail(path, self.plan, self.parts)
+
+    def _require_same(self) -> None:
+        if self.source is not None:
+            self.source.require_same()
 
     def _require_kept(self) -> None:
         counts = self.tally.counts
@@ -137,6 +151,8 @@ def open_cut(
             opened.beat = tally.watch.pulse.beat
         slide = straighten(opened, settings, request)
     with slide:
+        if request.source is None and Path(path).exists():
+            request = replace(request, source=SlideState(path, slide_digest(path)))
         yield plan_cut(slide, settings, request, tally=tally, threads=threads)
 
 
@@ -152,7 +168,10 @@ def plan_cut(
     tally = Tally(watch=Stopwatch()) if tally is None else tally
     with tally.watch.phase("plan"):
         plan = survey_slide(slide, settings, request)
-    return SlideCut(slide=slide, plan=plan, settings=settings, threads=threads, tally=tally)
+    return SlideCut(
+        slide=slide, plan=plan, settings=settings, threads=threads, tally=tally,
+        source=request.source,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from wsi_pipeline.settings import HOW, Chosen, Settings
 from wsi_pipeline.types import Icc, Modality
 
 if TYPE_CHECKING:
+    from wsi_pipeline.slides import SlideState
     from wsi_pipeline.types import Region
 
 Edge = Literal["drop", "pad"]
@@ -311,6 +312,8 @@ class SlideRequest:
         tilt_deg: Of the rows of that core's microarray, clockwise; None if it is not known.
         annotations: Regions drawn on it, QuPath's GeoJSON or ASAP's XML; None if there are none.
         mask: GeoJSON of its tissue, corrected by a person, in the place of the computed mask.
+        source: What its file has to be still when all of it is read; None takes it as it is when
+            it is opened.
     """
 
     mpp: float | None = None
@@ -318,6 +321,7 @@ class SlideRequest:
     tilt_deg: float | None = None
     annotations: Path | None = None
     mask: Path | None = None
+    source: "SlideState | None" = None
 
     def mpp_given(self, settings: GridSettings) -> float | None:
         """Return the resolution that replaces the file's, µm/px; None leaves it to the file."""
