@@ -17,6 +17,7 @@ from wsi_pipeline.tiles import (
     Place,
     SlideRequest,
     TileSettings,
+    TileStore,
     check_places,
     kept_mask,
     open_cut,
@@ -38,12 +39,15 @@ class StoreTiles:
         watch: Where the time went.
     """
 
-    def __init__(self, slide_id: str, path: Path, dropped: Collection[Place] = ()) -> None:
+    def __init__(
+        self, slide_id: str, store: Path | TileStore, dropped: Collection[Place] = ()
+    ) -> None:
+        """``store`` may be open already."""
         self.slide_id = slide_id
         self.coords: Coords = np.empty((0, 2), np.int64)
         self.attributes: Mapping[str, Any] = {}
         self.watch = Stopwatch()
-        self._path = path
+        self._store = store
         self._dropped = dropped
 
     def read(self) -> Iterator[RgbTiles]:
@@ -54,7 +58,7 @@ class StoreTiles:
             StoreCorruptError: It is damaged.
             StoreMismatchError: A tile to be dropped is not in it.
         """
-        store = open_tiles(self._path)
+        store = open_tiles(self._store) if isinstance(self._store, Path) else self._store
         check_places(self.slide_id, store.coords, self._dropped)
         kept = kept_mask(store.coords, self._dropped)
         self.coords, self.attributes = store.coords[kept], store.attributes

@@ -4,7 +4,8 @@ A slide's features do not depend on which of the two was used, nor on where a ru
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -53,8 +54,9 @@ from wsi_pipeline.features import (
     write_features,
 )
 from wsi_pipeline.pipeline.extract_jobs import (
-    DONE,
+    Candidate,
     ExtractJob,
+    candidate,
     decide,
     find_decisions,
     find_origins,
@@ -65,7 +67,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
 )
 from wsi_pipeline.pipeline.forecast import VALUE_BYTES, forecast_extract
 from wsi_pipeline.pipeline.tile_task import CutTask
-from wsi_pipeline.pulse import PULSE, Pulse
+from wsi_pipeline.pulse import PULSE, Pulse, pulse_in_hand
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import Decisions, find_store
 from wsi_pipeline.timing import WAIT, Stopwatch
@@ -115,20 +117,20 @@ def encode_stores(
         EncoderError: The encoder is unknown, or its weights cannot be had.
     """
     encoder, decisions = identify(asked_of(config)), find_decisions(config)
-    jobs: list[ExtractJob] = []
-    for slide_id in slide_ids:
-        store = find_store(RunFolder(config.run).tiles, slide_id)
-        outcome = store and decide(config, encoder, slide_id, store, decisions)
-        if isinstance(outcome, ExtractJob):
-            jobs.append(outcome)
-        elif outcome:
-            yield outcome
-    if jobs and (config.workers or config.scheduler):
-        tasks = [_task(config, job) for job in jobs]
+    slides = deque(
+        candidate(config, encoder, slide_id, store, decisions)
+        for slide_id in slide_ids
+        if (store := find_store(RunFolder(config.run).tiles, slide_id)) is not None
+    )
+    if slides and (config.workers or config.scheduler):
+        tasks = [_task(config, slide) for slide in slides]
         yield from map_slides(extract_slide, tasks, config, executor)
-    elif jobs:
+        return
+    first = yield from _until_work(config, slides)
+    if first is not None:
         watch = Stopwatch(keep_spans=config.profile)
-        yield from _stream(config, jobs, kept_encoder(config), watch)
+        stream = Stream(config, kept_encoder(config), first.tile_px, watch)
+        yield from stream.encode(slides)
         yield TimeSpent(phases=dict(watch.seconds), spans=tuple(watch.spans))
 
 
@@ -141,41 +143,65 @@ def _whole(
     """Encode every slide, and say what is wrong with the table, the stores and the decisions."""
     yield from strangers(config)
     yield from unknown_decisions(config, decisions, [name for name, _ in origins])
-    jobs: list[ExtractJob] = []
     yield from without_tiles(config, [name for name, origin in origins if not origin], decisions)
+    slides: deque[Candidate] = deque()
     for slide_id, origin in origins:
-        if origin is None:
-            continue
-        outcome = (
-            origin
-            if isinstance(origin, Event)
-            else decide(config, encoder, slide_id, origin, decisions)
-        )
-        if isinstance(outcome, ExtractJob):
-            jobs.append(outcome)
-        else:
-            yield outcome
+        if isinstance(origin, Event):
+            yield origin
+        elif origin is not None:
+            slides.append(candidate(config, encoder, slide_id, origin, decisions))
     if config.dry_run:
-        yield from map(_planned, jobs)
-        tiles, value_bytes = sum(job.tiles or 0 for job in jobs), VALUE_BYTES[config.dtype]
-        if tiles:
-            yield forecast_extract(RunFolder(config.run), tiles, value_bytes).note()
+        yield from _forecast(config, slides)
         return
-    if jobs and (config.workers or config.scheduler):
-        yield from map_slides(extract_slide, [_task(config, job) for job in jobs], config)
-    elif jobs:
-        yield from _timed(config, jobs)
+    if slides and (config.workers or config.scheduler):
+        tasks = [_task(config, slide) for slide in slides]
+        yield from map_slides(extract_slide, tasks, config)
+    else:
+        yield from _timed(config, slides)
     yield Written(path=str(RunFolder(config.run).features_of(encoder.tag)), what="features")
 
 
-def extract_slide(
-    payload: tuple[ExtractConfig, ExtractJob],
-) -> SlideDone | SlideSkipped | SlideFailed:
+def _forecast(config: ExtractConfig, slides: Iterable[Candidate]) -> Iterator[Event]:
+    """Say what would be done, and what it would take."""
+    tiles = 0
+    for slide in slides:
+        outcome = decide(config, slide)
+        if isinstance(outcome, ExtractJob):
+            tiles += outcome.tiles or 0
+            yield _planned(outcome)
+        else:
+            yield outcome
+    if tiles:
+        value_bytes = VALUE_BYTES[config.dtype]
+        yield forecast_extract(RunFolder(config.run), tiles, value_bytes).note()
+
+
+def _until_work(
+    config: ExtractConfig, slides: deque[Candidate]
+) -> Generator[SlideFate, None, ExtractJob | None]:
+    """Tell the fate of slides up to the first that has to be encoded; return that, which stays.
+
+    No encoder is loaded where everything was done earlier.
+    """
+    while slides:
+        outcome = decide(config, slides[0])
+        if isinstance(outcome, ExtractJob):
+            return outcome
+        slides.popleft()
+        yield outcome
+    return None
+
+
+def extract_slide(payload: tuple[ExtractConfig, Candidate]) -> SlideFate:
     """Encode one slide on a worker; the caller holds its lock."""
-    config, job = payload
+    config, slide = payload
+    pulse_in_hand().beat()
+    job = decide(config, slide)
+    if not isinstance(job, ExtractJob):
+        return job
     encoder, watch = kept_encoder(config), Stopwatch(keep_spans=config.profile)
-    claims = Claims(config, [job], locked=True)
-    (fate,) = (e for e in _encode(claims, encoder, watch) if not isinstance(e, SlideStarted))
+    stream = Stream(config, encoder, job.tile_px, watch)
+    (fate,) = (e for e in stream.take(Claims(config, [job])) if not isinstance(e, SlideStarted))
     if isinstance(fate, SlideDone):  # the network's time is the slide's own
         spans = (*fate.spans, *watch.spans)
         return replace(fate, phases={**fate.phases, **watch.seconds}, spans=spans)
@@ -183,51 +209,27 @@ def extract_slide(
 
 
 def _planned(job: ExtractJob) -> Planned:
-    return Planned(
-        row={"slide": job.slide_id, "tiles": job.tiles, "features": job.target.parent.name}
-    )
+    name, folder = job.slide.slide_id, job.slide.target.parent.name
+    return Planned(row={"slide": name, "tiles": job.tiles, "features": folder})
 
 
-def _task(config: ExtractConfig, job: ExtractJob) -> SlideTask:
+def _task(config: ExtractConfig, slide: Candidate) -> SlideTask:
     return SlideTask(
-        slide_id=job.slide_id,
-        lock=job.lock_path(config.run),
-        payload=(config, job),
+        slide_id=slide.slide_id,
+        lock=slide.lock_path(config.run),
+        payload=(config, slide),
         limits=limits_of(config),
     )
 
 
-def _stream(
-    config: ExtractConfig, jobs: list[ExtractJob], encoder: Encoder, watch: Stopwatch
-) -> Iterator[SlideStarted | SlideFate]:
-    """Encode all slides on this process's device; those another process holds come last.
-
-    Once the reader hangs, the rest is encoded in a worker, which can be ended: what hangs may hold
-    what the next slide needs.
-    """
-    while jobs:
-        claims = Claims(config, jobs)
-        try:
-            yield from _encode(claims, encoder, watch)
-        except HangingError as error:
-            yield fate_of(error.slide_id, error)
-            claims.told.add(error.slide_id)
-            tasks = [_task(config, job) for job in jobs if job.slide_id not in claims.told]
-            elsewhere = config.model_copy(update={"workers": 1})
-            for event in map_slides(extract_slide, tasks, elsewhere) if tasks else ():
-                assert isinstance(event, SlideStarted | SlideDone | SlideSkipped | SlideFailed)
-                yield event
-            return
-        if len(claims.busy) == len(jobs):
-            time.sleep(POLL_SECONDS)
-        jobs = claims.busy
-
-
-def _timed(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
+def _timed(config: ExtractConfig, slides: deque[Candidate]) -> Iterator[Event]:
     """Encode all slides on this process's device, and say how fast that was."""
+    first = yield from _until_work(config, slides)
+    if first is None:
+        return
     encoder = _encoder(config, config.device)
     watch, started, tiles = Stopwatch(keep_spans=config.profile), time.monotonic(), 0
-    for event in _stream(config, jobs, encoder, watch):
+    for event in Stream(config, encoder, first.tile_px, watch).encode(slides):
         tiles += event.counts["tiles encoded"] if isinstance(event, SlideDone) else 0
         yield event
     seconds = time.monotonic() - started
@@ -238,23 +240,58 @@ def _timed(config: ExtractConfig, jobs: list[ExtractJob]) -> Iterator[Event]:
     yield TimeSpent(phases=dict(watch.seconds), spans=tuple(watch.spans))
 
 
-def _encode(
-    claims: "Claims", encoder: Encoder, watch: Stopwatch
-) -> Iterator[SlideStarted | SlideFate]:
-    """Take the slides through the encoder, one stream for all, and tell each one's fate."""
-    with (
-        closing(claims),
-        closing(
-            encode_slides(encoder, claims, claims.jobs[0].tile_px, watch, claims.waited)
-        ) as steps,
-    ):
-        for step in steps:
+@dataclass(frozen=True)
+class Stream:
+    """Slides through one encoder: one stream of batches for all.
+
+    Attributes:
+        config: What is asked of all slides.
+        encoder: Ready to encode.
+        tile_px: Side of their tiles.
+        watch: Told how long the network works, and waits.
+    """
+
+    config: ExtractConfig
+    encoder: Encoder
+    tile_px: int
+    watch: Stopwatch
+
+    def encode(self, slides: Iterable[Candidate]) -> Iterator[SlideStarted | SlideFate]:
+        """Encode all slides on this process's device; those another process holds come last.
+
+        Once the reader hangs, the rest is encoded in a worker, which can be ended: what hangs may
+        hold what the next slide needs.
+        """
+        config, left = self.config, list(slides)
+        while left:
+            claims = Claims(config, left)
+            try:
+                yield from self.take(claims)
+            except HangingError as error:
+                yield fate_of(error.slide_id, error)
+                claims.told.add(error.slide_id)
+                tasks = [_task(config, each) for each in left if each.slide_id not in claims.told]
+                elsewhere = config.model_copy(update={"workers": 1})
+                for event in map_slides(extract_slide, tasks, elsewhere) if tasks else ():
+                    assert isinstance(event, SlideStarted | SlideDone | SlideSkipped | SlideFailed)
+                    yield event
+                return
+            if len(claims.busy) == len(left):
+                time.sleep(POLL_SECONDS)
+            left = claims.busy
+
+    def take(self, claims: "Claims") -> Iterator[SlideStarted | SlideFate]:
+        """Take the slides through the encoder, and tell each one's fate."""
+        encoder, watch = self.encoder, self.watch
+        steps = encode_slides(encoder, claims, self.tile_px, watch, claims.waited)
+        with closing(claims), closing(steps):
+            for step in steps:
+                yield from claims.decided()
+                if isinstance(step, Begun):
+                    yield SlideStarted(slide_id=step.slide_id)
+                else:
+                    yield claims.finish(step, encoder, watch)
             yield from claims.decided()
-            if isinstance(step, Begun):
-                yield SlideStarted(slide_id=step.slide_id)
-            else:
-                yield claims.finish(step, encoder, watch)
-        yield from claims.decided()
 
 
 class HangingError(SlideError):
@@ -286,34 +323,31 @@ class Claim:
 
 
 class Claims:
-    """The sources of slides, each claimed when its turn to be read comes, in the reader's thread.
+    """The sources of slides, each claimed and opened when its turn to be read comes.
+
+    That is in the reader's thread, while the encoder works on the slides before.
 
     Attributes:
-        jobs: The slides.
-        busy: Those that another process is working on.
+        busy: Slides that another process is working on.
         told: Those whose fate was told.
     """
 
-    def __init__(
-        self, config: ExtractConfig, jobs: list[ExtractJob], *, locked: bool = False
-    ) -> None:
-        """``locked``: the caller holds the slides' locks, and looks whether they get on."""
-        self._limits = None if locked else limits_of(config)
+    def __init__(self, config: ExtractConfig, slides: Sequence[Candidate | ExtractJob]) -> None:
+        """Of a job the caller holds the lock, and looks whether it gets on."""
         self._pulse = PULSE.get()
         self._hand: InHand | None = None
         self.told: set[str] = set()
-        self.jobs = jobs
-        self.busy: list[ExtractJob] = []
+        self.busy: list[Candidate] = []
         self._config = config
-        self._locked = locked
+        self._slides = slides
         self._claims: dict[str, Claim] = {}
         self._decided: SimpleQueue[SlideSkipped | SlideFailed] = SimpleQueue()
 
     def __iter__(self) -> Iterator[SlideSource]:
-        for job in self.jobs:
-            claim = self._claim(job)
+        for each in self._slides:
+            claim = self._own(each) if isinstance(each, ExtractJob) else self._claim(each)
             if claim is not None:
-                self._claims[job.slide_id] = claim
+                self._claims[claim.job.slide.slide_id] = claim
                 yield claim.source
 
     def decided(self) -> Iterator[SlideSkipped | SlideFailed]:
@@ -344,7 +378,7 @@ class Claims:
         Raises:
             HangingError: The reader was told, and does not end.
         """
-        hand, limits = self._hand, self._limits
+        hand, limits = self._hand, limits_of(self._config)
         if hand is None or limits is None:
             return
         if hand.error is None:
@@ -360,32 +394,38 @@ class Claims:
         for claim in self._claims.values():
             _release(claim.lock)
 
-    def _claim(self, job: ExtractJob) -> Claim | None:
+    def _own(self, job: ExtractJob) -> Claim:
+        if self._pulse is not None:
+            PULSE.set(self._pulse)  # in the reader's thread, which makes the source
+        return Claim(job=job, source=job.open(self._config), lock=None, started=time.monotonic())
+
+    def _claim(self, slide: Candidate) -> Claim | None:
         """Claim a slide; None if it is another's, or nothing is to be done."""
-        started = time.monotonic()
-        pulse = self._pulse or Pulse()
+        started, pulse = time.monotonic(), self._pulse or Pulse()
         PULSE.set(pulse)  # in the reader's thread, which makes the source
         pulse.beat()
-        self._hand = InHand(slide_id=job.slide_id, pulse=pulse)
-        lock = None if self._locked else _take_lock(job, self._config)
-        if lock is None and not self._locked:
-            self.busy.append(job)
+        self._hand = InHand(slide_id=slide.slide_id, pulse=pulse)
+        lock = _take_lock(slide, self._config)
+        if lock is None:
+            self.busy.append(slide)
             return None
         fate: SlideSkipped | SlideFailed
         try:
-            if not job.is_done(overwrite=self._config.overwrite):
+            job = decide(self._config, slide)
+            if isinstance(job, ExtractJob):
                 return Claim(job=job, source=job.open(self._config), lock=lock, started=started)
-            fate = SlideSkipped(slide_id=job.slide_id, reason=DONE)
-        except Exception as error:  # noqa: BLE001  it costs this slide, not the run
-            fate = fate_of(job.slide_id, error)
+            fate = job
+        except BaseException:
+            _release(lock)
+            raise
         _release(lock)
         self._decided.put(fate)
         return None
 
 
-def _take_lock(job: ExtractJob, config: ExtractConfig) -> FileLock | None:
+def _take_lock(slide: Candidate, config: ExtractConfig) -> FileLock | None:
     """Take the slide's lock; None if another process has it."""
-    path = job.lock_path(config.run)
+    path = slide.lock_path(config.run)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)  # taken in the reader's thread, not let go there
     try:
@@ -408,15 +448,16 @@ def _write(config: ExtractConfig, claim: Claim, encoder: Encoder, step: Encoded)
         "encoder_provenance": encoder.provenance,
         "versions": provenance(PACKAGES),
     }
-    meta = describe_features(job.slide_id, encoder.tag, source.attributes, about)
-    write_features(job.target, step.features, source.coords, meta, config.dtype)
+    slide = job.slide
+    meta = describe_features(slide.slide_id, encoder.tag, source.attributes, about)
+    write_features(slide.target, step.features, source.coords, meta, config.dtype)
 
 
 def _done(claim: Claim) -> SlideDone:
     """Tell that a slide is done; what its source waited for is the network's time."""
     watch = claim.source.watch
     return SlideDone(
-        slide_id=claim.job.slide_id,
+        slide_id=claim.job.slide.slide_id,
         counts={"tiles encoded": len(claim.source.coords)},
         seconds=time.monotonic() - claim.started,
         phases={name: spent for name, spent in watch.seconds.items() if name != WAIT},

@@ -1,13 +1,13 @@
 """Which slides there are to encode, and what decides each one's features."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from wsi_pipeline.atomic import remove
-from wsi_pipeline.engine import NO_TISSUE, is_done
-from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, WsiError, named
+from wsi_pipeline.engine import NO_TISSUE, fate_of, is_done
+from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, named
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.features import (
     Identity,
@@ -23,9 +23,10 @@ from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import digest, load_toml
-from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.slides import SlideState, slide_digest
 from wsi_pipeline.tiles import (
     Decisions,
+    TileStore,
     check_places,
     dropped_digest,
     find_store,
@@ -44,44 +45,63 @@ TILING: Final = "tile"  # the stage that makes tiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractJob:
-    """One slide's work order.
+class Candidate:
+    """A slide that may have to be encoded; nothing of it has been opened yet.
 
     Attributes:
         slide_id: The slide.
         origin: Its tile store, or how to cut it.
         target: Its feature store.
-        tile_px: Side of its tiles.
-        tiles: How many there are; None before the slide is cut.
-        made_from: What decides the features; stored with them.
+        asked: What decides the features beside the tiles; stored with them.
         dropped: Level-0 (x, y) of tiles that a person decided to leave out.
+        is_dropped: Whether that person left out the slide as a whole.
     """
 
     slide_id: str
     origin: Path | CutTask
     target: Path
-    tile_px: int
-    tiles: int | None
-    made_from: Mapping[str, Any]
+    asked: Mapping[str, Any]
     dropped: frozenset[tuple[int, int]] = frozenset()
-
-    def open(self, config: ExtractConfig) -> SlideSource:
-        """Return the source of the slide's tiles, which is not read yet."""
-        cut = self.origin
-        source: SlideSource
-        if isinstance(cut, Path):
-            source = StoreTiles(self.slide_id, cut, self.dropped)
-        else:
-            source = SlideTiles(
-                self.slide_id, cut.path, cut.settings, cut.request, self.dropped,
-                threads=config.threads_each,
-            )  # fmt: skip
-        source.watch = Stopwatch(keep_spans=config.profile)
-        return source
+    is_dropped: bool = False
 
     def lock_path(self, run: Path) -> Path:
         """Return the slide's lock file for this encoder."""
         return RunFolder(run).lock(f"extract-{self.target.parent.name}", self.slide_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob:
+    """One slide's work order, its tiles at hand.
+
+    Attributes:
+        slide: The slide.
+        held: Its tile store, open; or what its file is that has to be cut.
+        tile_px: Side of its tiles.
+        tiles: How many there are; None before the slide is cut.
+        made_from: What decides the features; stored with them.
+    """
+
+    slide: Candidate
+    held: TileStore | SlideState
+    tile_px: int
+    tiles: int | None
+    made_from: Mapping[str, Any]
+
+    def open(self, config: ExtractConfig) -> SlideSource:
+        """Return the source of the slide's tiles, which is not read yet."""
+        slide, cut, held = self.slide, self.slide.origin, self.held
+        source: SlideSource
+        if isinstance(cut, Path):
+            assert isinstance(held, TileStore)
+            source = StoreTiles(slide.slide_id, held, slide.dropped)
+        else:
+            assert isinstance(held, SlideState)
+            source = SlideTiles(
+                slide.slide_id, cut.path, cut.settings, replace(cut.request, source=held),
+                slide.dropped, threads=config.threads_each,
+            )  # fmt: skip
+        source.watch = Stopwatch(keep_spans=config.profile)
+        return source
 
     def is_done(self, *, overwrite: bool) -> bool:
         """Say whether the feature store is there and made from the same.
@@ -90,10 +110,11 @@ class ExtractJob:
             StoreMismatchError: It was made from something else and is not to be overwritten.
             StoreCorruptError: It cannot be read.
         """
-        if not self.target.exists():
+        target = self.slide.target
+        if not target.exists():
             return False
         try:
-            attributes = read_attributes(self.target)
+            attributes = read_attributes(target)
         except StoreCorruptError:
             if overwrite:
                 return False
@@ -101,7 +122,7 @@ class ExtractJob:
         stored = dict(attributes.get("made_from", {}))
         if stored and (recipe := recipe_of(attributes)):  # older stores do not tell theirs
             stored.setdefault("recipe", recipe)
-        return is_done(self.target, stored, self.made_from, overwrite=overwrite)
+        return is_done(target, stored, self.made_from, overwrite=overwrite)
 
 
 def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | Event | None]]:
@@ -114,43 +135,48 @@ def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | 
     yield from _from_slides(config) if config.source == "slide" else _from_tiles(config)
 
 
-def decide(
+def candidate(
     config: ExtractConfig,
     encoder: Identity,
     slide_id: str,
     origin: Path | CutTask,
     decisions: Decisions,
-) -> ExtractJob | SlideSkipped | SlideFailed:
-    """Decide whether a slide has to be encoded, and which of its tiles."""
-    target = RunFolder(config.run).feature_store(encoder.tag, slide_id)
+) -> Candidate:
+    """Return a slide with all that is known of it without a look at its tiles."""
     dropped = decisions.dropped_tiles(slide_id)
+    return Candidate(
+        slide_id=slide_id,
+        origin=origin,
+        target=RunFolder(config.run).feature_store(encoder.tag, slide_id),
+        asked={
+            "encoder": encoder.tag,
+            "recipe": encoder.recipe,
+            "precision": config.precision,
+            "dtype": config.dtype,
+            "source": config.source,
+            "dropped_tiles": dropped_digest(dropped),
+        },
+        dropped=dropped,
+        is_dropped=decisions.drops_slide(slide_id),
+    )
+
+
+def decide(config: ExtractConfig, slide: Candidate) -> ExtractJob | SlideSkipped | SlideFailed:
+    """Look at a slide's tiles, and decide whether they have to be encoded; what fails is its own.
+
+    Raises:
+        UsageError: The request is wrong.
+    """
     try:
-        if decisions.drops_slide(slide_id):
-            return _leave_out(config, slide_id, target)
-        tile_px, tiles, input_digest = _inspect(slide_id, origin, dropped)
-        if tiles == 0:
-            return _leave_out(config, slide_id, target)
-        job = ExtractJob(
-            slide_id=slide_id,
-            origin=origin,
-            target=target,
-            tile_px=tile_px,
-            tiles=tiles,
-            made_from={
-                "encoder": encoder.tag,
-                "recipe": encoder.recipe,
-                "precision": config.precision,
-                "dtype": config.dtype,
-                "source": config.source,
-                "input": input_digest,
-                "dropped_tiles": dropped_digest(dropped),
-            },
-            dropped=dropped,
-        )
+        if slide.is_dropped:
+            return _leave_out(config, slide)
+        job = _inspect(slide)
+        if job.tiles == 0:
+            return _leave_out(config, slide)
         done = job.is_done(overwrite=config.overwrite)
-    except WsiError as error:
-        return SlideFailed(slide_id=slide_id, error=str(error))
-    return SlideSkipped(slide_id=slide_id, reason=DONE) if done else job
+    except Exception as error:  # noqa: BLE001  it costs this slide, not the run
+        return fate_of(slide.slide_id, error)
+    return SlideSkipped(slide_id=slide.slide_id, reason=DONE) if done else job
 
 
 def without_tiles(
@@ -211,33 +237,40 @@ def unknown_decisions(
         )
 
 
-def _leave_out(config: ExtractConfig, slide_id: str, target: Path) -> SlideSkipped:
+def _leave_out(config: ExtractConfig, slide: Candidate) -> SlideSkipped:
     """Skip a dropped slide; no feature store of it may be left for the next stage to find.
 
     Raises:
         StoreMismatchError: There is one, and it is not to be overwritten.
     """
-    if target.exists():
+    if slide.target.exists():
         if not config.overwrite:
             raise StoreMismatchError(
-                f"{target}: was made before the slide was dropped in "
+                f"{slide.target}: was made before the slide was dropped in "
                 f"{RunFolder(config.run).decisions}; pass --overwrite to remove it"
             )
         if not config.dry_run:
-            remove(target)
-    return SlideSkipped(slide_id=slide_id, reason=DROPPED)
+            remove(slide.target)
+    return SlideSkipped(slide_id=slide.slide_id, reason=DROPPED)
 
 
-def _inspect(
-    slide_id: str, origin: Path | CutTask, dropped: frozenset[tuple[int, int]]
-) -> tuple[int, int | None, str]:
-    """Return tile side, number of tiles kept and digest of a slide's input."""
+def _inspect(slide: Candidate) -> ExtractJob:
+    """Open a slide's tile store, or look at the file that has to be cut."""
+    origin = slide.origin
     if isinstance(origin, Path):
         store = open_tiles(origin)
-        check_places(slide_id, store.coords, dropped)
-        return store.tiles.shape[1], len(store) - len(dropped), store_digest(store)
-    made_from = {**origin.asked, "slide_digest": slide_digest(origin.path)}
-    return origin.settings.tile_px, None, digest(made_from)
+        check_places(slide.slide_id, store.coords, slide.dropped)
+        return ExtractJob(
+            slide=slide, held=store, tile_px=store.tiles.shape[1],
+            tiles=len(store) - len(slide.dropped),
+            made_from={**slide.asked, "input": store_digest(store)},
+        )  # fmt: skip
+    state = SlideState(origin.path, slide_digest(origin.path))
+    made = digest({**origin.asked, "slide_digest": state.digest})
+    return ExtractJob(
+        slide=slide, held=state, tile_px=origin.settings.tile_px, tiles=None,
+        made_from={**slide.asked, "input": made},
+    )  # fmt: skip
 
 
 def _from_tiles(config: ExtractConfig) -> Iterator[tuple[str, Path | None]]:
