@@ -1,9 +1,14 @@
 """Fixtures that every room's tests share."""
 
 import os
+import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 settings.register_profile("shared", deadline=None)  # machines that do other work are slow at times
@@ -19,3 +24,25 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"the real test data are not at {path}; set WSI_TEST_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """Make what is dear once for all worker processes of a test run: ``once(name, make)``.
+
+    ``make`` gets an empty folder, which all share and none may change; what it returns is pickled.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], Any]) -> Any:
+        folder, kept = shared / f"once-{name}", shared / f"once-{name}.pickle"
+        with FileLock(f"{kept}.lock"):
+            if not kept.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                told = pickle.dumps(make(folder))
+                kept.write_bytes(told)
+            return pickle.loads(kept.read_bytes())
+
+    return made

@@ -307,11 +307,17 @@ def table(done: list[Corruption]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def share(runs: Runs, folder: Path, count: int, seed: int) -> list[Corruption]:
-    """Do a part of them on a copy of the runs, which nobody else touches."""
+def copied(runs: Runs, folder: Path) -> Runs:
+    """Copy runs and slides into a folder, to be damaged there."""
     mine = Runs(*(folder / path.name for path in (runs.run, runs.other, runs.slides)))
     for source, target in zip(astuple(runs), astuple(mine), strict=True):
         shutil.copytree(source, target)
+    return mine
+
+
+def share(runs: Runs, folder: Path, count: int, seed: int) -> list[Corruption]:
+    """Do a part of them on a copy of the runs, which nobody else touches."""
+    mine = copied(runs, folder)
     if alarms := list(findings(mine)):
         raise SystemExit(f"false alarm: {alarms}")
     done = list(corrupt(mine, count, seed))

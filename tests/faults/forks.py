@@ -39,6 +39,7 @@ class Forks:
 
     def __init__(self, shim: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.shim = shim
         self.faults = Faults(folder / "state")
         self._said = folder / "said"
         self._server = subprocess.Popen(

@@ -4,6 +4,7 @@ A scene is a run folder as the verb finds it, the command line, and the run fold
 undisturbed call leaves it. Each workplace has its own, as paths stand in what is written.
 """
 
+import contextlib
 import hashlib
 import json
 import random
@@ -23,13 +24,16 @@ import numpy as np
 from faults.corruption import do
 from faults.forks import Forks
 from faults.shim import CHANGES, TAKES_SPACE, What
+from scale.object_store import serve
 
 SLIDES = ("SYN-0001-1", "SYN-0002-1", "SYN-0003-1", "SYN-0006-1", "SYN-0008-1", "SYN-0009-1")
 VERBS = (
     "download", "cores", "tile", "tile hdf5", "qc", "extract", "export", "import_features", "audit",
-    "train", "finetune", "compare", "predict", "report", "repair", "run",
+    "train", "finetune", "compare", "predict", "report", "repair", "run", "tile anew", "embed",
+    "init", "demo", "tile in a bucket",
 )  # fmt: skip
 UNLIKE = ("logs", ".locks", "inventory.jsonl")  # told by time and by process; verify reads the last
+BUCKET = "faults"
 SERVER = Path(__file__).parents[1] / "gdc_server" / "server.py"
 ENCODER = ("--encoder", "test_resnet")
 CPU = ("--device", "cpu")
@@ -70,6 +74,8 @@ class Workplace:
         self.states.mkdir(parents=True)
         self.forks = Forks(shim, root / "forks")
         self.server: subprocess.Popen[str] | None = None
+        self.remote: str | None = None  # where the run is kept, if that is a bucket
+        self._open = contextlib.ExitStack()
         self._files()
 
     def _files(self) -> None:
@@ -123,17 +129,37 @@ class Workplace:
         shutil.rmtree(self.run, ignore_errors=True)
         if state is not None:
             shutil.copytree(state, self.run)
+        if self.remote is not None:
+            for key in self._objects():
+                self.s3.delete_object(Bucket=BUCKET, Key=key)
 
     def found(self) -> dict[str, str]:
-        """Return each file of the run folder with a digest of what it says."""
-        files = (path for path in sorted(self.run.rglob("*")) if path.is_file())
-        named = ((path.relative_to(self.run).as_posix(), path) for path in files)
-        return {
-            name: digest_of(path) for name, path in named if name.partition("/")[0] not in UNLIKE
-        }
+        """Return each file of the run, here or in the bucket, with a digest of what it says."""
+        if self.remote is not None:
+            named = ((key, self.s3.get_object(Bucket=BUCKET, Key=key)) for key in self._objects())
+            return {key: digest_of(key, found["Body"].read()) for key, found in named}
+        return {name: digest_of(name, (self.run / name).read_bytes()) for name in names(self.run)}
+
+    def rent_bucket(self) -> str:
+        """Have the run in a bucket of a server beside us, and a fork server that knows it."""
+        import boto3
+
+        self._open.enter_context(serve())
+        self.forks.__exit__(None, None, None)
+        self.forks = Forks(self.forks.shim, self.root / "forks")
+        self.s3 = boto3.client("s3")
+        self.s3.create_bucket(Bucket=BUCKET)
+        self.remote = f"s3://{BUCKET}/run"
+        return self.remote
+
+    def _objects(self) -> list[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        return [key for key in keys if not {*UNLIKE} & {*Path(key).parts}]
 
     def close(self) -> None:
         self.forks.__exit__(None, None, None)
+        self._open.close()
         if self.server is not None:
             self.server.kill()
             self.server.wait()
@@ -151,13 +177,18 @@ CLOCK = {
 """What two equal calls write differently, by how the file's name ends: times, and random names."""
 
 
-def digest_of(path: Path) -> str:
+def names(run: Path) -> list[str]:
+    """Return the files of a run folder that two equal calls leave alike."""
+    paths = (path.relative_to(run) for path in sorted(run.rglob("*")) if path.is_file())
+    return [path.as_posix() for path in paths if not {*UNLIKE} & {*path.parts}]
+
+
+def digest_of(name: str, data: bytes) -> str:
     """Return a digest of what a file says, but for times and what was measured by the clock."""
-    data = path.read_bytes()
     for ending, clock in CLOCK.items():
-        if path.name.endswith(ending):
+        if name.endswith(ending):
             data = re.sub(clock, b"", data)
-    if path.suffix in (".tsv", ".csv"):  # files come in any order
+    if name.endswith((".tsv", ".csv")):  # files come in any order
         data = b"".join(sorted(data.splitlines(keepends=True)))
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
@@ -183,6 +214,13 @@ def scenes(place: Workplace, only: tuple[str, ...] = ()) -> list[Scene]:
         "report": lambda: Scene("report", _trained(place), ("report", str(place.run))),
         "repair": lambda: Scene("repair", _damaged(place), _repair(place)),
         "run": lambda: Scene("run", None, ("run", f"{place.root}/study.toml")),
+        "tile anew": lambda: Scene(
+            "tile anew", _two(place), place.tile("two", "--overwrite", "--stain", "none")
+        ),
+        "embed": lambda: Scene("embed", _encoded(place), ("embed", str(place.run), *ENCODER, *CPU)),
+        "init": lambda: Scene("init", None, ("init", "liver", "--folder", str(place.run))),
+        "demo": lambda: Scene("demo", None, _demo(place)),
+        "tile in a bucket": lambda: Scene("tile in a bucket", None, _in_bucket(place)),
     }
     chosen = [make() for name, make in makers.items() if not only or name in only]
     return [rehearsed(place, scene) for scene in chosen]
@@ -258,6 +296,21 @@ def _finetune(place: Workplace) -> tuple[str, ...]:
         "finetune", str(place.run), *ENCODER, "--weights", "random", *TINY, "--batch", "4",
         "--tiles-per-epoch", "8", "--judged-tiles", "2", "--scored-tiles", "2", "--input-px", "64",
     )  # fmt: skip
+
+
+def _demo(place: Workplace) -> tuple[str, ...]:
+    """Draw the slides; what comes after is the run that has a scene of its own."""
+    return (
+        "demo", str(place.run), "--cohort-only", "--patients-per-label", "2", "--side-px", "1024",
+        "--tma-rows", "0",
+    )  # fmt: skip
+
+
+def _in_bucket(place: Workplace) -> tuple[str, ...]:
+    """Cut in scratch, where the faults are; what is finished goes to the bucket."""
+    command = list(place.tile("two", "--scratch", str(place.run)))
+    command[command.index("--run") + 1] = place.rent_bucket()
+    return tuple(command)
 
 
 def _cores(place: Workplace) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from faults.forks import Ended
@@ -123,11 +124,17 @@ def changing_slides(place: Workplace) -> Iterator[Outcome]:
     one, other = (place.slides / f"{name}.svs" for name in SLIDES[:2])
     slide, beside = folder / one.name, folder / other.name
     shutil.copy(other, beside)
-    for share in (0.2, 0.5, 0.9):
+    settings = place.root / "changing.toml"
+    settings.write_text("tile_px = 64\n")
+    commands = {
+        "tile": ("tile", folder, "--run", place.run, "--tile-px", "64"),
+        "extract": (*place.extract, "--source", "slide", "--cohort", folder, "--tile-settings",
+                    settings),
+    }  # fmt: skip
+    for (verb, command), share in product(commands.items(), (0.2, 0.5, 0.9)):
         shutil.copy(one, slide)
         place.begin(None)
         faults = place.forks.faults
-        command = ("tile", folder, "--run", place.run, "--tile-px", "64")
         faults.arm(slide, Op.READ)
         place.forks.run(command)
         nth = max(1, round(share * faults.count))
@@ -144,11 +151,17 @@ def changing_slides(place: Workplace) -> Iterator[Outcome]:
         if "Traceback" in ended.said:
             problems.append("a traceback")
         if ended.code == 0:
-            problems.append(f"cut from two slides, exit 0; verify {known.code}")
-        if not (place.run / "tiles" / f"{beside.stem}.zarr").exists():
-            problems.append("the other slide is not cut")
-        what = (f"slide overwritten after {share:.0%} of its reads", "tile")
+            problems.append(f"read of two slides, exit 0; verify {known.code}")
+        made = {path.stem for room in ("tiles", "features") for path in
+                (place.run / room).rglob(f"[!.]*{SUFFIX[verb]}")}  # fmt: skip
+        if made != {beside.stem}:
+            problems.append(f"made are {sorted(made)}")
+        what = (f"slide overwritten after {share:.0%} of its reads", NAMES[verb])
         yield _told(what, problems, "it fails alone, exit 1; the other one is done")
+
+
+SUFFIX = {"tile": ".zarr", "extract": ".h5"}
+NAMES = {"tile": "tile", "extract": "extract --source slide"}
 
 
 def _overwrite(place: Workplace, slide: Path, other: Path) -> None:

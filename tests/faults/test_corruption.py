@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from faults.corruption import Runs, corrupt, do, findings
+from faults.corruption import Runs, copied, corrupt, do, findings
 
 from wsi_pipeline import hdf5
 from wsi_pipeline.atomic import write_text
@@ -32,11 +32,12 @@ def failures(runs: Runs) -> list[str]:
     return list(findings(runs))
 
 
-def test_every_corruption_is_found_and_nothing_else(built: Runs) -> None:
-    assert failures(built) == []
-    missed = [each for each in corrupt(built, IN_THE_SUITE) if not each.found]
+def test_every_corruption_is_found_and_nothing_else(built: Runs, tmp_path: Path) -> None:
+    mine = copied(built, tmp_path)
+    assert failures(mine) == []
+    missed = [each for each in corrupt(mine, IN_THE_SUITE) if not each.found]
     assert missed == []
-    assert failures(built) == []
+    assert failures(mine) == []
 
 
 def flip(path: Path, place: float = 0.5) -> None:

@@ -15,13 +15,14 @@ import h5py
 import numpy as np
 import pytest
 from faults import trials
-from faults.corruption import Runs
-from faults.scenes import Scene, Workplace, scenes
-from faults.shim import build_shim
+from faults.corruption import Runs, do
+from faults.scenes import SLIDES, Scene, Workplace, scenes
+from faults.shim import CHANGES, Faults, What, build_shim
 from faults.trials import Fault, attempt, one_of_each, spread
 
 from wsi_pipeline.atomic import atomic_file, atomic_folder, write_text
-from wsi_pipeline.errors import DiskError, DiskFullError, SlideError
+from wsi_pipeline.errors import DiskError, DiskFullError, NoTissueError, SlideError
+from wsi_pipeline.events import SlideDone, SlideFailed
 from wsi_pipeline.hdf5 import create_hdf5
 from wsi_pipeline.inventory import NAME, begin, read_inventory
 from wsi_pipeline.microarray import (
@@ -32,8 +33,9 @@ from wsi_pipeline.microarray import (
     read_map,
     write_reviewed,
 )
-from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.slides import Slide, slide_digest
 from wsi_pipeline.stopping import GRACE_S, Stopped, stoppable, undisturbed
+from wsi_pipeline.tiles import cut, stores_of
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,103 @@ def test_a_writer_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path,
         assert living.exists()
         assert other.exists()
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+REPLACING = """
+import os, sys
+from pathlib import Path
+from wsi_pipeline import atomic
+if sys.argv[2] == "two steps":
+    atomic._exchange = lambda *_: False
+for _ in sys.stdin:
+    child = os.fork()
+    if not child:
+        with atomic.atomic_folder(Path(sys.argv[1])) as partial:
+            (partial / "a").write_text("new")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["one step", "two steps"])
+def test_a_folder_that_is_replaced_is_there_at_any_moment(
+    place: Workplace, tmp_path: Path, how: str
+) -> None:
+    """Also where the file system cannot exchange names: the next reader brings the old one back."""
+    folder = tmp_path / "tiles"
+    path, faults = folder / "S.zarr", Faults(tmp_path / "state")
+    process = subprocess.Popen(
+        [sys.executable, "-c", REPLACING, path, how],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "LD_PRELOAD": str(place.forks.shim), "FAULT_STATE": str(faults.path)},
+    )  # fmt: skip
+    lost, found, status = 0, [], -signal.SIGKILL
+    while status:
+        shutil.rmtree(folder, ignore_errors=True)
+        path.mkdir(parents=True)
+        (path / "a").write_text("old")
+        faults.arm(folder, CHANGES, len(found) + 1, What.KILL)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        status = int(process.stdout.readline())
+        lost += not path.exists()
+        stores_of(folder)
+        found.append((path / "a").read_text())
+        with atomic_folder(path) as partial:
+            (partial / "a").write_text("newer")
+        assert list(folder.iterdir()) == [path], "nothing is left behind"
+    process.communicate()
+    assert lost == (how == "two steps")
+    assert found[0] == "old"
+    assert found[-1] == "new"
+    assert found == sorted(found, reverse=True)
+    assert len(found) > 8
+
+
+@pytest.mark.parametrize("verb", ["tile", "extract", "tile, without tissue"])
+def test_a_slide_that_is_replaced_half_way_is_refused(
+    built: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    changed, sound = SLIDES[:2]
+    slides, run = tmp_path / "slides", tmp_path / "run"
+    slides.mkdir()
+    for name in (changed, sound):
+        shutil.copy(built.slides / f"{name}.svs", slides)
+    finish, require = cut.finish_tiles, cut.require_tissue
+
+    def replaced(path: str) -> bool:
+        """Another slide takes the place; the reader has the old one open."""
+        if Path(path).stem != changed:
+            return False
+        shutil.copy(slides / f"{sound}.svs", tmp_path / "other.svs").replace(path)
+        return True
+
+    def finished(slide: Slide, *rest: object) -> Iterator[object]:
+        for number, part in enumerate(finish(slide, *rest)):
+            if number == 0:
+                replaced(slide.info.path)
+            yield part
+
+    def required(path: str, *rest: object) -> None:
+        if verb.endswith("tissue") and replaced(path):
+            raise NoTissueError("none")
+        require(path, *rest)
+
+    monkeypatch.setattr(cut, "finish_tiles", finished)
+    monkeypatch.setattr(cut, "require_tissue", required)
+    settings = {"tile_px": 64, "max_background_fraction": 1}
+    if verb == "extract":
+        given = tmp_path / "tile.toml"
+        given.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        told = do("extract", run=run, source="slide", cohort=slides, tile_settings=given,
+                  encoder="test_resnet", weights="random", device="cpu")  # fmt: skip
+    else:
+        told = do("tile", cohort=slides, run=run, **settings)
+    (lost,) = [event for event in told if isinstance(event, SlideFailed)]
+    assert (lost.slide_id, "changed while it was read" in lost.error) == (changed, True)
+    assert [event.slide_id for event in told if isinstance(event, SlideDone)] == [sound]
+    made = [path.name for path in run.rglob("*") if not path.is_relative_to(run / ".locks")]
+    assert not [name for name in made if changed in name]
 
 
 def test_an_inventory_torn_in_its_first_line_is_begun_again(tmp_path: Path) -> None:
@@ -198,7 +297,7 @@ def _do_and_wait(work: Callable[[], object]) -> None:
 
 STUCK = """
 import sys, threading, time
-from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.slides import Slide, slide_digest
 from wsi_pipeline.stopping import stoppable
 with stoppable(lambda: print("stopped.", flush=True), ends=True):
     while True:

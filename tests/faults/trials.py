@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from faults.scenes import Scene, Workplace
+from faults.scenes import Scene, Workplace, names
 from faults.shim import CHANGES, TAKES_SPACE, Op, What
 
 SEED = 17
@@ -68,6 +68,7 @@ def attempt(place: Workplace, scene: Scene, fault: Fault, nth: int) -> Trial | N
     wrong = [*_ending(scene, fault, ended.code, ended.said, ended.seconds)]
     if wrong:
         wrong.append(ended.said[-600:])
+    wrong += _lost(place, scene)
     wrong += mended(place, scene)
     return Trial(fault.name, scene.name, where, ended.code, tuple(wrong))
 
@@ -90,6 +91,16 @@ def _ending(scene: Scene, fault: Fault, code: int, said: str, seconds: float) ->
         yield "does not say what the disk said"
 
 
+def _lost(place: Workplace, scene: Scene) -> Iterator[str]:
+    """Yield what was there, and would be in the end, and is not there until the next call."""
+    if scene.start is None or scene.name == "repair":  # which removes what it makes again
+        return
+    for name in names(scene.start):
+        inside = ".zarr/" in name and not name.endswith(".zarr/zarr.json")
+        if name in scene.wanted and not inside and not (place.run / name).exists():
+            yield f"{name} is lost"
+
+
 def mended(place: Workplace, scene: Scene) -> Iterator[str]:
     """Call the verb again, undisturbed; yield what is not as if nothing had been."""
     again = place.forks.run(scene.command)
@@ -104,10 +115,14 @@ def mended(place: Workplace, scene: Scene) -> Iterator[str]:
             yield f"the next call: {name} is left over"
         elif found[name] != scene.wanted[name]:
             yield f"the next call: {name} is another"
-    if (place.run / "cohort.csv").exists():
+    if place.remote is not None:
+        verified = place.forks.run(("verify", place.remote, "--scratch", place.root / "verified"))
+    elif (place.run / "cohort.csv").exists():
         verified = place.forks.run(("verify", place.run))
-        if verified.code:
-            yield f"verify: {verified.said[-600:]}"
+    else:
+        return
+    if verified.code:
+        yield f"verify: {verified.said[-600:]}"
 
 
 KINDS = {

@@ -21,6 +21,7 @@ from wsi_pipeline.events import (
     SlideDone,
     SlideFailed,
     SlideSkipped,
+    SlideStarted,
     StageStarted,
     Unmatched,
 )
@@ -34,7 +35,7 @@ from wsi_pipeline.features.devices import claim, own_gpu
 from wsi_pipeline.journal import Journal
 from wsi_pipeline.pipeline.extract import run, worker_device
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import create_tiles
+from wsi_pipeline.tiles import TileStore, create_tiles, open_tiles
 from wsi_pipeline.verbs.tiles import ExtractConfig
 
 TAG = "test_resnet.random-seed0"
@@ -111,6 +112,31 @@ def test_every_slide_gets_its_store(folder: Path) -> None:
         )
         assert verify_features(path) == []
         assert str(folder).encode() not in path.read_bytes()
+
+
+def test_stores_are_opened_once_and_not_before_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"S{number:02d}" for number in range(60)]
+    for name in names:
+        make_tiles(tmp_path, name, 2)
+    opened: list[str] = []
+
+    def open_counted(path: Path) -> TileStore:
+        opened.append(path.stem)
+        return open_tiles(path)
+
+    monkeypatch.setattr("wsi_pipeline.pipeline.extract_jobs.open_tiles", open_counted)
+    events = run(config(tmp_path, batch=1))
+    next(event for event in events if isinstance(event, SlideStarted))
+    assert len(opened) < len(names) / 2
+    assert all(isinstance(fate, SlideDone) for fate in fates(list(events)).values())
+    assert sorted(opened) == ["S00", *names], "the first once more, for the side of its tiles"
+    opened.clear()
+    monkeypatch.setattr("wsi_pipeline.pipeline.extract.load_encoder", None)
+    again = fates(list(run(config(tmp_path, batch=1))))
+    assert [fate.reason for fate in again.values()] == ["extracted earlier"] * len(names)
+    assert sorted(opened) == names
 
 
 def test_a_second_run_finds_everything_done_and_touches_nothing(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Dearraying: made arrays with a known answer, and nine real overviews with drawn circles."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -321,10 +321,10 @@ def labelled(data_dir: Path) -> list[Path]:
     return sorted((data_dir / "tma").glob("*.png"))
 
 
-@lru_cache
-def found_on(path: Path) -> Dearray:
-    """The cores of a real overview; found once for all tests."""
-    return dearray(read(path)[0])
+@pytest.fixture(scope="session")
+def found_on(once: Callable[..., Dearray]) -> Callable[[Path], Dearray]:
+    """Return what finds the cores of a real overview, once for all tests."""
+    return lambda path: once(f"dearray-{path.stem}", lambda _: dearray(read(path)[0]))
 
 
 def read(path: Path) -> tuple[RgbImage, NDArray[np.float64], NDArray[np.float64]]:
@@ -377,7 +377,9 @@ def lines(
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_rows_and_columns_are_those_of_the_drawn_circles(data_dir: Path, name: str) -> None:
+def test_rows_and_columns_are_those_of_the_drawn_circles(
+    data_dir: Path, found_on: Callable[[Path], Dearray], name: str
+) -> None:
     _, centres, radii = read(data_dir / "tma" / f"{name}.png")
     row, rows_part = lines(centres, float(np.median(radii)), down=True)
     column, columns_part = lines(centres, float(np.median(radii)), down=False)
@@ -393,7 +395,7 @@ def test_rows_and_columns_are_those_of_the_drawn_circles(data_dir: Path, name: s
     assert not wrong
 
 
-def test_nine_real_arrays(data_dir: Path) -> None:
+def test_nine_real_arrays(data_dir: Path, found_on: Callable[[Path], Dearray]) -> None:
     paths = labelled(data_dir)
     assert len(paths) == 9
     matched = drawn = found = 0
