@@ -117,18 +117,18 @@ class CohortSlide:
     readings: tuple[tuple[str, str], ...] = ()
     line: int | None = field(default=None, compare=False)
 
-    def locate(self, slides: Path | None = None) -> str | Path | None:
+    def locate(self, slides: Path | str | None = None) -> str | Path | None:
         """Return the slide's file or URL; None where nothing says which folder ``path`` is of.
 
         Args:
-            slides: Folder of slides as the user gave it; it goes before ``root``, unless the file
-                is not there.
+            slides: Folder of slides as the user gave it, here or in a bucket; it goes before
+                ``root``, unless the file is not there. What is in a bucket counts as there.
         """
-        if "://" in self.path:
+        if is_remote(self.path):
             return self.path
-        roots = [Path(root) for root in (slides, self.root) if root is not None]
-        paths = [root / self.path for root in roots]
-        return next((path for path in paths if path.exists()), paths[0] if paths else None)
+        places = [in_folder(root, self.path) for root in (slides, self.root) if root is not None]
+        there = (place for place in places if isinstance(place, str) or place.exists())
+        return next(there, places[0] if places else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +140,18 @@ class MappedCore:
     core_id: str
     patient_id: str | None
     label: str | None
+
+
+def is_remote(place: str | Path | None) -> bool:
+    """Whether a slide, or the folder that it is in, is named by a URL."""
+    return isinstance(place, str) and "://" in place
+
+
+def in_folder(folder: str | Path, path: str) -> str | Path:
+    """Return where a path lies that starts from a folder of this machine, or from a bucket's."""
+    if isinstance(folder, str) and is_remote(folder):
+        return f"{folder.rstrip('/')}/{path.removeprefix('./')}"
+    return Path(folder) / path
 
 
 def read_cohort(path: Path, labels: Sequence[str] | None = None) -> list[CohortSlide]:

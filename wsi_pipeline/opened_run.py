@@ -177,7 +177,7 @@ class Run:
             SlideOpenError: The file is not there, or cannot be read.
         """
         row = self.slides[slide_id]
-        path = row.locate(None if slides is None else Path(slides))
+        path = row.locate(slides)
         if path is None:
             raise ConfigError(f"slide {slide_id!r}: the table names no file of it")
         return open_slide(path)

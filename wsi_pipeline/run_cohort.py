@@ -59,7 +59,7 @@ class _Merged:
 def merge_rows(
     run: RunFolder,
     slides: Sequence[CohortSlide],
-    source: Path,
+    source: Path | str,
     *,
     overwrite: bool = False,
     write: bool = True,
@@ -105,17 +105,17 @@ def check_merges(
             contradict each other; by line.
     """
     rows = rows_of(run)
-    homes = {row.slide_id: run.cohort for row in rows}
+    homes: dict[str, Path | str] = {row.slide_id: run.cohort for row in rows}
     for source, slides in tables.items():
         rows = _joined(run, rows, slides, source, homes=homes, overwrite=overwrite).rows
         homes |= {slide.slide_id: source for slide in slides}
 
 
 def _merge(
-    run: RunFolder, slides: Sequence[CohortSlide], source: Path, *, overwrite: bool
+    run: RunFolder, slides: Sequence[CohortSlide], source: Path | str, *, overwrite: bool
 ) -> _Merged:
     rows = rows_of(run)
-    homes = {row.slide_id: run.cohort for row in rows}
+    homes: dict[str, Path | str] = {row.slide_id: run.cohort for row in rows}
     return _joined(run, rows, slides, source, homes=homes, overwrite=overwrite)
 
 
@@ -123,9 +123,9 @@ def _joined(
     run: RunFolder,
     rows: Sequence[CohortSlide],
     slides: Sequence[CohortSlide],
-    source: Path,
+    source: Path | str,
     *,
-    homes: Mapping[str, Path],
+    homes: Mapping[str, Path | str],
     overwrite: bool,
 ) -> _Merged:
     """Add ``slides`` of ``source`` to ``rows``, each of which stands in its table in ``homes``."""
@@ -165,7 +165,7 @@ def _joined(
     return _Merged(list(joined.values()), event)
 
 
-def _place(table: Path, row: CohortSlide) -> str:
+def _place(table: Path | str, row: CohortSlide) -> str:
     return f"{table}" if row.line is None else f"{table}: line {row.line}"
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Final, Self, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -35,6 +36,7 @@ HOW: Final = "how"  # annotation of a field that does not change the result
 HIDDEN: Final = "hidden"  # of one that no flag sets
 POSITIONAL: Final = "positional"  # of one that stands on the command line without its name
 URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")  # also as pathlib writes one, with one slash
+BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[^\0]*)?")
 MOST_THREADS: Final = 8  # on one slide: its tiles are written by one, which more would wait for
 
 
@@ -57,6 +59,22 @@ DIR: Final = Metavar("DIR")
 COHORT: Final = Metavar("COHORT")  # a table, or a folder of slides
 Run = Annotated[Path, HOW, POSITIONAL, DIR]
 Slides = Annotated[Path | None, HOW, DIR]
+
+
+def _here_or_in_a_bucket(value: Any) -> Any:
+    """Leave a bucket's URL a text; all else is a path on this machine."""
+    if isinstance(value, str) and BUCKET.fullmatch(value):
+        return value.rstrip("/")
+    if isinstance(value, str | Path) and URL.match(str(value)):
+        raise ValueError(
+            f"{value} is a URL, and this takes a path on this machine or s3://bucket/folder; "
+            "nothing was done"
+        )
+    return Path(value) if isinstance(value, str) else value
+
+
+InBucket = BeforeValidator(_here_or_in_a_bucket)  # of a field that is Path | str
+SlidesAnywhere = Annotated[Path | str | None, InBucket, HOW, DIR]
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,7 @@ class Settings(BaseModel):
                     raise ValueError(
                         f"{each} is a URL, and this takes a path on this machine; nothing was "
                         "done (run folders in a bucket, s3://bucket/run, are for tile, extract, "
-                        "predict, report and verify)"
+                        "predict, report and verify; slides in one for tile, extract and predict)"
                     )
         return value
 

@@ -16,6 +16,7 @@ from engine.work import act
 from scale.runs import Study
 
 from wsi_pipeline.engine import SlideTask, map_slides
+from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.events import SlideDone
 from wsi_pipeline.settings import StageConfig
 
@@ -104,6 +105,36 @@ def test_a_worker_that_is_killed_and_one_that_is_added(cluster: Cluster, tmp_pat
     where = Counter(fate.flags[0] for fate in fates)
     assert where["second"] > 2
     assert where["third"] > 2, "who comes later is given work"
+
+
+def test_a_cluster_without_workers_ends_the_call(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a minute in life, after two seconds here."""
+    monkeypatch.setattr("wsi_pipeline.engine.cluster.PATIENCE_S", 2.0)
+    only = cluster.worker("only")
+    cluster.wait(1)
+    fates: list[SlideDone] = []
+    killed: list[float] = []
+
+    def work() -> None:
+        for event in map_slides(act, tasks(tmp_path, 40), StageConfig(scheduler=cluster.address)):
+            if isinstance(event, SlideDone):
+                fates.append(event)
+                if len(fates) == 2:
+                    only.kill()
+                    killed.append(time.monotonic())
+
+    with pytest.raises(ClusterError) as told:
+        work()
+    assert 2 < time.monotonic() - killed[0] < 30
+    assert str(told.value) == (
+        f"{cluster.address}: it has had no workers for 2 s; what is finished is kept: start a "
+        "scheduler and workers, and the same command goes on"
+    )
+    assert 2 <= len(fates) < 40
+    with pytest.raises(ConfigError, match="it has no workers; start some"):
+        list(map_slides(act, tasks(tmp_path, 1), StageConfig(scheduler=cluster.address)))
 
 
 def test_what_needs_a_gpu_goes_to_workers_with_one(cluster: Cluster, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def _planned(config: DownloadConfig, wanted: Wanted) -> Iterator[Event]:
     if wanted.megabytes is not None:
         total = round(wanted.megabytes * 1e6)
         size = remote.size_text(total)
-        yield Planned(row={"file": "all series", "size": size, "to fetch": size, "bytes": total})
+        row = {"file": "all series", "slides": wanted.slides, "size": size, "to fetch": size}
+        yield Planned(row={**row, "bytes": total})
         yield forecast_download(config.run_folder, total, rate)
         if config.out:
             remote.check_disk(config.out, _at_once(wanted, round(wanted.megabytes * 1e6)))

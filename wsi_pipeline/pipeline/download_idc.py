@@ -50,7 +50,8 @@ def find_idc(config: DownloadConfig, client: remote.Client) -> Generator[Event, 
     if not config.dry_run:
         yield from _written(config, selection)
     if config.out is None or config.dry_run:
-        return Wanted(files=(), megabytes=sum(each.megabytes for each in selection.series))
+        megabytes = sum(each.megabytes for each in selection.series)
+        return Wanted(files=(), slides=len(selection.series), megabytes=megabytes)
     return (yield from _objects(client, selection))
 
 

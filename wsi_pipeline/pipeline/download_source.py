@@ -18,6 +18,7 @@ class Wanted:
     files: Sequence[remote.RemoteFile]
     results: Sequence[remote.FileResult] = ()
     resolve: remote.Resolver | None = field(default=None)
+    slides: int | None = None
     megabytes: float | None = None  # where the files themselves were not asked for
     admit: remote.Admit | None = None  # waits until there is room for a file
     room: int | None = None  # bytes that all of them together take at any time; None: their sum

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wsi_pipeline.events import Event, Note, Planned
+from wsi_pipeline.pipeline.budget import Study, budget
 from wsi_pipeline.pipeline.forecast import (
     MEMORY_GB,
     VALUE_BYTES,
@@ -23,7 +24,8 @@ from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.timing import duration
 from wsi_pipeline.verbs.models import AuditConfig, PredictConfig, TrainConfig
-from wsi_pipeline.verbs.runs import ReportConfig
+from wsi_pipeline.verbs.runs import ReportConfig, RunConfig
+from wsi_pipeline.verbs.slides import DownloadConfig
 from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
 START_SECONDS: Final = 5.0  # of a stage that learns, scores or shows
@@ -58,7 +60,7 @@ class Amounts:
         """Count a row of a dry run's table: of ``download``, ``tile`` or ``extract``."""
         row = event.row
         if row.get("bytes"):
-            self.files += 1
+            self.files += int(row.get("slides") or 1)
             self.file_bytes += int(row["bytes"] or 0)
         if row.get("tiles ≈"):
             self.slides += 1
@@ -70,23 +72,41 @@ class Amounts:
             self.tiles += int(row.get("tiles") or 0)
 
 
-def with_sum(plan: Plan, events: Iterable[Event]) -> Iterator[Event]:
-    """Pass on what a study's dry run says, then tell what its stages come to, and their sum."""
+def with_sum(config: RunConfig, plan: Plan, events: Iterable[Event]) -> Iterator[Event]:
+    """Pass on what a study's dry run says, then tell what its stages come to, and their sum.
+
+    Where machines or prices are given, their budget follows.
+    """
     planned = Amounts()
     for event in events:
         if isinstance(event, Planned):
             planned.add(event)
         yield event
-    cut = next((config for _, config in plan if isinstance(config, TileConfig)), None)
+    cut = next((stage for _, stage in plan if isinstance(stage, TileConfig)), None)
     if cut is not None and not planned.tiles and planned.file_bytes:
         planned.unseen(cut)
     if not planned.tiles:
         return
-    told = [cost for _, config in plan for cost in [_cost(config, planned)] if cost is not None]
+    costs = [(stage, _cost(stage, planned)) for _, stage in plan]
+    told = [cost for _, cost in costs if cost is not None]
     for cost in told:
         if cost.stage not in ("tile", "extract"):  # which said it themselves
             yield cost.note()
     yield _sum(told)
+    if config.has_budget:
+        stages = [
+            (stage, cost.seconds if cost else 0.0, cost.megabytes if cost else 0.0)
+            for stage, cost in costs
+            if cost or isinstance(stage, DownloadConfig)
+        ]
+        yield from budget(
+            Study(
+                stages=stages,
+                amounts=planned,
+                keeps_slides=not config.delete_after_tiling,
+            ),
+            config,
+        )
 
 
 def _cost(config: StageConfig, planned: Amounts) -> Forecast | None:

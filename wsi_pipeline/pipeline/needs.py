@@ -81,8 +81,8 @@ def check_tables(plan: Plan) -> None:
         CohortError: A table is wrong, or two of them contradict each other.
     """
     for root, tiled in _tiled(plan).items():
-        tables = {config.cohort: rows_of_table(config) for config in tiled if config.cohort.exists()
-                  and _is_table(config.cohort)}  # fmt: skip
+        tables = {config.cohort: rows_of_table(config) for config in tiled
+                  if isinstance(config.cohort, Path) and _is_table(config.cohort)}  # fmt: skip
         if len(tables) > 1:
             overwrite = any(config.overwrite for config in tiled)
             check_merges(RunFolder(root), tables, overwrite=overwrite)
@@ -145,7 +145,7 @@ def _labels(root: Path, tiled: Sequence[TileConfig], column: str) -> set[str] | 
     rows = rows_of(RunFolder(root))
     labels = {getattr(row, column) for row in rows}
     for config in tiled:
-        if not config.cohort.exists() or not _is_table(config.cohort):
+        if not _is_table(config.cohort):
             return None
         for row in rows_of_table(config):
             if row.tma_map is None:
@@ -170,7 +170,7 @@ def check_external(plan: Plan, source: Path) -> None:
     """
     tiled = [config for _, config in plan if isinstance(config, TileConfig)]
     fetched = any(verb.name == "download" for verb, _ in plan)
-    made = any(not config.cohort.exists() for config in tiled)
+    made = any(isinstance(each.cohort, Path) and not each.cohort.exists() for each in tiled)
     for verb, config in plan:
         name, root = getattr(config, "external", None), getattr(config, "run", None)
         if name is None or not isinstance(root, Path):
@@ -203,8 +203,8 @@ def check_external(plan: Plan, source: Path) -> None:
             )
 
 
-def _is_table(cohort: Path) -> bool:
-    return cohort.is_file() and not is_slide_file(cohort)
+def _is_table(cohort: Path | str) -> bool:
+    return isinstance(cohort, Path) and cohort.is_file() and not is_slide_file(cohort)
 
 
 def _needed(config: StageConfig) -> Iterator[Path]:

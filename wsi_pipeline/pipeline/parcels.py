@@ -126,7 +126,10 @@ class Handed(Generic[Item]):
 
 
 def parcels_of(
-    files: Sequence[remote.RemoteFile], rows: Sequence[CohortSlide], out: Path, slides: Path | None
+    files: Sequence[remote.RemoteFile],
+    rows: Sequence[CohortSlide],
+    out: Path,
+    slides: Path | str | None,
 ) -> tuple[list[Parcel], list[remote.RemoteFile]]:
     """Match files with the rows that name them, or the folder that they are in.
 

@@ -7,7 +7,14 @@ from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
 
-from wsi_pipeline.cohort import CohortSlide, cohort_of, read_cohort, safe_id
+from wsi_pipeline.cohort import (
+    CohortSlide,
+    cohort_of,
+    in_folder,
+    is_remote,
+    read_cohort,
+    safe_id,
+)
 from wsi_pipeline.errors import CohortError, ConfigError, SlideError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed
 from wsi_pipeline.microarray import (
@@ -27,12 +34,35 @@ from wsi_pipeline.microarray import (
     write_preview,
     write_reviewed,
 )
+from wsi_pipeline.pipeline.bucket_slides import absent_from_bucket, slides_in_bucket
 from wsi_pipeline.pipeline.cores import LIES, review_of
 from wsi_pipeline.pipeline.deleted import DeletedSlide, read_deleted
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import NOT_A_FILE, find_slides, is_slide_file, printable
 from wsi_pipeline.verbs.tiles import TileConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Slides below a folder, here or in a bucket.
+
+    Attributes:
+        root: The folder, as rows tell it.
+        folder: What the paths begin with; nothing of a bucket's.
+        paths: The slides.
+        problems: Why what else is there is none.
+        names: Ids of others than their stems, by path below the folder.
+    """
+
+    root: str
+    folder: Path
+    paths: Sequence[Path]
+    problems: Mapping[Path, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, path: Path) -> str:
+        return printable(in_folder(self.root, str(path)) if is_remote(self.root) else path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +101,26 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
     Raises:
         CohortError: The table is wrong, no file that it names is there, none of the core maps that
             are all it names can be read, or a core's id is taken.
-        ConfigError: The folder of masks is missing.
+        ConfigError: The folder of masks is missing, or a bucket cannot be listed.
     """
     if config.masks is not None and not config.masks.is_dir():
         raise ConfigError(f"--masks {config.masks}: there is no such folder")
-    if config.cohort.is_dir():
-        rows, events = _of_folder(config)
+    events: list[Event] = []
+    absent: Mapping[str, str] = {}
+    if isinstance(config.cohort, str):
+        listed = slides_in_bucket(config, config.cohort)
+        rows, events = _of_files(config, _Found(
+            root=listed.root, folder=Path(), paths=listed.paths, problems=listed.problems
+        ))  # fmt: skip
+    elif config.cohort.is_dir():
+        rows, events = _of_folder(config, config.cohort)
     elif is_slide_file(config.cohort):
-        rows, events = _of_files(config, config.cohort.parent, [config.cohort], {})
+        rows, events = _of_files(config, _of_one(config.cohort))
     else:
-        rows, events = rows_of_table(config), []
-    resolved = resolve_rows(config, rows, events)
+        rows = rows_of_table(config)
+        if isinstance(config.slides, str):
+            absent = absent_from_bucket(config, config.slides, rows)
+    resolved = resolve_rows(config, rows, events, absent)
     if rows and len(resolved.wrong) == len(rows):
         raise CohortError(
             "\n".join(f"{config.cohort}: {name}: {said}" for name, said in resolved.wrong.items())
@@ -91,15 +130,21 @@ def resolve_cohort(config: TileConfig) -> ResolvedCohort:
 
 
 def resolve_rows(
-    config: TileConfig, rows: Sequence[CohortSlide], events: Sequence[Event] = ()
+    config: TileConfig,
+    rows: Sequence[CohortSlide],
+    events: Sequence[Event] = (),
+    absent: Mapping[str, str] = MappingProxyType({}),
 ) -> ResolvedCohort:
     """Look for the rows' files and find the cores of TMA slides; ``events`` come first.
+
+    ``absent`` says of rows, by id, why what they name in a bucket cannot be used.
 
     Raises:
         CohortError: A core map is wrong, or a core's id is taken.
     """
     deleted = read_deleted(RunFolder(config.run))
     wrong = {row.slide_id: said for row in rows if (said := unusable(config, row, deleted))}
+    wrong = {**absent, **wrong}
     shard = config.shard
     failures = (SlideFailed(slide_id=name, error=said) for name, said in wrong.items())
     events = [
@@ -139,46 +184,50 @@ def resolve_rows(
     )  # fmt: skip
 
 
-def _of_folder(config: TileConfig) -> tuple[list[CohortSlide], list[Event]]:
+def _of_folder(config: TileConfig, folder: Path) -> tuple[list[CohortSlide], list[Event]]:
     """Return the slides of a folder, and a failure for what lies there and cannot be used."""
-    folder = config.cohort
     found = find_slides(folder, config.modality)
     if found.paths == [folder]:  # it is a slide itself, and has the name that it has beside others
         folder = folder.resolve() if folder.name == ".." else folder.absolute()
-        return _of_files(config, folder.parent, [folder], found.problems)
+        return _of_files(config, replace(_of_one(folder), problems=found.problems))
     names = _numbered(found.paths, folder) if config.modality == "ct" else {}
-    return _of_files(config, folder, found.paths, found.problems, names)
-
-
-def _of_files(
-    config: TileConfig,
-    folder: Path,
-    paths: Sequence[Path],
-    problems: Mapping[Path, str],
-    names: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[list[CohortSlide], list[Event]]:
-    """Return the slides of files below a folder, under the ids that the run knows them by.
-
-    ``names`` are ids of others, by path below the folder.
-    """
     root = str(folder.absolute())
+    return _of_files(config, _Found(
+        root=root, folder=folder, paths=found.paths, problems=found.problems, names=names
+    ))  # fmt: skip
+
+
+def _of_one(slide: Path) -> _Found:
+    return _Found(root=str(slide.parent.absolute()), folder=slide.parent, paths=[slide])
+
+
+def _of_files(config: TileConfig, found: _Found) -> tuple[list[CohortSlide], list[Event]]:
+    """Return slides under the ids that the run knows them by, and a failure for what is none.
+
+    Raises:
+        CohortError: There are none.
+    """
     known = {
         row.path: row.slide_id
         for row in rows_of(RunFolder(config.run))
-        if row.region is None and row.root in (None, root)
+        if row.region is None and row.root in (None, found.root)
     }
     taken = set(known.values())
-    known = {path: name for path, name in names.items() if name not in taken} | known
-    slides, unnamed = cohort_of(paths, folder, known)
-    problems = {**problems, **unnamed}
+    known = {path: name for path, name in found.names.items() if name not in taken} | known
+    slides, unnamed = cohort_of(found.paths, found.folder, known)
+    problems = {**found.problems, **unnamed}
     if not slides:
-        told = "".join(f"\n{printable(path)} {said}" for path, said in problems.items())
-        raise CohortError(f"{folder}: there is no slide in this folder{told}")
+        told = "".join(f"\n{found.shown(path)} {said}" for path, said in problems.items())
+        where = found.root if is_remote(found.root) else found.folder
+        raise CohortError(f"{where}: there is no slide in this folder{told}")
     events: list[Event] = [
-        SlideFailed(slide_id=printable(path.relative_to(folder)), error=f"{printable(path)} {said}")
+        SlideFailed(
+            slide_id=printable(path.relative_to(found.folder)),
+            error=f"{found.shown(path)} {said}",
+        )
         for path, said in problems.items()
     ]
-    return [replace(slide, root=root) for slide in slides], events
+    return [replace(slide, root=found.root) for slide in slides], events
 
 
 def _numbered(paths: Sequence[Path], folder: Path) -> dict[str, str]:
@@ -198,11 +247,17 @@ def _numbered(paths: Sequence[Path], folder: Path) -> dict[str, str]:
 
 def rows_of_table(config: TileConfig) -> list[CohortSlide]:
     """Return the rows of a table, each with the folder its path starts from."""
-    beside_table = config.cohort.absolute().parent
-    return [
-        replace(row, root=str((config.slides or beside_table / (row.root or "")).absolute()))
-        for row in read_cohort(config.cohort)
-    ]
+    table = Path(config.cohort)
+
+    def root(row: CohortSlide) -> str:
+        where = row.root if config.slides is None else config.slides
+        if isinstance(where, str) and is_remote(where):
+            return where
+        if config.slides is None:
+            return str((table.parent / (where or "")).absolute())
+        return str(Path(config.slides).absolute())
+
+    return [replace(row, root=root(row)) for row in read_cohort(table)]
 
 
 def unusable(
@@ -321,7 +376,9 @@ def _command(config: TileConfig, row: CohortSlide) -> str:
 
 def beside(config: TileConfig, row: CohortSlide, name: str) -> Path:
     """Return where a file lies that a row names: beside its slides or beside the table."""
-    beside_slides, beside_table = Path(row.root or "") / name, config.cohort.parent / name
+    beside_slides, beside_table = Path(row.root or "") / name, Path(config.cohort).parent / name
+    if is_remote(row.root):
+        return beside_table
     if not beside_slides.exists() and beside_table.exists():
         return beside_table
     return beside_slides

@@ -6,6 +6,7 @@ share, for instance the run folder; a stage takes from it the settings it knows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.errors import ConfigError
@@ -47,7 +48,7 @@ def run(config: RunConfig) -> Iterator[Event]:
     waiting = check_needs(asked, config.study)
     yield from arrays_in_doubt(asked)
     if config.dry_run:
-        yield from with_sum(chosen, _planned(config, chosen, waiting))
+        yield from with_sum(config, chosen, _planned(config, chosen, waiting))
         return
     together = _overlapped(config, [stage for _, stage in asked])
     if together is not None:
@@ -72,7 +73,9 @@ def _planned(config: RunConfig, chosen: Plan, waiting: Mapping[str, Missing]) ->
             continue
         given = stage_config.model_copy(update=how).for_scheduler()
         events = run_stage(found, given)
-        if isinstance(given, DownloadConfig) and config.delete_after_tiling:
+        if isinstance(given, DownloadConfig) and config.has_budget:
+            events = download.run(given, 0)  # the disks that are budgeted are not those here
+        elif isinstance(given, DownloadConfig) and config.delete_after_tiling:
             events = download.run(given, _room(config, given))
         for event in events:
             if isinstance(event, Planned):
@@ -95,6 +98,7 @@ def _overlapped(config: RunConfig, chosen: Sequence[StageConfig]) -> overlap.Ove
             config.overlap
             and fetched.out is not None
             and not fetched.verify
+            and isinstance(cut.cohort, Path)
             and not cut.cohort.is_dir()
             and not is_slide_file(cut.cohort)
         ):

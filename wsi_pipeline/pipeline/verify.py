@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from wsi_pipeline.atomic import PARTIAL
-from wsi_pipeline.cohort import CohortSlide
+from wsi_pipeline.cohort import CohortSlide, is_remote
 from wsi_pipeline.engine import SlideTask, map_slides
 from wsi_pipeline.errors import CohortError, ConfigError, StoreError, WsiError, named
 from wsi_pipeline.events import (
@@ -305,8 +305,11 @@ def _present(run: Path) -> list[str]:
 
 
 def _slide(config: VerifyConfig, row: CohortSlide | None) -> str | None:
-    """Return the slide's file; None where it is not at hand and nobody says where it should be."""
-    found = None if row is None else row.locate(config.slides)
+    """Return the slide's file; None where it is not at hand and nobody says where it should be.
+
+    Nor is a copy of what was cut from a bucket, where a slide is known by what the server says.
+    """
+    found = None if row is None or is_remote(row.root) else row.locate(config.slides)
     if found is None or (
         config.slides is None and not (isinstance(found, Path) and found.exists())
     ):

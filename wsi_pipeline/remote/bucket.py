@@ -38,16 +38,21 @@ class Bucket:
     Several threads may use one. Endpoint, region and credentials are those of the environment
     (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, …).
 
+    Args:
+        url: Of the folder.
+        attempts: How often a request is tried.
+        whole: Whether it may be the whole bucket.
+
     Raises:
         ConfigError: The URL is none of a bucket's folder, or boto3 is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, attempts: int = ATTEMPTS, whole: bool = False) -> None:
         found = FORM.fullmatch(url)
-        if found is None or not found[2]:
+        if found is None or not (found[2] or whole):
             raise ConfigError(f"{url}: a folder in a bucket is s3://bucket/folder")
-        self._bucket, self._prefix = found[1], f"{found[2]}/"
-        self.url = f"s3://{found[1]}/{found[2]}"
+        self._bucket, self._prefix = found[1], f"{found[2]}/" if found[2] else ""
+        self.url = f"s3://{found[1]}/{found[2]}".rstrip("/")
         try:
             import boto3
             import botocore.config
@@ -59,7 +64,7 @@ class Bucket:
         self._parts = TransferConfig(
             multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4
         )
-        retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+        retries = {"mode": "standard", "total_max_attempts": attempts}
         how = botocore.config.Config(
             retries=retries, max_pool_connections=CONNECTIONS, connect_timeout=10, read_timeout=60
         )
@@ -105,16 +110,25 @@ class Bucket:
             told = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             yield from told["Body"].iter_chunks(size)
 
+    def head(self, key: str, count: int) -> bytes:
+        """Return an object's first bytes, at most ``count``; none of one that is empty.
+
+        Raises:
+            BucketError: It is not there, or cannot be had.
+        """
+        return self._range(key, f"bytes=0-{count - 1}")
+
     def tail(self, key: str, count: int) -> bytes:
         """Return an object's last bytes, at most ``count``.
 
         Raises:
             BucketError: It is not there, or cannot be had.
         """
+        return self._range(key, f"bytes=-{count}")
+
+    def _range(self, key: str, which: str) -> bytes:
         with self._told(key):
-            told = self._client.get_object(
-                Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes=-{count}"
-            )
+            told = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=which)
             data: bytes = told["Body"].read()
         return data
 
@@ -182,6 +196,7 @@ class Bucket:
             botocore.exceptions.BotoCoreError,
             boto3.exceptions.Boto3Error,
             OSError,
+            ValueError,  # of an endpoint that is no address
         ) as error:
             inner = error.__context__  # of an upload in parts, which is told as another error
             cause = inner if isinstance(inner, botocore.exceptions.ClientError) else error
@@ -189,7 +204,7 @@ class Bucket:
             code = str(answer.get("Error", {}).get("Code", ""))
             if code in TAKEN:
                 raise _TakenError from None
-            text = f"{self.url}/{key}: {SAID.get(code) or cause}"
+            text = f"{self.url}/{key}: {SAID.get(code) or ' '.join(str(cause).split())}"
             raise (_AbsentError if code in ABSENT else BucketError)(text) from error
 
 

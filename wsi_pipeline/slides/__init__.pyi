@@ -1,6 +1,14 @@
 from .cache import SlideCache
 from .files import SlideState, compression_of, slide_digest
-from .find import NOT_A_FILE, FoundSlides, find_slides, is_slide_file, printable
+from .find import (
+    DICOM_SUFFIXES,
+    NOT_A_FILE,
+    FoundSlides,
+    companion_of,
+    find_slides,
+    is_slide_file,
+    printable,
+)
 from .mpp import ResolvedMpp, own_mpp, resolve_mpp
 from .open import (
     READERS,
@@ -14,6 +22,7 @@ from .protocol import Slide, SlideInfo
 from .reader import SlideReader, UnsuitableError
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "NOT_A_FILE",
     "READERS",
     "FoundSlides",
@@ -26,6 +35,7 @@ __all__ = [
     "SlideReader",
     "SlideState",
     "UnsuitableError",
+    "companion_of",
     "compression_of",
     "find_slides",
     "is_slide_file",

@@ -275,7 +275,8 @@ def _describe(path: str | Path) -> _Source:
     if is_url(path):
         url = str(path)
         facts = url_identity(url)
-        name = url.partition("?")[0].rstrip("/").rpartition("/")[2] or "slide"
+        path = url if url.startswith("s3://") else url.partition("?")[0]
+        name = path.rstrip("/").rpartition("/")[2] or "slide"
         part = _Part(name=name, source=url, size=facts.size, md5=facts.md5)
         return _Source(path=url, name=name, identity=facts.tag, parts=(part,))
     path = Path(path).absolute()

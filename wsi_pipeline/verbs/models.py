@@ -29,6 +29,7 @@ from wsi_pipeline.settings import (
     POSITIONAL,
     CacheSettings,
     Device,
+    InBucket,
     Metavar,
     PatienceSettings,
     Run,
@@ -165,10 +166,11 @@ class PredictConfig(StageConfig, CacheSettings, PatienceSettings, ShardSettings,
         le=10,
         description="With --new-slides: resolution of slides whose file does not say it, µm/px.",
     )
-    new_slides: Annotated[Path | None, HOW, COHORT] = Field(
+    new_slides: Annotated[Path | str | None, InBucket, HOW, COHORT] = Field(
         default=None,
-        description="New slides, a folder or a cohort table: tile and encode them into the run "
-        "folder first, as the model's own were. Give them a run folder of their own.",
+        description="New slides, a folder, here or s3://bucket/folder, or a cohort table: tile and "
+        "encode them into the run folder first, as the model's own were. Give them a run folder of "
+        "their own.",
     )
     heatmaps: bool = Field(default=True, description="Draw attention and tile probabilities.")
     heatmap_classes: Literal["predicted", "all"] = Field(

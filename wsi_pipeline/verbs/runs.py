@@ -15,6 +15,7 @@ from wsi_pipeline.settings import (
     POSITIONAL,
     Device,
     Run,
+    Settings,
     Slides,
     StageConfig,
     run_named_in,
@@ -162,7 +163,59 @@ class InitConfig(StageConfig):
     )
 
 
-class RunConfig(StageConfig):
+class BudgetSettings(Settings):
+    """What a dry run's table of hours, bytes and cost reckons with."""
+
+    topic: ClassVar = "budget of a dry run"
+
+    machines: Annotated[int, HOW] = Field(
+        default=1, ge=1, description="Machines. Any of these makes --dry-run tell the budget."
+    )
+    cores: Annotated[int | None, HOW] = Field(
+        default=None, ge=1, description="Cores of each; this machine's if not given."
+    )
+    gpus: Annotated[int, HOW] = Field(default=0, ge=0, description="GPUs in all.")
+    gpu_tiles_per_s: Annotated[float | None, HOW] = Field(
+        default=None,
+        gt=0,
+        description="Tiles that one of them encodes a second; `python -m benchmarks.gpu` measures "
+        "it.",
+    )
+    price_core_hour: Annotated[float | None, HOW] = Field(
+        default=None, ge=0, description="Your price of a core for an hour."
+    )
+    price_gpu_hour: Annotated[float | None, HOW] = Field(
+        default=None, ge=0, description="Your price of a GPU for an hour."
+    )
+    price_gb_month: Annotated[float | None, HOW] = Field(
+        default=None, ge=0, description="Your price of storing 10^9 bytes for a month."
+    )
+    price_gb_out: Annotated[float | None, HOW] = Field(
+        default=None,
+        ge=0,
+        description="Your price of 10^9 bytes that leave the store: features and results, once.",
+    )
+    months: Annotated[float, HOW] = Field(
+        default=1.0, gt=0, description="How long what is written is kept."
+    )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether any of it was told."""
+        return bool(self.model_fields_set & BudgetSettings.model_fields.keys())
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.has_budget and not getattr(self, "dry_run", True):
+            raise ValueError("machines and prices go with --dry-run")
+        if bool(self.gpus) != (self.gpu_tiles_per_s is not None):
+            raise ValueError(
+                "--gpus and --gpu-tiles-per-s go together: no speed of a GPU was measured here"
+            )
+        return self
+
+
+class RunConfig(StageConfig, BudgetSettings):
     """Run every stage of a study file; what is finished is not redone."""
 
     verb: ClassVar = "run"

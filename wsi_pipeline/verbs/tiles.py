@@ -15,10 +15,12 @@ from wsi_pipeline.settings import (
     CacheSettings,
     Chosen,
     Device,
+    InBucket,
     Metavar,
     PatienceSettings,
     Run,
     Slides,
+    SlidesAnywhere,
     StageConfig,
 )
 from wsi_pipeline.shard import ShardSettings
@@ -35,12 +37,15 @@ class TileConfig(
     makes: ClassVar = ("root", "tiles")
     topic: ClassVar = "what and where"
 
-    cohort: Annotated[Path, HOW, POSITIONAL, COHORT] = Field(
-        description="Cohort table (CSV), a folder of slides, or one slide."
+    cohort: Annotated[Path | str, InBucket, HOW, POSITIONAL, COHORT] = Field(
+        description="Cohort table (CSV), a folder of slides, or one slide; the latter two also in "
+        "a bucket, s3://bucket/folder."
     )
     run: Annotated[Path, HOW, DIR] = Field(description="Run folder; tiles go to <run>/tiles.")
-    slides: Slides = Field(
-        default=None, description="Folder the table's paths start from; else the table's own."
+    slides: SlidesAnywhere = Field(
+        default=None,
+        description="Folder the table's paths start from, here or s3://bucket/folder; else the "
+        "table's own.",
     )
     masks: Annotated[Path | None, HOW, DIR] = Field(
         default=None,
@@ -130,13 +135,15 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings, MirrorSettings
         description="Take the tiles from the tile stores, or cut them from the slides as they are "
         "needed and write none.",
     )
-    cohort: Annotated[Path | None, HOW, COHORT] = Field(
-        default=None, description="With --source slide: cohort table (CSV), or a folder of slides."
-    )
-    slides: Slides = Field(
+    cohort: Annotated[Path | str | None, InBucket, HOW, COHORT] = Field(
         default=None,
-        description="With --source slide: folder the table's paths start from; the table's own if "
-        "left out.",
+        description="With --source slide: cohort table (CSV), or a folder of slides, here or "
+        "s3://bucket/folder.",
+    )
+    slides: SlidesAnywhere = Field(
+        default=None,
+        description="With --source slide: folder the table's paths start from, here or "
+        "s3://bucket/folder; the table's own if left out.",
     )
     tile_settings: Annotated[Path | None, FILE] = Field(
         default=None,
