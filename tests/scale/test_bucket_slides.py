@@ -15,26 +15,15 @@ from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.errors import CohortError, ConfigError
 from wsi_pipeline.events import Event, SlideFailed, SlideSkipped
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
-from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.slides import open_slide, slide_digest
 from wsi_pipeline.tiles import open_tiles
 from wsi_pipeline.verbs import VERBS
 from wsi_pipeline.verbs.tiles import TileConfig
 
 SMALL = "CMU-1-Small-Region.svs"
 FROZEN = "TCGA-CR-7395-01A-01-TS1.svs"
-ODD = (
-    "a b",
-    "a#b",
-    "a%20b",
-    "a+b&c=d",
-    "a?b",
-    "a*[1]{x}",
-    "肝-ä",
-    "'q'",
-    " begins",
-    "a\\b",
-    "~a|b",
-)
+ODD = ("a b", "c#d", "e%20f", "g+h&c=d", "i?j", "k*[1]{x}", "肝-ä", "'q'", " begins", "l\\m",
+       "~n|o")  # fmt: skip
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -117,7 +106,7 @@ def test_tiles_are_those_of_a_run_on_the_same_files(
     assert list(failed(events)) == [Path(FROZEN).stem], "another object: another entity tag"
 
 
-ASKED = {"mpp": 1.0, "tile_px": 128}
+ASKED = {"mpp": 1.0, "mpp_default": 0.5, "tile_px": 128}
 
 
 def test_slides_are_encoded_and_scored_from_a_bucket(
@@ -125,7 +114,7 @@ def test_slides_are_encoded_and_scored_from_a_bucket(
 ) -> None:
     client.upload_file(str(data_dir / "slides" / SMALL), "slides", f"some/{SMALL}")
     settings = tmp_path / "tile.toml"
-    settings.write_text("mpp = 1.0\ntile_px = 128\n")
+    settings.write_text("mpp = 4.0\ntile_px = 64\n")
     how = {"source": "slide", "encoder": "test_resnet", "weights": "random", "device": "cpu"}
     for cohort, run in (("s3://slides/some", "there"), (data_dir / "slides" / SMALL, "here")):
         do("extract", cohort=cohort, run=tmp_path / run, tile_settings=settings, **how)
@@ -149,7 +138,8 @@ def test_new_slides_are_scored_from_a_bucket(client: Any, study: Study, tmp_path
     mine, theirs = (digests(tmp_path / run) for run in ("here", "there"))
     (table,) = [name for name in mine if name.endswith("/slides.csv")]
     assert mine[table] == theirs[table]
-    assert len((tmp_path / "there" / table).read_text().splitlines()) == 1 + len(new)
+    rows = (tmp_path / "there" / table).read_text().splitlines()[1:]
+    assert {row.partition(",")[0] for row in rows} == {path.stem for path in new}
 
 
 def test_ids_and_what_is_no_slide_are_told_as_in_a_folder(
@@ -174,31 +164,33 @@ def test_ids_and_what_is_no_slide_are_told_as_in_a_folder(
     assert (one.slide_id, one.locate()) == ("HE", "s3://slides/some/P2/HE.tif")
 
 
-def test_a_listing_of_several_pages(client: Any, tiff: bytes) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    def put(number: int) -> None:
+def test_a_listing_of_several_pages(
+    client: Any, server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10 keys each here, of 1,000 in life."""
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    for number in range(35):
         client.put_object(Bucket="slides", Key=f"many/{number:04d}.tif", Body=b"x")
+    before = len(server.requests)
+    assert len(resolve_cohort(config(cohort="s3://slides/many")).slides) == 35
+    assert len(server.requests) - before == 4
+    parts = [resolve_cohort(config(cohort="s3://slides/many", shard=f"{k}/4")) for k in range(1, 5)]
+    assert sum(len(part.slides) for part in parts) == 35
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, range(1005)))
-    assert len(resolve_cohort(config(cohort="s3://slides/many")).slides) == 1005
-    assert len(resolve_cohort(config(cohort="s3://slides/many", shard="1/4")).slides) < 400
 
-
-def test_odd_keys_are_read_or_refused(client: Any, tiff: bytes, tmp_path: Path) -> None:
-    for name in (*ODD, "a::b", "a?versionId=1", "a//b", "./c", "new\nline", "n" * 300):
+def test_odd_keys_are_read_or_refused(client: Any, tiff: bytes) -> None:
+    for name in (*ODD, "a::b", "a?versionId=1", "a//b", "./c", "n" * 300):
         client.put_object(Bucket="slides", Key=f"odd/{name}.tif", Body=tiff)
     resolved = resolve_cohort(config(cohort="s3://slides/odd"))
     assert len(resolved.slides) == len(ODD)
     for row in resolved.slides:
-        assert slide_digest(str(row.locate()))
+        url = str(row.locate())
+        assert slide_digest(url)
+        with open_slide(url) as slide:
+            assert slide.read(0, 0, 0, 8, 8).shape == (8, 8, 3)
     said = failed(resolved.events)
-    assert len(said) == 6
+    assert len(said) == 5
     assert all(" rename it" in text and "s3://slides/odd/" in text for text in said.values())
-    events = do("tile", cohort="s3://slides/odd/~a|b.tif", run=tmp_path, max_background_fraction=1,
-                tile_px=64, min_tissue=0.0, dry_run=True)  # fmt: skip
-    assert not failed(events)
 
 
 def test_formats_that_cannot_be_read_by_ranges_are_named(client: Any, tiff: bytes) -> None:

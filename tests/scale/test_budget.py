@@ -62,7 +62,7 @@ def test_amounts_hours_and_cost_follow_from_what_is_given(study: Path) -> None:
     slide_bytes = sum(int(line.split("\t")[3]) for line in MANIFEST.read_text().splitlines()[1:])
     tiles = slide_bytes / 1e6 * 15
     rows = table(events_of(study, **MACHINES, **PRICES))
-    assert list(rows) == ["download", "tile", "extract", "kept 4 months", "results fetched",
+    assert list(rows) == ["download", "tile", "extract", "kept, 4 months", "results fetched",
                           "in all"]  # fmt: skip
     near = pytest.approx
     assert rows["download"]["h by the clock"] == near(slide_bytes / 100e6 / 3600, rel=0.05)
@@ -72,7 +72,7 @@ def test_amounts_hours_and_cost_follow_from_what_is_given(study: Path) -> None:
     assert rows["extract"]["core h"] == near(tiles / 10 / 3600, rel=0.05)
     assert rows["extract"]["written GB"] == near(tiles * 1024 * 2 / 1e9, rel=0.05)
     kept = slide_bytes / 1e9 + tiles * (35e3 + 2048) / 1e9
-    assert rows["kept 4 months"]["cost"] == near(kept * 4 * 0.25, abs=0.01)
+    assert rows["kept, 4 months"]["cost"] == near(kept * 4 * 0.25, abs=0.01)
     assert rows["results fetched"]["cost"] == near(tiles * 2048 / 1e9 * 2.0, abs=0.01)
     parts = [row["cost"] for name, row in rows.items() if name != "in all"]
     assert rows["in all"]["cost"] == near(sum(parts), abs=0.05)

@@ -90,7 +90,10 @@ def _refuse_ct(config: TileConfig, url: str) -> None:
 
 
 def _bucket(url: str) -> Bucket:
-    return Bucket(url, attempts=ATTEMPTS, whole=True)
+    try:
+        return Bucket(url, attempts=ATTEMPTS, whole=True)
+    except BucketError as error:
+        raise ConfigError(f"{error}; nothing was begun") from None
 
 
 def _sizes(bucket: Bucket, below: str = "") -> dict[str, int]:

@@ -65,13 +65,13 @@ def budget(study: Study, how: BudgetSettings) -> Iterator[Event]:
     lines = list(_lines(study, how))
     yield StageStarted(stage="budget", total=len(lines), unit="stages")
     for line in lines:
-        yield Planned(row=_row(line, _cost(line, how)))
+        yield Planned(row=_row(line, _cost(line, how), how))
     kept, out = sum(line.kept for line in lines), sum(line.out for line in lines)
     stored = None if how.price_gb_month is None else kept * how.months * how.price_gb_month
     fetched = None if how.price_gb_out is None else out * how.price_gb_out
-    yield Planned(row=_row(Line(stage=f"kept {how.months:g} months", kept=kept), stored))
+    yield Planned(row=_row(Line(stage=f"kept, {how.months:g} months", kept=kept), stored, how))
     if fetched is not None:
-        yield Planned(row=_row(Line(stage="results fetched", read=out), fetched))
+        yield Planned(row=_row(Line(stage="results fetched", read=out), fetched, how))
     whole = Line(
         stage="in all",
         **{
@@ -81,7 +81,7 @@ def budget(study: Study, how: BudgetSettings) -> Iterator[Event]:
     )
     costs = [*(_cost(line, how) for line in lines), stored, fetched]
     known = [cost for cost in costs if cost is not None]
-    yield Planned(row=_row(whole, sum(known) if known else None))
+    yield Planned(row=_row(whole, sum(known) if known else None, how))
     yield from _grounds(study, how)
 
 
@@ -139,7 +139,9 @@ def _cost(line: Line, how: BudgetSettings) -> float | None:
     return sum(known) if known else None
 
 
-def _row(line: Line, cost: float | None) -> dict[str, str | int | float | None]:
+def _row(
+    line: Line, cost: float | None, how: BudgetSettings
+) -> dict[str, str | int | float | None]:
     def told(value: float) -> str:
         if not value:
             return "–"
@@ -148,7 +150,7 @@ def _row(line: Line, cost: float | None) -> dict[str, str | int | float | None]:
     return {
         "stage": line.stage,
         "core h": told(line.cores),
-        "GPU h": told(line.gpus) if line.gpus else None,
+        "GPU h": told(line.gpus) if how.gpus else None,
         "h by the clock": told(line.clock),
         "read GB": told(line.read),
         "written GB": told(line.written),

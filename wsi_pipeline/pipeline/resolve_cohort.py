@@ -409,7 +409,7 @@ def _missing(row: CohortSlide, cores: list[PlacedCore]) -> Iterator[Event]:
         )
 
 
-def _check_ids(table: Path, slides: list[CohortSlide]) -> None:
+def _check_ids(table: Path | str, slides: list[CohortSlide]) -> None:
     seen: set[str] = set()
     for slide in slides:
         folded = slide.slide_id.casefold()
