@@ -2,10 +2,13 @@
 
 ``wsi VERB``, ``python -m wsi_pipeline VERB`` and ``python -m wsi_pipeline.VERB`` are the same.
 Exit status 0: all done. 1: some slides failed, or the work did. 2: the request itself was wrong.
-130, 143: stopped by Ctrl-C, by SIGTERM.
+130, 143: stopped by Ctrl-C, by SIGTERM. With ``--json`` stdout has an object a line, nothing else.
 """
 
 import argparse
+import codecs
+import io
+import shutil
 import sys
 import textwrap
 import traceback
@@ -24,12 +27,15 @@ from wsi_pipeline.pulse import leave  # noqa: E402
 from wsi_pipeline.settings import DIR, FILE, StageConfig, load_toml, unknown_setting  # noqa: E402
 from wsi_pipeline.verbs import Verb  # noqa: E402
 
-WIDTH: Final = 100  # of the list of verbs
+WIDTH: Final = 100  # of the list of verbs, at most
+PLAIN: Final = {"–": "-", "—": "-", "−": "-", "…": "...", "µ": "u", "×": "x", "→": "->", "≥": ">=",
+                "≤": "<=", "“": '"', "”": '"', "’": "'", "·": "-", "°": "deg"}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that is named first; without one, list them. Return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _forgive()
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(listing())
         return 0
@@ -66,12 +72,14 @@ def verb_main(name: str) -> Callable[..., int]:
 
 def command(verb: Verb, argv: Sequence[str], *, ends: bool = False) -> int:
     """Run one verb on its arguments and return its exit status; ``ends``: the process ends then."""
+    _forgive()
+    as_json = "--json" in argv and "json_" not in verb.config_class.model_fields
     try:
         with stoppable(lambda: _say_stopped(verb), ends=ends):
             config = parse(verb, argv)
             from wsi_pipeline.screen import show  # after parsing: --help needs no screen
 
-            return show(verb.name, config, verb.run(config))
+            return show(verb.name, config, verb.run(config), as_json=as_json)
     except (WsiError, OSError) as error:
         told = error if isinstance(error, WsiError) else disk_error(error)
         if "--debug" in argv:
@@ -79,10 +87,15 @@ def command(verb: Verb, argv: Sequence[str], *, ends: bool = False) -> int:
         if told is None:
             raise
         _say(f"{verb.name}: {told}")
-        return 2 if isinstance(told, UsageError) else 1
+        status = 2 if isinstance(told, UsageError) else 1
+        if as_json:
+            _refuse(verb, status, str(told))
+        return status
     except KeyboardInterrupt as stopped:
         _say_stopped(verb)
         status = stopped.status if isinstance(stopped, Stopped) else 130
+        if as_json:
+            _refuse(verb, status, "stopped")
         if ends:
             end(status)
         return status
@@ -90,6 +103,31 @@ def command(verb: Verb, argv: Sequence[str], *, ends: bool = False) -> int:
 
 def _say_stopped(verb: Verb) -> None:
     _say(f"{verb.name}: stopped. What is finished is kept; the same command goes on from there.")
+
+
+def _refuse(verb: Verb, status: int, error: str) -> None:
+    """Tell a program, which reads stdout alone, how the call ended."""
+    from wsi_pipeline.display import JsonLines
+
+    JsonLines(verb.name, sys.stdout).refuse(status, error)
+
+
+def _forgive() -> None:
+    """Have the standard streams replace letters that their encoding lacks, and never stop for one.
+
+    A Windows console has cp1252, a bare container ASCII; names of files may hold no letters at all.
+    """
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(PLAIN.get(letter, "?") for letter in letters), error.end
 
 
 def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:
@@ -117,11 +155,12 @@ def parse(verb: Verb, argv: Sequence[str]) -> StageConfig:
 
 def listing() -> str:
     """Return every verb with a sentence, by what it works on."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
     lines = ["usage: wsi VERB [options], or python -m wsi_pipeline.VERB", ""]
     for group, configs in verbs.GROUPS.items():
         lines.append(f"{group}:")
         for verb in map(Verb, configs):
-            lines += textwrap.wrap(f"  {verb.name:<16}  {verb.about}", WIDTH,
+            lines += textwrap.wrap(f"  {verb.name:<16}  {verb.about}", width,
                                    subsequent_indent=" " * 20)  # fmt: skip
         lines.append("")
     return "\n".join([*lines, "wsi VERB --help says what a verb can be told.", ""])

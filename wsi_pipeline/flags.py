@@ -18,7 +18,7 @@ UNITS: Final = {"mpp": "µm/px", "px": "px", "level0": "px", "um": "µm", "deg":
                 "mib": "MiB"}  # fmt: skip
 NUMBERS: Final = {int: "N", float: "X"}
 INDENT: Final = 30  # columns before the sentences
-NO_SETTINGS: Final = ("config", "debug")  # where settings come from; how errors are told
+NO_SETTINGS: Final = ("config", "debug", "json")  # where settings come from, how things are told
 
 
 class Flags(ArgumentParser):
@@ -65,18 +65,21 @@ def flags_of(
         prog=prog, description=about, usage=_usage(prog, fields, needed), add_help=False,
         allow_abbrev=False, argument_default=SUPPRESS, formatter_class=_Help,
     )  # fmt: skip
-    for topic, names in _topics(config_class):
+    for topic, names in topics(config_class):
         group = parser.add_argument_group(topic)
         for name in sorted(names, key=lambda name: not _stands_alone(fields[name])):
             _add(group.add_argument, name, fields[name], given.get(name, fields[name].default))
     group.add_argument("--config", type=Path, metavar="FILE",
                        help="TOML file with the same settings; a flag wins.")  # fmt: skip
     group.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    if "json_" not in fields:  # a verb with a JSON of its own
+        text = "Tell a program: an object a line, nothing else on stdout."
+        group.add_argument("--json", action="store_true", help=text)
     group.add_argument("-h", "--help", action="help", help="Show this and exit.")
     return parser
 
 
-def _topics(config_class: type[StageConfig]) -> Iterator[tuple[str, list[str]]]:
+def topics(config_class: type[StageConfig]) -> Iterator[tuple[str, list[str]]]:
     """Yield each topic and its fields: the stage's own, the rooms', and the machine's last."""
     left = {name for name, info in config_class.model_fields.items() if HIDDEN not in info.metadata}
     classes = [cls for cls in config_class.__mro__ if issubclass(cls, Settings)]
@@ -100,7 +103,7 @@ def _usage(prog: str, fields: Mapping[str, FieldInfo], needed: Sequence[str]) ->
 
 def _add(add: Callable[..., object], name: str, field: FieldInfo, default: object) -> None:
     """Add one field's flag, or its place on the line."""
-    text = _sentence(field, default)
+    text = sentence(field, default).replace("%", "%%")
     if _kind(field) is bool:
         _add_switch(add, name, text, on=default is True)
     elif _stands_alone(field):
@@ -181,7 +184,7 @@ def _kind(field: FieldInfo) -> Any:
     return kind
 
 
-def _sentence(field: FieldInfo, default: Any) -> str:
+def sentence(field: FieldInfo, default: Any) -> str:
     """Return a field's sentence, with the default where it says something."""
     text = field.description or ""
     if field.is_required():
@@ -191,7 +194,7 @@ def _sentence(field: FieldInfo, default: Any) -> str:
         default = ",".join(map(str, default)) or None
     shown = "on" if default is True else default
     told = f"{text} ({shown})" if shown is not None and shown is not False else text
-    return told.strip().replace("%", "%%")
+    return told.strip()
 
 
 class _Help(HelpFormatter):

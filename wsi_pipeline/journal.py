@@ -105,32 +105,37 @@ def append_line(file: int, path: Path, line: str) -> None:
 
 def to_line(entry: Entry) -> str:
     """Return an entry as a line of JSON."""
-    told = {
+    row = {
         "time": entry.time.isoformat(timespec="milliseconds"),
         "verb": entry.verb,
         "call": entry.call,
         "event": type(entry.event).__name__,
-        "fields": {
-            item.name: _plain(getattr(entry.event, item.name))
-            for item in fields(entry.event)
-            if item.name not in UNTOLD
-        },
+        "fields": told(entry.event),
     }
-    return json.dumps(told, allow_nan=False)  # in ASCII: names of files may hold anything
+    return json.dumps(row, allow_nan=False)  # in ASCII: names of files may hold anything
+
+
+def told(event: Event) -> dict[str, Any]:
+    """Return an event's fields as JSON has them."""
+    return {
+        item.name: plain(getattr(event, item.name))
+        for item in fields(event)
+        if item.name not in UNTOLD
+    }
 
 
 def from_line(line: str) -> Entry | None:
     """Return the entry of a line; None where it is torn, or of an event that is not known."""
     try:
-        told = json.loads(line, object_hook=_numbers)
-        kind = KINDS[told["event"]]
+        row = json.loads(line, object_hook=_numbers)
+        kind = KINDS[row["event"]]
         names = {item.name for item in fields(kind)}
-        values = {name: value for name, value in told["fields"].items() if name in names}
+        values = {name: value for name, value in row["fields"].items() if name in names}
         return Entry(
-            time=datetime.fromisoformat(told["time"]),
-            verb=str(told["verb"]),
-            call=str(told["call"]),
-            event=_adapter(told["event"]).validate_python(values),
+            time=datetime.fromisoformat(row["time"]),
+            verb=str(row["verb"]),
+            call=str(row["call"]),
+            event=_adapter(row["event"]).validate_python(values),
         )
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return None
@@ -185,14 +190,14 @@ def _outcome(event: SlideDone | SlideSkipped | SlideFailed, stage: str) -> Outco
             return Outcome(slide_id=slide_id, stage=stage, fate="failed", words=error)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a field as JSON has it; infinity and what is no number, which JSON lacks, marked."""
     if isinstance(value, float) and not math.isfinite(value):
         return {NOT_FINITE: str(value)}
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value
 
 

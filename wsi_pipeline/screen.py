@@ -1,4 +1,4 @@
-"""Events to progress bars on a terminal, to plain lines elsewhere, and to the closing table."""
+"""Stages carried out and kept: each event to the sums, to journal and log, and to the screen."""
 
 import os
 import threading
@@ -8,72 +8,66 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.display import Shown, shown_on
 from wsi_pipeline.errors import DiskFullError, UsageError, disk_error, os_reason
-from wsi_pipeline.events import (
-    EpochDone,
-    Event,
-    FileProgress,
-    Note,
-    Planned,
-    SlideDone,
-    SlideFailed,
-    SlideSkipped,
-    SlideStarted,
-    StageResumed,
-    StageStarted,
-    Written,
-)
+from wsi_pipeline.events import Event, Note, Written
 from wsi_pipeline.inventory import begin
 from wsi_pipeline.journal import Journal, append_line
 from wsi_pipeline.settings import StageConfig
-from wsi_pipeline.summary import Summaries, Summary, progress_line, time_line
-from wsi_pipeline.timing import bottleneck, trace_events
+from wsi_pipeline.summary import Summaries, Summary, exit_status, progress_line, time_line
+from wsi_pipeline.timing import trace_events
 
-TICK_S: Final = 60.0  # between two lines that say how far a stage is
+TICK_S: Final = 60.0  # between two words on how far a stage is
 
 
-class Consumer(Protocol):
-    """Something that is told every event, in order: the sums, the journal, the log, the screen."""
+class Listener(Protocol):
+    """Something that is told every event, in order, and how far a stage is: journal, screen."""
 
     def take(self, event: Event) -> None: ...
 
+    def tick(self, summary: Summary) -> None: ...
 
-def show(verb: str, config: StageConfig, events: Iterator[Event]) -> int:
-    """Show what stages do as it happens, then a table for each; return the exit status."""
-    console = Console()
-    with ExitStack() as stack:
-        shown: _Bars | _Lines = _Lines(console)
-        if console.is_terminal:
-            shown = _Bars(stack.enter_context(_progress(console)))
-        stages = carry_out(verb, config, events, shown)
-    _close(console, stages)
+
+def show(verb: str, config: StageConfig, events: Iterator[Event], *, as_json: bool = False) -> int:
+    """Show what stages do as it happens, then what it comes to; return the exit status.
+
+    Args:
+        verb: What was called.
+        config: Its settings.
+        events: What it does.
+        as_json: Say it to a program, an object a line.
+    """
+    sums = Summaries(verb)
+    with shown_on(sums, as_lines_of_json=as_json) as shown:
+        stages = carry_out(verb, config, events, sums=sums, shown=shown)
     if config.profile and config.run_folder is not None:
         path = config.run_folder.trace(verb)
         _write_trace(path, stages)
-        console.print(f"trace: {escape(str(path))}", soft_wrap=True, highlight=False)
-    return 1 if any(summary.failed for summary in stages) else 0
+        stages[-1].written[str(path)] = "trace"
+    shown.close(stages)
+    return exit_status(stages)
 
 
 def carry_out(
-    verb: str, config: StageConfig, events: Iterator[Event], shown: "_Bars | _Lines | None" = None
+    verb: str,
+    config: StageConfig,
+    events: Iterator[Event],
+    *,
+    sums: Summaries | None = None,
+    shown: Shown | None = None,
 ) -> Sequence[Summary]:
     """Run stages to their end, kept in the run folder's journal and log; return their sums."""
-    sums = Summaries(verb)
+    sums = sums or Summaries(verb)
     with ExitStack() as stack:
         kept = _Kept(verb, config, stack)
-        listeners = [kept] if shown is None else [shown, kept]  # shown also where it cannot be kept
-        consumers: list[Consumer] = [sums, *listeners]
+        # the screen also where nothing can be kept
+        listeners: list[Listener] = [kept] if shown is None else [shown, kept]
         stack.enter_context(_ticking(sums, listeners))
         for event in events:
-            for consumer in consumers:
-                consumer.take(event)
+            sums.take(event)
+            for listener in listeners:
+                listener.take(event)
         kept.open()
         for summary in sums.stages:
             kept.say(time_line(summary))
@@ -81,7 +75,7 @@ def carry_out(
 
 
 @contextmanager
-def _ticking(sums: Summaries, listeners: "Sequence[_Kept | _Bars | _Lines]") -> Iterator[None]:
+def _ticking(sums: Summaries, listeners: Sequence[Listener]) -> Iterator[None]:
     """Say how far the stage is once a minute, also while one slide takes an hour.
 
     A thread of its own: whatever blocks the stage, a decoder or a fit, cannot silence it.
@@ -92,10 +86,9 @@ def _ticking(sums: Summaries, listeners: "Sequence[_Kept | _Bars | _Lines]") -> 
         while not ended.wait(TICK_S):
             if not sums.current.total:  # nothing is counted: a verb that waits for a person
                 continue
-            line = progress_line(sums.current)
             with suppress(OSError):  # the next event meets it too
                 for listener in listeners:
-                    listener.say(line)
+                    listener.tick(sums.current)
 
     thread = threading.Thread(target=tick, name="progress", daemon=True)
     thread.start()
@@ -110,22 +103,6 @@ def _write_trace(path: Path, summaries: Sequence[Summary]) -> None:
     """Write where the time went, to be opened in Perfetto."""
     spans = {name: own for summary in summaries for name, own in summary.spans.items()}
     write_json(path, trace_events(spans))
-
-
-def _close(console: Console, summaries: Sequence[Summary]) -> None:
-    for summary in summaries:
-        if summary.planned:
-            text = f"{summary.stage}: nothing was written\n{_aligned(summary.planned)}"
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
-            continue
-        for table in _tables(summary):
-            console.print(table)
-    for summary in summaries:
-        for slide_id, error in summary.failed.items():
-            console.print(f"[red]failed[/] {escape(f'{slide_id}: {error}')}", soft_wrap=True)
-    for summary in summaries:
-        for path, what in summary.written.items():
-            console.print(f"{escape(what)}: {escape(path)}", soft_wrap=True, highlight=False)
 
 
 class _Log:
@@ -171,6 +148,9 @@ class _Kept:
         self.open()
         self._take(event)
 
+    def tick(self, summary: Summary) -> None:
+        self.say(progress_line(summary))
+
     def say(self, line: str) -> None:
         if self._log is not None:
             self._log.say(line)
@@ -209,149 +189,3 @@ class _Kept:
         if self._journal is not None and self._log is not None:
             self._journal.take(event)
             self._log.take(event)
-
-
-class _Lines:
-    """A line an event, where there is no terminal to draw on."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def take(self, event: Event) -> None:
-        self.say(event.line())
-
-    def say(self, line: str) -> None:
-        if line:
-            self._console.print(escape(line), soft_wrap=True, highlight=False)
-
-
-class _Bars:
-    """A bar for the stage that runs, and one for each file on its way."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stage: TaskID | None = None
-        self._stages: dict[str, TaskID] = {}
-        self._files: dict[str, TaskID] = {}
-
-    def say(self, line: str) -> None:
-        """Say nothing: the bars show how far the stage is."""
-
-    def take(self, event: Event) -> None:
-        """Redraw what an event changes; what is for people to read stands above the bars."""
-        if event.LOUD:
-            line = escape(event.line())
-            self._progress.console.print(line, soft_wrap=True, highlight=False)
-        bars, stage = self._progress, self._stage
-        match event:
-            case StageStarted(stage=name, total=total):
-                self._stage = bars.add_task(name, total=total, amount=f"0/{total}", now="")
-                self._stages[name] = self._stage
-            case StageResumed(stage=name, more=more):
-                self._stage = self._stages.get(name, stage)
-                if self._stage is not None and more:
-                    task = bars.tasks[bars.task_ids.index(self._stage)]
-                    bars.update(self._stage, total=(task.total or 0) + more)
-            case FileProgress():
-                self._draw_file(event)
-            case SlideStarted(slide_id=slide_id) if stage is not None:
-                bars.update(stage, now=slide_id)
-            case SlideDone() | SlideSkipped() | SlideFailed() if stage is not None:
-                bars.advance(stage)
-                task = bars.tasks[bars.task_ids.index(stage)]
-                bars.update(stage, amount=f"{task.completed:.0f}/{task.total:.0f}")
-                if event.slide_id in self._files:
-                    bars.remove_task(self._files.pop(event.slide_id))
-            case EpochDone(model=model, epoch=epoch, epochs=epochs) if stage is not None:
-                bars.update(
-                    stage, now=model, completed=epoch, total=epochs, amount=f"{epoch}/{epochs}"
-                )
-
-    def _draw_file(self, event: FileProgress) -> None:
-        if event.slide_id not in self._files:
-            self._files[event.slide_id] = self._progress.add_task(
-                f"  {event.slide_id}", total=event.total_bytes, amount="", now=""
-            )
-        self._progress.update(
-            self._files[event.slide_id],
-            completed=event.done_bytes,
-            amount=f"{decimal(event.done_bytes)} of {decimal(event.total_bytes)}",
-            now=f"{decimal(round(event.bytes_per_s))}/s",
-        )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
-        console=console,
-    )
-
-
-def _tables(summary: Summary) -> Iterator[Table]:
-    if not (summary.done or summary.skipped or summary.failed):
-        return
-    part = f", {summary.part}" if summary.part else ""
-    title = f"{summary.stage}{part}: {summary.seconds:.1f} s"
-    table = Table("what", "number", title=title, title_justify="left")
-    table.columns[1].justify = "right"
-    table.add_row(f"{summary.unit} done", str(summary.done))
-    for reason, number in summary.skipped.most_common():
-        table.add_row(f"  skipped: {escape(reason)}", str(number))
-    style = "red" if summary.failed else ""
-    table.add_row(f"{summary.unit} failed", str(len(summary.failed)), style=style)
-    for name, number in summary.counts.items():
-        table.add_row(escape(name), f"{number:,}")
-    if rate := summary.throughput:
-        table.add_row(f"{rate[0]} a second, by the clock", f"{rate[1]:,.1f}")
-    for flag, number in summary.flags.most_common():
-        table.add_row(f"flag: {escape(flag)}", str(number), style="yellow")
-    yield table
-    if any(summary.phases.values()):
-        yield _time_table(summary)
-
-
-def _time_table(summary: Summary) -> Table:
-    """Set out where the time went, the longest first.
-
-    Phases are summed over all workers and threads, which work at the same time, and wait for each
-    other: their sum is not the time that passed, which stands below it.
-    """
-    table = Table(
-        "where the time went", "seconds, summed over threads",
-        title_justify="left", caption_justify="left",
-        caption=f"{bottleneck(summary.phases)} limits",
-    )  # fmt: skip
-    table.columns[1].justify = "right"
-    for phase, seconds in summary.phases.most_common():
-        table.add_row(escape(phase), f"{seconds:.1f}")
-    table.add_section()
-    table.add_row("all phases, summed over threads", f"{sum(summary.phases.values()):.1f}")
-    table.add_row("by the clock", f"{summary.seconds:.1f}")
-    return table
-
-
-def _aligned(planned: Sequence[Planned]) -> str:
-    """Set rows in columns, as plain text: thousands of slides, a pipe, or a search are no matter.
-
-    Columns that are empty throughout are left out; nothing is ever cut short.
-    """
-    names = dict.fromkeys(
-        name for plan in planned for name, value in plan.row.items() if value is not None
-    )
-    columns = [[name, *(_cell(plan.row.get(name)) for plan in planned)] for name in names]
-    widths = [max(map(len, column)) for column in columns]
-    lines = zip(*columns, strict=True)
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: str | int | float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
