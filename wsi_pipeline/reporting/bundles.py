@@ -1,7 +1,7 @@
 """Trained and fine-tuned models of a run folder, as a report shows them."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ from wsi_pipeline.reporting.data import (
     Failure,
     Measure,
     ModelDifference,
+    ModelRecord,
     ModelReport,
+    PartCount,
     Prediction,
     Scores,
     SetsRow,
@@ -28,6 +30,7 @@ from wsi_pipeline.run_folder import BundleFile, RunFolder
 from wsi_pipeline.tables import read_table
 
 Row = Mapping[str, str]
+PARTS: Final = ("train", "val", "test", "external")
 TRAINING: Final = "train"  # the stage that makes bundles …
 TUNING: Final = "finetune"  # … and the one that makes encoders with a classifier on them
 
@@ -140,6 +143,7 @@ def _read(folder: Path, config: _Described) -> BundleRead:
                 drift=_drift(figures.drift),
                 sets=tuple(_sets(figures.sets, config.primary)),
                 task=_task(config.settings),
+                record=_record(config, splits),
             ),
             predictions=_predictions(rows, config, figures),
             splits={slide.slide_id: slide.split for slide in splits},
@@ -188,6 +192,39 @@ def _sets(rows: Sequence[learn.SetsHeld], primary: str) -> Iterator[SetsRow]:
                 calibrated_on=row.calibrated_on,
                 calibrated=row.lack is not None,
             )
+
+
+def _record(config: _Described, splits: learn.Splits) -> ModelRecord:
+    shown = config.shown
+    heads = {"tile": shown.get("tile_classifier"), **(shown.get("aggregators") or {})}
+    weights = (shown.get("digests") or {}).get("weights")
+    placed: dict[str, set[str]] = defaultdict(set)
+    for slide in splits:
+        placed[slide.patient_id].add(slide.split)
+    return ModelRecord(
+        settings=config.settings,
+        features=shown.get("features") or {},
+        tiling=shown.get("tiling") or {},
+        heads={name: spec for name, spec in heads.items() if isinstance(spec, Mapping)},
+        versions=shown.get("versions") or {},
+        weights=weights if isinstance(weights, str) else "",
+        novelty_limit=(shown.get("novelty") or {}).get("limit"),
+        parts=tuple(_parts(splits)),
+        apart=bool(placed) and all(len(parts) == 1 for parts in placed.values()),
+    )
+
+
+def _parts(splits: learn.Splits) -> Iterator[PartCount]:
+    found = {slide.split for slide in splits}
+    for part in [*(p for p in PARTS if p in found), *sorted(found - {*PARTS})]:
+        inside = [slide for slide in splits if slide.split == part]
+        pairs = {(slide.label, slide.patient_id) for slide in inside}
+        yield PartCount(
+            split=part,
+            slides=len(inside),
+            patients=len({slide.patient_id for slide in inside}),
+            classes=dict(sorted(Counter(label for label, _ in pairs).items())),
+        )
 
 
 def _task(settings: Mapping[str, Any]) -> str:

@@ -79,6 +79,7 @@ def collect(
     failures = (*all_failures(cohort, stores, damaged, outcomes, encoded), *broken)
     read = cohort if reading.table is None else add_readings(cohort, reading.table)
     parts = compare_all(read, bundles, reading.costs.promised)
+    alike = _alike(stores)
     examples = spread_slides(stores, cohort, limits.example_slides)
     return ReportData(
         title=title or _title(run, cohort),
@@ -99,7 +100,8 @@ def collect(
         readers=parts,
         costs=replace(reading.costs, machine_s=machine_seconds(RunFolder(run).journal)),
         failures=failures,
-        provenance=tuple(_facts(run, stores, bundles)),
+        provenance=tuple(_facts(run, stores, alike, bundles)),
+        alike=alike,
     )
 
 
@@ -164,20 +166,28 @@ def _stain_method(stores: Any) -> str | None:
     return " and ".join(sorted(methods)) or None
 
 
+def _alike(stores: Mapping[str, TileStore]) -> dict[str, str]:
+    """Return what all tile stores say alike."""
+    records = [dict(flat_rows(store.attributes)) for store in stores.values()]
+    return {
+        name: value
+        for name, value in (records[0] if records else {}).items()
+        if all(record.get(name) == value for record in records) and not _is_own(name)
+    }
+
+
 def _facts(
-    run: Path, stores: Mapping[str, TileStore], bundles: Sequence[BundleRead]
+    run: Path,
+    stores: Mapping[str, TileStore],
+    alike: Mapping[str, str],
+    bundles: Sequence[BundleRead],
 ) -> Iterator[Facts]:
     """Settings as given, what all tile stores agree on, each model's own record, digests."""
     for path in sorted(RunFolder(run).settings.glob("*.toml")):
         yield Facts(title=f"{path.stem} settings", rows=flat_rows(load_toml(path)))
-    records = [dict(flat_rows(store.attributes)) for store in stores.values()]
-    if records:
-        common = [
-            (name, value)
-            for name, value in records[0].items()
-            if all(record.get(name) == value for record in records) and not _is_own(name)
-        ]
-        yield Facts(title=f"Tile stores, alike in all {len(records)}", rows=tuple(common))
+    if stores:
+        title = f"Tile stores, alike in all {len(stores)}"
+        yield Facts(title=title, rows=tuple(alike.items()))
     yield from (bundle.facts for bundle in bundles)
     digests = tuple(
         (slide_id, str(store.attributes["slide_digest"]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,6 +244,42 @@ class SetsRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartCount:
+    """How many are in a part of the split; ``classes`` are patients (of slides) of each class."""
+
+    split: str
+    slides: int
+    patients: int
+    classes: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """What a bundle's own files say of how it was made; empty where they say nothing.
+
+    Attributes:
+        settings: Of the training.
+        features, tiling: How tiles and features were made.
+        heads: Each model of the bundle, and how it is built.
+        versions: Of packages.
+        weights: Their digest.
+        novelty_limit: Beyond it a slide is marked unlike the training patients.
+        parts: Who was where.
+        apart: Whether no patient is in two parts.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)
+    tiling: Mapping[str, Any] = field(default_factory=dict)
+    heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    novelty_limit: float | None = None
+    parts: tuple[PartCount, ...] = ()
+    apart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelReport:
     """One trained bundle: its evaluations, curves and what must be said about it.
 
@@ -262,6 +298,7 @@ class ModelReport:
     drift: Drift | None = None
     sets: tuple[SetsRow, ...] = ()
     task: str = ""
+    record: ModelRecord = field(default_factory=ModelRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +365,7 @@ class ReportData:
         notes: Caveats to print below the title, such as the split audit's.
         readers: Readers beside each model, and with its help; ``costs`` are what is stated of them.
         openings: Each time an external cohort was opened: when, cohort, slides, model, metrics.
+        alike: What all tile stores say alike, as ``stain.method`` → ``macenko``.
     """
 
     title: str
@@ -345,3 +383,4 @@ class ReportData:
     costs: Costs = field(default_factory=Costs)
     failures: tuple[Failure, ...] = ()
     provenance: tuple[Facts, ...] = ()
+    alike: Mapping[str, str] = field(default_factory=dict)

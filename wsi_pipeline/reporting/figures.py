@@ -166,13 +166,7 @@ def reliability_figure(
 
 def _draw_reliability(figure: Figure, scores: Scores, ece: Measure | None, title: str) -> None:
     upper, lower = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
-    confidence = scores.probabilities.max(axis=1)
-    right = scores.probabilities.argmax(axis=1) == scores.targets
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    cases = np.bincount(bins, minlength=_BINS)
-    used = np.flatnonzero(cases)
-    mean = np.bincount(bins, confidence, _BINS)[used] / cases[used]
-    accuracy = np.bincount(bins, right, _BINS)[used] / cases[used]
+    mean, accuracy, used, cases = reliability_bins(scores)
     low, high = wilson(accuracy, cases[used])
     upper.plot([0, 1], [0, 1], color=RULE, linewidth=1.2)
     upper.vlines(mean, low, high, color=ACCENT, linewidth=1.2, alpha=0.55)
@@ -188,6 +182,20 @@ def _draw_reliability(figure: Figure, scores: Scores, ece: Measure | None, title
     lower.set(xlabel="confidence in the predicted class", ylabel="cases")
     dress(upper, grid="both")
     dress(lower)
+
+
+def reliability_bins(
+    scores: Scores,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return mean confidence and accuracy (K,) of the K bins in use, which these are (K,), and the
+    cases of all bins."""
+    confidence = scores.probabilities.max(axis=1)
+    right = scores.probabilities.argmax(axis=1) == scores.targets
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    cases = np.bincount(bins, minlength=_BINS)
+    used = np.flatnonzero(cases)
+    mean = np.bincount(bins, confidence, _BINS)[used] / cases[used]
+    return mean, np.bincount(bins, right, _BINS)[used] / cases[used], used, cases
 
 
 def wilson(
