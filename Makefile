@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint audit package faults clean
+.PHONY: setup demo test lint audit docs package faults clean
 
 setup: $(VENV)/.installed
 
@@ -13,7 +13,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[dev,demo]"
+		--constraint constraints.txt --editable ".[dev,demo,docs]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--constraint constraints.txt staintools spams-bin torchmil einops tensordict pyvers
 	touch $@
@@ -34,6 +34,24 @@ audit: setup
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# The site, with every link and anchor looked at; `python -m http.server -d build/site` shows it.
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
+
+# The wheel as a stranger gets it: built, looked at, all extras resolved together, and the whole demo
+# run by it in an empty environment.
+package: setup
+	rm -rf dist build/stranger build/demo
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv build/stranger
+	build/stranger/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt "$$(ls dist/*.whl)[demo]"
+	build/stranger/bin/python -m pip install --quiet --disable-pip-version-check --dry-run \
+		--constraint constraints.txt "$$(ls dist/*.whl)[all]"
+	cd build && stranger/bin/wsi demo demo --workers 2
 
 # A thousand corruptions of a run folder, and whether verify finds each; then kill -9, signals, full
 # and failing disks at every verb that writes, and whether the same call mends all. Each ten to
