@@ -1,8 +1,8 @@
 """Whole-slide images of liver tumours: from slides to a validated model and a report.
 
 ``from wsi_pipeline import open_slide, tissue_mask, tiles, encode, open_run`` and what else
-``__all__`` names (``docs/api.md``); each is imported when it is first used. ``tiles``, ``train``
-and ``predict`` are modules too, which can be called.
+``__all__`` names (``docs/api.md``); each is imported when it is first used. ``tiles``, ``train``,
+``predict`` and ``view`` are modules too, which can be called.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ __version__: Final = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["tiles", "train", "predict"],
+    submodules=["tiles", "train", "predict", "view"],
     submod_attrs={
         "api": [
             "Encoder",

@@ -22,6 +22,7 @@ from .api import (
     tiles,
     tissue_mask,
     train,
+    view,
 )
 
 __version__: Final[str]
@@ -47,4 +48,5 @@ __all__ = [
     "tiles",
     "tissue_mask",
     "train",
+    "view",
 ]

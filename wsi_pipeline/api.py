@@ -52,6 +52,8 @@ from wsi_pipeline.verbs import VERBS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wsi_pipeline.workbench import View
+
 THUMBNAIL_PX: Final = 1024
 __all__ = [
     "Encoder",
@@ -75,6 +77,7 @@ __all__ = [
     "tiles",
     "tissue_mask",
     "train",
+    "view",
 ]
 
 
@@ -394,6 +397,33 @@ def _carry_out(verb: str, asked: dict[str, Any]) -> None:
             f"{verb}: {len(failed)} slides failed ({named(sorted(failed))}), first {slide}: "
             f"{error}. The others are done; open_run has them"
         )
+
+
+def view(
+    shown: Slide | str | Path | Run, *, slides: str | Path | None = None, height: int = 640
+) -> "View":
+    """Show a slide, or a run with all that ``wsi view`` has, in a cell of a notebook.
+
+    A server on this machine's own address answers it until ``close()`` or the notebook's end.
+
+    Args:
+        shown: A slide, its path or URL; a run or its folder.
+        slides: Folder that a run's cohort table starts from; None: the table's own.
+        height: Of the frame, px.
+
+    Raises:
+        SlideError: It is neither.
+        ConfigError: The server is not installed.
+    """
+    try:
+        from wsi_pipeline.workbench import show
+    except ImportError as error:
+        raise ConfigError(
+            f"{error.name} is not installed: pip install 'wsi-pipeline[view]'"
+        ) from error
+    if isinstance(shown, Run):
+        return show(shown.path, slides, height)
+    return show(shown if isinstance(shown, str | Path) else shown.info.path, slides, height)
 
 
 def _plain(asked: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class RunFolder:
         """Slides whose file was deleted once it was cut, a JSON object a line."""
         return self.root / "deleted_slides.jsonl"
 
+    def mask(self, slide_id: str) -> Path:
+        """Where a slide's tissue is as a person corrected it at the screen."""
+        return self.root / "masks" / f"{slide_id}.geojson"
+
     @property
     def thumbnails(self) -> Path:
         return self.root / "thumbnails"

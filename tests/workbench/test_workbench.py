@@ -1,13 +1,6 @@
 """The workbench: who gets in, whose pixels it shows, what a decision leaves on disk."""
 
-import json
-import re
-import shutil
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from benchmarks.browser import Tab
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.tile import main as tile
 from wsi_pipeline.tiles import open_tiles, read_decisions
 from wsi_pipeline.workbench import (
     SIDE,
@@ -42,26 +33,6 @@ SLIDES = (
     "slides/liver_glycogen_HE.tif",
     "slides/PDAC-tru-cut_HE3.svs",
 )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    folder = tmp_path_factory.mktemp("workbench")
-    table = folder / "cohort.csv"
-    rows = [f"{ID},liver_glycogen_HE.tif,P1,normal,a,0.5,", "gone,gone.svs,P2,hcc,a,0.5,"]
-    table.write_text("slide_id,path,patient_id,label,cohort,mpp,split\n" + "\n".join(rows) + "\n")
-    made = folder / "run"
-    assert tile([str(table), f"--slides={data_dir / 'slides'}", f"--run={made}", "--mpp=2"]) == 1
-    return made
-
-
-@pytest.fixture
-def client(run: Path, tmp_path: Path) -> Iterator[TestClient]:
-    mine = tmp_path / "run"
-    shutil.copytree(run, mine)
-    with TestClient(workbench_app(mine, None, "word"), base_url=HERE) as client:
-        assert client.get("/?token=word").status_code == 200
-        yield client
 
 
 def test_who_has_no_token_sees_nothing(run: Path) -> None:
@@ -90,8 +61,10 @@ def test_tiles_lie_where_the_store_has_them(client: TestClient, run: Path) -> No
     assert np.array_equal(np.reshape(told["corners"], (-1, 2)), store.coords)
     side = store.attributes["tile_px_level0"]
     assert np.allclose(told["edges"], [[side, 0], [0, side]])
-    layers = {layer["name"]: layer["values"] for layer in told["layers"]}
-    assert np.allclose(layers["tissue fraction"], store.columns["tissue_fraction"], atol=1e-4)
+    assert "tissue fraction" in told["layers"]
+    layer = client.get(f"/api/slides/{ID}/layers?name=tissue fraction").json()
+    assert np.allclose(layer["values"], store.columns["tissue_fraction"], atol=1e-4)
+    assert client.get(f"/api/slides/{ID}/layers?name=beauty").status_code == 422
     one = client.get(f"/api/slides/{ID}/tiles/7").json()
     assert [one["x"], one["y"]] == store.coords[7].tolist()
     assert client.get(f"/api/slides/{ID}/tiles/999999").status_code == 422
@@ -188,42 +161,3 @@ def test_slides_in_use_are_not_closed(data_dir: Path) -> None:
         pass
     assert len(slides) == 1
     slides.close()
-
-
-def test_a_person_looks_and_decides(run: Path, tmp_path: Path) -> None:
-    """By the command and a browser: open, filter, a tile, drop it, reload: it stands on disk."""
-    if shutil.which("chromium") is None and shutil.which("chromium-browser") is None:
-        pytest.skip("chromium is not installed, so the workbench is not opened in a browser")
-    mine = tmp_path / "run"
-    shutil.copytree(run, mine)
-    command = [sys.executable, "-m", "wsi_pipeline.view", str(mine), "--no-browser"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        address = server.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\S+", address)
-        with Tab(address) as tab:
-            tab.wait("document.body && document.body.dataset.ready")
-            assert tab.run("document.querySelectorAll('tbody tr').length") == 2
-            tab.run(FIND_NORMAL)
-            assert tab.run("document.querySelectorAll('#list tbody tr').length") == 1
-            tab.run(f"location.hash = '#/slide/{ID}'")
-            tab.wait("document.querySelector('#viewer canvas.overlay')")
-            tab.wait("document.getElementById('colour').options.length > 3")
-            tab.press("n")
-            tab.wait("document.querySelector('#tile dl')")
-            tab.press("d")
-            tab.wait("document.getElementById('told').textContent.includes('decisions.csv')")
-            tab.run("location.reload()")
-            tab.wait("document.body && document.body.dataset.ready")
-            tab.wait("document.getElementById('name').textContent == 'liver'")
-        rows = read_decisions(mine / "qc" / "decisions.csv").rows
-        assert [(row.slide_id, row.choice) for row in rows] == [(ID, "drop")]
-        logged = "".join(path.read_text() for path in (mine / "logs").iterdir())
-        assert address.partition("token=")[2] not in logged
-    finally:
-        server.send_signal(signal.SIGINT)
-        told = server.communicate(timeout=20)[1]
-    assert server.returncode == 130
-    assert "Traceback" not in told
-    assert json.loads((mine / "tiles" / f"{ID}.zarr" / "zarr.json").read_text())

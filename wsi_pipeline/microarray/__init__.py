@@ -1,7 +1,7 @@
 """Tissue microarrays: where the cores are, which is which, and what a person says about it."""
 
 from wsi_pipeline.microarray.core_map import position, read_map
-from wsi_pipeline.microarray.correction import Correction, correct, rejoined
+from wsi_pipeline.microarray.correction import Correction, cleared, correct, rejoined, unnamed
 from wsi_pipeline.microarray.dearray import Core, Dearray, Hints, core_name, dearray
 from wsi_pipeline.microarray.join import (
     Joined,
@@ -27,6 +27,7 @@ from wsi_pipeline.microarray.review import (
     map_digest,
     now,
     read_review,
+    review_of,
     review_path,
     table_digest,
     unsure,
@@ -37,6 +38,7 @@ from wsi_pipeline.microarray.table import (
     as_slides,
     place_name,
     read_cores,
+    table_text,
     write_preview,
 )
 
@@ -59,6 +61,7 @@ __all__ = [
     "Turn",
     "as_slides",
     "check_review",
+    "cleared",
     "core_name",
     "correct",
     "dearray",
@@ -76,8 +79,11 @@ __all__ = [
     "read_map",
     "read_review",
     "rejoined",
+    "review_of",
     "review_path",
     "table_digest",
+    "table_text",
+    "unnamed",
     "unsure",
     "untold",
     "write_geojson_cores",

@@ -80,6 +80,16 @@ def correct(
     return corrected + left
 
 
+def cleared(core: PlacedCore) -> PlacedCore:
+    """A core that a person has looked at."""
+    return replace(core, status="") if core.status == "doubtful" else core
+
+
+def unnamed(core: PlacedCore) -> PlacedCore:
+    """A spot without the name that it was given."""
+    return replace(core, mapped=NOBODY, status="unmapped", control=False, certainty=None)
+
+
 def rejoined(mapped: Iterable[MappedCore], cores: Sequence[PlacedCore]) -> list[PlacedCore]:
     """The table with what a core map says of its cores now."""
     says = {core.core_id: core for core in mapped}

@@ -16,6 +16,7 @@ from typing import Final
 from wsi_pipeline.atomic import remove, write_text
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, SlideError
+from wsi_pipeline.microarray.place import Microarray
 from wsi_pipeline.microarray.table import PlacedCore, table_text
 from wsi_pipeline.slides import slide_digest
 
@@ -50,6 +51,30 @@ class Review:
         return not self.doubts or self.accepted is not None
 
 
+def review_of(
+    slide: str | Path,
+    mapped: Sequence[MappedCore] | None,
+    doubts: Sequence[str],
+    found: Microarray | None = None,
+) -> Review:
+    """What is to be known of a table that is about to be written."""
+    joined = found.joined if found is not None else None
+    orientation, margin = "", None
+    if joined is not None:
+        turned = f"turned by {joined.orientation.turn}°" if joined.orientation.turn else ""
+        mirrored = "mirrored" if joined.orientation.mirrored else ""
+        orientation = " and ".join(filter(None, (mirrored, turned))) or "as scanned"
+        margin = joined.margin if joined.margin < float("inf") else None
+    return Review(
+        slide=slide_digest(slide),
+        map=None if mapped is None else map_digest(mapped),
+        doubts=tuple(doubts),
+        orientation=orientation,
+        evidence=None if joined is None else joined.evidence,
+        margin=margin,
+    )
+
+
 def review_path(table: Path) -> Path:
     """Where the record of a table of cores is."""
     return table.with_name(table.stem + SUFFIX)
@@ -59,12 +84,12 @@ def write_reviewed(table: Path, cores: Iterable[PlacedCore], review: Review) -> 
     """Write a table of cores and the record beside it.
 
     A table without its record counts as made by hand, and needs no look: so the record stands
-    before a table that nobody vouched for. One that a person did vouch for comes first.
+    before a table that is in doubt. One that is sure, or vouched for, comes first.
     """
     text = table_text(cores)
     review = replace(review, table=_digest(text.encode()))
     record = json.dumps(asdict(review), indent=1) + "\n"
-    if review.accepted is not None:
+    if review.sure:
         write_text(table, text)
         write_text(review_path(table), record)
         return

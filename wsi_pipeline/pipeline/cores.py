@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,11 +25,10 @@ from wsi_pipeline.microarray import (
     Joining,
     Microarray,
     PlacedCore,
-    Review,
     Turn,
     check_review,
+    cleared,
     correct,
-    map_digest,
     now,
     picture_cores,
     place_cores,
@@ -38,6 +37,7 @@ from wsi_pipeline.microarray import (
     read_geojson_cores,
     read_map,
     read_review,
+    review_of,
     unsure,
     write_geojson_cores,
     write_preview,
@@ -105,7 +105,7 @@ def run(config: CoresConfig) -> Iterator[Event]:
     changed = not there or bool(correction) or config.qupath_in is not None
     accepted = config.accept or bool(correction) or config.qupath_in is not None
     if config.accept:
-        made = replace(made, cores=[_cleared(core) for core in made.cores])
+        made = replace(made, cores=[cleared(core) for core in made.cores])
     if config.dry_run:
         yield from map(_row, made.cores)
     else:
@@ -139,30 +139,6 @@ def search_of(config: CoresConfig) -> CoreSearch:
             row_labels=config.row_labels,
             column_labels=config.column_labels,
         ),
-    )
-
-
-def review_of(
-    slide: str | Path,
-    mapped: Sequence[MappedCore] | None,
-    doubts: Sequence[str],
-    found: Microarray | None = None,
-) -> Review:
-    """What is to be known of a table that is about to be written."""
-    joined = found.joined if found is not None else None
-    orientation, margin = "", None
-    if joined is not None:
-        turned = f"turned by {joined.orientation.turn}°" if joined.orientation.turn else ""
-        mirrored = "mirrored" if joined.orientation.mirrored else ""
-        orientation = " and ".join(filter(None, (mirrored, turned))) or "as scanned"
-        margin = joined.margin if joined.margin < float("inf") else None
-    return Review(
-        slide=slide_digest(slide),
-        map=None if mapped is None else map_digest(mapped),
-        doubts=tuple(doubts),
-        orientation=orientation,
-        evidence=None if joined is None else joined.evidence,
-        margin=margin,
     )
 
 
@@ -244,11 +220,6 @@ def _region(config: CoresConfig) -> Region | None:
         return None
     x, y, width, height = (int(value) for value in config.region.split(","))
     return Region(x=x, y=y, width=width, height=height)
-
-
-def _cleared(core: PlacedCore) -> PlacedCore:
-    """A core that a person has looked at."""
-    return replace(core, status="") if core.status == "doubtful" else core
 
 
 def _summary(found: Microarray) -> str:

@@ -28,6 +28,7 @@ from wsi_pipeline.microarray import (
     read_cores,
     read_map,
     read_review,
+    review_of,
     table_digest,
     unsure,
     untold,
@@ -35,7 +36,7 @@ from wsi_pipeline.microarray import (
     write_reviewed,
 )
 from wsi_pipeline.pipeline.bucket_slides import absent_from_bucket, slides_in_bucket
-from wsi_pipeline.pipeline.cores import LIES, review_of
+from wsi_pipeline.pipeline.cores import LIES
 from wsi_pipeline.pipeline.deleted import DeletedSlide, read_deleted
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder

@@ -96,5 +96,6 @@ def cut_task(
 def _annotations_of(config: TileConfig, slide: CohortSlide) -> tuple[Path | None, Path | None]:
     """Return the annotations and the corrected mask that people drew; None where they did not."""
     annotations = beside(config, slide, slide.annotations) if slide.annotations else None
-    corrected = config.masks and config.masks / f"{slide.slide_id}.geojson"
-    return annotations, corrected if corrected and corrected.exists() else None
+    given = config.masks and config.masks / f"{slide.slide_id}.geojson"
+    places = (given, RunFolder(config.run).mask(slide.slide_id))
+    return annotations, next((path for path in places if path and path.exists()), None)

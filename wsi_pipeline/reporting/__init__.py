@@ -2,7 +2,7 @@
 
 from wsi_pipeline.reporting.beside import FOLDER as PICTURES
 from wsi_pipeline.reporting.beside import picture_name
-from wsi_pipeline.reporting.bundles import TRAINING
+from wsi_pipeline.reporting.bundles import TRAINING, BundleRead, read_bundles
 from wsi_pipeline.reporting.collection import Limits, Reading, collect
 from wsi_pipeline.reporting.comparison import (
     HELD_OUT,
@@ -42,6 +42,7 @@ from wsi_pipeline.reporting.figures import (
     roc_figure,
 )
 from wsi_pipeline.reporting.frame import SlideFrame
+from wsi_pipeline.reporting.funnel import all_failures
 from wsi_pipeline.reporting.gallery import gallery_slide, write_gallery
 from wsi_pipeline.reporting.geojson import tiles_geojson
 from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits
@@ -56,6 +57,7 @@ __all__ = [
     "HELD_OUT",
     "PICTURES",
     "TRAINING",
+    "BundleRead",
     "Comparison",
     "Costs",
     "EncoderResult",
@@ -78,6 +80,7 @@ __all__ = [
     "SlideFrame",
     "TilePair",
     "TrainingCurve",
+    "all_failures",
     "class_bars_figure",
     "collect",
     "comparison_chart",
@@ -90,6 +93,7 @@ __all__ = [
     "gallery_slide",
     "jpeg",
     "picture_name",
+    "read_bundles",
     "read_heatmaps",
     "reliability_figure",
     "render_page",

@@ -15,7 +15,7 @@ TILING: Final = "tile"  # the stage that makes or loses a slide's tiles
 
 def all_failures(
     cohort: Sequence[CohortSlide],
-    stores: Mapping[str, TileStore],
+    stores: Collection[str],
     damaged: Sequence[Failure],
     outcomes: Sequence[Outcome],
     encoded: Collection[str] = (),

@@ -1,4 +1,4 @@
-from .annotated import drawn_digest
+from .annotated import drawing_origin, drawn_digest
 from .blocks import Block, map_blocks, read_blocks
 from .cut import CutResult, SlideCut, cut_slide, open_cut, plan_cut
 from .dataset import TileDataset
@@ -24,6 +24,7 @@ from .formats import (
     open_tiles,
     seal_tiles,
     stores_of,
+    tile_attributes,
     verify_tiles,
 )
 from .grid import Grid, plan_grid
@@ -57,6 +58,7 @@ __all__ = [
     "check_places",
     "create_tiles",
     "cut_slide",
+    "drawing_origin",
     "drawn_digest",
     "dropped_digest",
     "find_store",
@@ -79,6 +81,7 @@ __all__ = [
     "store_marks",
     "stores_of",
     "survey_slide",
+    "tile_attributes",
     "tile_reasons",
     "verify_tiles",
     "worst_first",

@@ -111,14 +111,20 @@ def classify(regions: Sequence[Annotation], grid: Grid, min_overlap: float) -> T
 
 
 def _read(info: SlideInfo, path: Path, settings: TissueSettings) -> list[Annotation]:
-    """Read a drawing; QuPath counts from the corner of the scanned bounds, ASAP from the slide's.
+    return read_annotations(
+        path, drawing_origin(info, path, settings), settings.exclude_annotations
+    )
 
-    The two differ in MIRAX files.
+
+def drawing_origin(info: SlideInfo, path: Path, settings: TissueSettings) -> tuple[int, int]:
+    """Return the level-0 (x, y) from which a drawing counts.
+
+    QuPath counts from the corner of the scanned bounds, ASAP from the slide's; the two differ in
+    MIRAX files.
     """
     origin = settings.annotation_origin
     cropped = not is_asap(path) if origin == "auto" else origin == "bounds"
-    corner = (info.bounds.x, info.bounds.y) if cropped else (0, 0)
-    return read_annotations(path, corner, settings.exclude_annotations)
+    return (info.bounds.x, info.bounds.y) if cropped else (0, 0)
 
 
 def _raster(regions: Sequence[Annotation], overview: LowImage, *, everywhere: bool = False) -> Mask:

@@ -132,6 +132,17 @@ def open_store(path: Path) -> TileStore:
     )  # fmt: skip
 
 
+def store_attributes(path: Path) -> Mapping[str, Any]:
+    """Return a store's attributes; see :func:`wsi_pipeline.tiles.tile_attributes`."""
+    try:
+        with open_hdf5(path) as checked:
+            attributes = _attributes(checked.file)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise StoreCorruptError(f"{path}: damaged: {error}; {AGAIN}") from error
+    check_marks(path, attributes)
+    return attributes
+
+
 def seal_store(path: Path) -> None:
     """Give a store of an older version its digests, as it is now."""
     with open_hdf5(path) as checked:

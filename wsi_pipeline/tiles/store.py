@@ -171,7 +171,7 @@ class StoreFile(Protocol):
 
 
 class Backend(Protocol):
-    """What writes and reads one format: a module with two functions."""
+    """What writes and reads one format: a module with these functions."""
 
     def create_store(
         self, path: Path, tile_px: int, capacity: int, codec: str, /
@@ -180,6 +180,9 @@ class Backend(Protocol):
 
     def seal_store(self, path: Path, /) -> None:
         """Give a store that has no digests those of its bytes as they are."""
+
+    def store_attributes(self, path: Path, /) -> Mapping[str, Any]:
+        """Read what a complete store says of itself."""
 
     def open_store(self, path: Path, /) -> TileStore:
         """Open a complete store.

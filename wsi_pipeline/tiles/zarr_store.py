@@ -254,6 +254,13 @@ def _read_plain(array: Path) -> NDArray[Any] | None:
     return values.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
+def store_attributes(path: Path) -> Mapping[str, Any]:
+    """Return a store's attributes; see :func:`wsi_pipeline.tiles.tile_attributes`."""
+    attributes = _read_root(path)[0]
+    check_marks(path, attributes)
+    return attributes
+
+
 def _read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the store's attributes, and its seal, which is none in older stores.
 

@@ -50,7 +50,7 @@ class TileConfig(
     masks: Annotated[Path | None, HOW, DIR] = Field(
         default=None,
         description="Folder of tissue masks corrected by hand, <slide_id>.geojson; other slides' "
-        "are computed.",
+        "are those drawn in the workbench (<run>/masks), or computed.",
     )
 
     @property

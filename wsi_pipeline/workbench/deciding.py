@@ -1,14 +1,12 @@
 """Decisions as they are made: each stands in ``qc/decisions.csv`` when the answer comes back."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
-from wsi_pipeline.atomic import try_lock
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import Decision, read_decisions, write_decisions
+from wsi_pipeline.workbench.undoing import held
 
-PATIENCE_S: Final = 10.0  # another person's decision takes milliseconds
 Place = tuple[int, int] | None
 
 
@@ -28,24 +26,16 @@ def decide(folder: RunFolder, asked: Choice) -> None:
         ConfigError: The run folder cannot be written, or somebody holds the table.
         CohortError: The table is damaged.
     """
-    try:
-        with try_lock(folder.lock("qc", "decisions"), PATIENCE_S) as ours:
-            if not ours:
-                raise ConfigError(f"{folder.decisions}: another process holds it; try again")
-            rows = list(read_decisions(folder.decisions).rows)
-            key = (asked.slide_id, asked.place)
-            others = [row for row in rows if (row.slide_id, row.place) != key]
-            before = next((row for row in rows if (row.slide_id, row.place) == key), None)
-            if asked.choice != "undo":
-                reason = before.reason if before is not None else "seen in the workbench"
-                others.append(
-                    Decision(
-                        slide_id=asked.slide_id,
-                        place=asked.place,
-                        choice=asked.choice,
-                        reason=reason,
-                    )
+    with held(folder.lock("qc", "decisions"), folder.decisions):
+        rows = list(read_decisions(folder.decisions).rows)
+        key = (asked.slide_id, asked.place)
+        others = [row for row in rows if (row.slide_id, row.place) != key]
+        before = next((row for row in rows if (row.slide_id, row.place) == key), None)
+        if asked.choice != "undo":
+            reason = before.reason if before is not None else "seen in the workbench"
+            others.append(
+                Decision(
+                    slide_id=asked.slide_id, place=asked.place, choice=asked.choice, reason=reason
                 )
-            write_decisions(folder.decisions, others)
-    except OSError as error:
-        raise ConfigError(f"{folder.decisions}: it cannot be written ({error.strerror})") from None
+            )
+        write_decisions(folder.decisions, others)

@@ -1,7 +1,9 @@
 """What the workbench tells of a run folder, ready for JSON."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +12,11 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import StoreError, WsiError
+from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.learn import SlidePrediction, read_prediction
-from wsi_pipeline.reporting import Limits, SlideCard, SlideFrame, collect
+from wsi_pipeline.reporting import BundleRead, Failure, SlideFrame, all_failures, read_bundles
 from wsi_pipeline.run_cohort import rows_of
-from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.tiles import (
     FLAGS,
     TileStore,
@@ -22,12 +25,14 @@ from wsi_pipeline.tiles import (
     open_tiles,
     read_decisions,
     store_marks,
+    stores_of,
+    tile_attributes,
     tile_reasons,
 )
 from wsi_pipeline.workbench.pyramid import SlideFile
 
-TABLE_ONLY: Final = Limits(slides=0, example_slides=0)
 DIGITS: Final = 4  # of a number on the screen
+MOST_STORES: Final = 24  # tile stores kept open
 
 
 @dataclass(frozen=True)
@@ -41,23 +46,67 @@ class RunFacts:
 
     folder: RunFolder
     slides: Path | None = None
+    _stores: OrderedDict[Path, tuple[int, TileStore]] = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
 
-    def table(self) -> dict[str, Any]:
+    def table(self, damaged: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return every slide with what is known of it, and what was lost with its reason.
+
+        Stores are asked what they say of themselves, which of hundreds takes no second; whether
+        their arrays are whole, :meth:`damage` finds.
+
+        Args:
+            damaged: What that found.
 
         Raises:
             CohortError: The cohort table is unusable.
         """
-        data = collect(self.folder.root, slides=self.slides, limits=TABLE_ONLY)
-        lost = {each.slide_id: f"{each.stage}: {each.reason}" for each in data.failures}
-        rows = [_row(card, lost.pop(card.slide_id, None)) for card in data.slides]
-        rows += [{"id": name, "failure": told} for name, told in lost.items()]
+        cohort, paths = rows_of(self.folder), stores_of(self.folder.tiles)
+        stores, broken = {}, dict(damaged or {})
+        for slide_id, path in paths.items():
+            try:
+                stores[slide_id] = tile_attributes(path)
+            except StoreError as error:
+                broken[slide_id] = sentence(error)
+        bundles, useless = read_bundles(self.folder.root)
+        encoded = {n for f in self.folder.features.glob("[!.]*") for n in stores_in(f)}
+        failed = all_failures(
+            cohort, stores.keys() - broken.keys(),
+            [Failure(slide_id=name, stage="tile", reason=why) for name, why in broken.items()],
+            list(read_outcomes(self.folder.journal).values()), encoded,
+        )  # fmt: skip
+        lost = {f.slide_id: f"{f.stage}: {f.reason}" for f in (*failed, *useless)}
+        known = {row.slide_id: row for row in cohort}
+        order = [name for name in known if name in stores or name in encoded]
+        order += [name for name in stores if name not in known]
+        rows = [
+            _row(name, known.get(name), stores.get(name, {}), bundles)
+            | {"failure": lost.pop(name, None)}
+            for name in order
+        ]
+        rows += [
+            _row(name, known.get(name), {}, bundles) | {"failure": told}
+            for name, told in lost.items()
+        ]
+        names = list(dict.fromkeys(row.cohort for row in cohort if row.cohort))
+        models = [bundle.report for bundle in bundles]
         return {
-            "title": data.title,
+            "title": " and ".join(names) or self.folder.root.resolve().name,
             "slides": rows,
-            "models": [{"name": m.name, "classes": list(m.classes)} for m in data.models],
-            "notes": list(data.notes),
+            "models": [{"name": each.name, "classes": list(each.classes)} for each in models],
+            "predicted": sorted(p.name for p in self.folder.predictions.glob("[!.]*")),
         }
+
+    def damage(self) -> dict[str, str]:
+        """Open every store, and return by slide why those that are damaged do not open."""
+        found = {}
+        for slide_id, path in stores_of(self.folder.tiles).items():
+            try:
+                open_tiles(path)
+            except StoreError as error:
+                found[slide_id] = sentence(error)
+        return found
 
     def state(self) -> tuple[tuple[str, int], ...]:
         """Return what changes when a stage has written something that the table tells."""
@@ -77,7 +126,16 @@ class RunFacts:
             StoreError: They are damaged.
         """
         path = find_store(self.folder.tiles, slide_id)
-        return None if path is None else open_tiles(path)
+        if path is None:
+            return None
+        written = path.stat().st_mtime_ns
+        known = self._stores.get(path)
+        if known is None or known[0] != written:
+            known = written, open_tiles(path)
+            self._stores[path] = known
+            while len(self._stores) > MOST_STORES:
+                self._stores.popitem(last=False)
+        return known[1]
 
     def file_of(self, slide_id: str, store: TileStore | None) -> SlideFile | str:
         """Return a slide's file, or a sentence why it cannot be shown."""
@@ -138,19 +196,47 @@ class RunFacts:
             ],
             "left_out": store.attributes.get("tissue", {}).get("left_out", []),
             "layers": list(self._layers(slide_id, store)),
+            "places": store.coords.ravel().tolist(),
         }  # fmt: skip
 
-    def _layers(self, slide_id: str, store: TileStore) -> Iterator[dict[str, Any]]:
-        for model, prediction in self.predictions(slide_id):
-            order = _order(prediction.coords, store.coords)
-            for index, name in enumerate(prediction.classes):
-                yield _layer(f"{model}: {name}", prediction.tiles[:, index], order, (0.0, 1.0))
-            for name, weights in prediction.attention.items():
-                rank = weights.argsort().argsort() / max(1, len(weights) - 1)
-                yield _layer(f"{model}: {name}, attention by rank", rank, order, (0.0, 1.0))
+    def _layers(self, slide_id: str, store: TileStore) -> dict[str, Callable[[], dict[str, Any]]]:
+        """Return by name what a value for each tile is worked out from when it is asked for."""
+        found: dict[str, Callable[[], dict[str, Any]]] = {}
+        for model, said in self.predictions(slide_id):
+            for index, name in enumerate(said.classes):
+                found[f"{model}: {name}"] = partial(_of_class, said, index, store)
+            for name, weights in said.attention.items():
+                found[f"{model}: {name}, attention by rank"] = partial(
+                    _of_attention, said, weights, store
+                )
         for name, column in store.columns.items():
             if np.issubdtype(column.dtype, np.floating):
-                yield _layer(name.replace("_", " "), column, np.arange(len(store)))
+                found[name.replace("_", " ")] = partial(layer_of, column)
+        return found
+
+    def layer(self, slide_id: str, name: str) -> dict[str, Any]:
+        """Return a value for each tile, None where there is none, and the ends of its scale.
+
+        Raises:
+            StoreError: The slide has no such layer.
+        """
+        store = self.store(slide_id)
+        made = None if store is None else self._layers(slide_id, store).get(name)
+        if made is None:
+            raise StoreError(f"{slide_id}: it has no layer {name}")
+        return made()
+
+    def row_at(self, slide_id: str, place: tuple[int, int]) -> tuple[TileStore, int]:
+        """Return a slide's tiles, and which of them lies at a place, level-0 (x, y).
+
+        Raises:
+            StoreError: None does.
+        """
+        store = self.store(slide_id)
+        same = None if store is None else (store.coords == place).all(axis=1)
+        if store is None or same is None or not same.any():
+            raise StoreError(f"{slide_id}: it has no tile at {place[0]}, {place[1]}")
+        return store, int(same.argmax())
 
     def tile(self, slide_id: str, row: int) -> dict[str, Any]:
         """Return everything known of one tile.
@@ -168,7 +254,7 @@ class RunFacts:
         }
         told = {}
         for model, prediction in self.predictions(slide_id):
-            at = int(_order(prediction.coords, store.coords[row : row + 1])[0])
+            at = int(places_in(prediction.coords, store.coords[row : row + 1])[0])
             if at >= 0:
                 values = prediction.tiles[at].astype(np.float64).round(DIGITS).tolist()
                 told[model] = dict(zip(prediction.classes, values, strict=True))
@@ -181,24 +267,28 @@ class RunFacts:
         }
 
 
-def _row(card: SlideCard, lost: str | None) -> dict[str, Any]:
-    first = card.predictions[0] if card.predictions else None
+def _row(
+    slide_id: str,
+    row: CohortSlide | None,
+    about: Mapping[str, Any],
+    bundles: Sequence[BundleRead],
+) -> dict[str, Any]:
+    said = [b.predictions[slide_id] for b in bundles if slide_id in b.predictions]
+    first = said[0] if said else None
     return {
-        "id": card.slide_id,
-        "patient": card.patient_id,
-        "label": card.label,
-        "cohort": card.cohort,
-        "split": card.split,
-        "tiles": card.tiles_kept,
-        "flags": list(card.flags),
-        "failure": lost,
-        "said": None if first is None else first.label,
-        "sure": None if first is None else round(first.probabilities[first.label], DIGITS),
+        "id": slide_id,
+        "patient": None if row is None else row.patient_id,
+        "label": None if row is None else row.label,
+        "cohort": None if row is None else row.cohort,
+        "split": next((b.splits[slide_id] for b in bundles if slide_id in b.splits), None),
+        "stain": about.get("stain", {}).get("method"),
+        "tiles": about.get("counts", {}).get("kept"),
+        "flags": list(about.get("flags", ())),
         "truth": None if first is None else first.truth,
         "predictions": [
             {"bundle": each.bundle, "said": each.label,
              "probabilities": {k: round(v, DIGITS) for k, v in each.probabilities.items()}}
-            for each in card.predictions
+            for each in said
         ],
     }  # fmt: skip
 
@@ -216,24 +306,43 @@ def _box(frame: SlideFrame, rings: NDArray[np.float64]) -> list[float]:
     return [*low.tolist(), *(high - low).tolist()]
 
 
-def _order(found: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_in(found: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return for each asked (x, y) its row in ``found``, -1 where it is not there."""
     rows: Mapping[tuple[int, ...], int] = {tuple(at): n for n, at in enumerate(found.tolist())}
     return np.array([rows.get(tuple(at), -1) for at in asked.tolist()], np.int64)
 
 
-def _layer(
-    name: str,
-    values: NDArray[Any],
-    order: NDArray[np.int64],
-    limits: tuple[float, float] | None = None,
+def _of_class(said: SlidePrediction, index: int, store: TileStore) -> dict[str, Any]:
+    return layer_of(_at(said.tiles[:, index], said, store), (0.0, 1.0))
+
+
+def _of_attention(
+    said: SlidePrediction, weights: NDArray[np.float32], store: TileStore
 ) -> dict[str, Any]:
+    rank = weights.argsort().argsort() / max(1, len(weights) - 1)
+    return layer_of(_at(rank, said, store), (0.0, 1.0))
+
+
+def _at(values: NDArray[Any], said: SlidePrediction, store: TileStore) -> NDArray[np.float64]:
+    return in_order(values, said.coords, store.coords)
+
+
+def in_order(
+    values: NDArray[Any], found: NDArray[np.int64], asked: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return values of the ``found`` places for those ``asked``, NaN where there is none."""
+    order = places_in(found, asked)
+    return np.where(order >= 0, values[np.maximum(order, 0)], np.nan).astype(np.float64)
+
+
+def layer_of(values: NDArray[Any], limits: tuple[float, float] | None = None) -> dict[str, Any]:
     """Return a value for each tile, None where there is none, and the ends of its scale."""
-    taken = np.where(order >= 0, values[np.maximum(order, 0)], np.nan).astype(np.float64)
-    real = taken[np.isfinite(taken)]
+    real = values[np.isfinite(values)]
     low, high = limits or ((real.min(), real.max()) if len(real) else (0.0, 1.0))
-    listed = [None if np.isnan(each) else round(each, DIGITS) for each in taken.tolist()]
-    return {"name": name, "values": listed, "low": float(low), "high": float(high)}
+    listed: list[float | None] = np.asarray(values, np.float64).round(DIGITS).tolist()
+    for row in np.flatnonzero(~np.isfinite(values)).tolist():
+        listed[row] = None
+    return {"values": listed, "low": float(low), "high": float(high)}
 
 
 def sentence(error: WsiError) -> str:

@@ -8,7 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -18,11 +18,12 @@ import numpy as np
 
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.types import Modality, RgbImage
+from wsi_pipeline.workbench.coarse import Coarse
 
 SIDE: Final = 256  # px of a tile
 SAME: Final = 1.01  # levels whose downsamples differ by less are one
-FAR: Final = 16.0  # no level near: a tile is cut from a thumbnail that is made once
-THUMBNAIL_PX: Final = 4096
+FAR: Final = 16.0  # no level near: a tile is cut from a picture of the whole
+NEAR: Final = 4.0  # so far it is cut from that picture too, once it is there
 MOST_OPEN: Final = 8  # slides kept open
 
 
@@ -31,14 +32,13 @@ def levels_of(size: tuple[int, int]) -> int:
     return max(0, math.ceil(math.log2(max(size))))
 
 
-@dataclass
 class OpenedSlide:
     """A slide between requests; several threads may cut tiles from it."""
 
-    slide: Slide
-    users: int = 0
-    _small: RgbImage | None = None
-    _lock: Lock = field(default_factory=Lock)
+    def __init__(self, slide: Slide) -> None:
+        self.slide = slide
+        self.users = 0
+        self.coarse = Coarse(slide)
 
     def tile(self, level: int, column: int, row: int) -> RgbImage | None:
         """Return a tile, (h, w, 3) uint8, at most ``SIDE`` px each way; None if there is none.
@@ -58,35 +58,25 @@ class OpenedSlide:
         downsamples = self.slide.level_downsamples
         nearest = max(i for i, each in enumerate(downsamples) if i == 0 or each <= scale * SAME)
         ratio = scale / downsamples[nearest]
-        if ratio > FAR:
-            return self._of_thumbnail((column * SIDE, row * SIDE), (wide, high), scale)
+        if self.sketched(level) or (ratio > NEAR and self.coarse.whole and self._is_finer(scale)):
+            corner = (column * SIDE, row * SIDE)
+            return _resized(self.coarse.cut(corner, (wide, high), scale), (wide, high))
         x, y = round(column * SIDE * ratio), round(row * SIDE * ratio)
         size = (max(1, round(wide * ratio)), max(1, round(high * ratio)))
         return _resized(self.slide.read(nearest, x, y, *size), (wide, high))
 
-    def _of_thumbnail(self, corner: tuple[int, int], size: tuple[int, int], scale: int) -> RgbImage:
-        with self._lock:
-            if self._small is None:
-                bounds = self.slide.info.bounds
-                width, height = self.slide.dimensions
-                whole = (bounds.x, bounds.y, bounds.width, bounds.height) == (0, 0, width, height)
-                found = self.slide.thumbnail(THUMBNAIL_PX)
-                self._small = found if whole else _placed(found, self.slide)
-        ratio = scale * self._small.shape[1] / self.slide.dimensions[0]
-        x, y = (round(each * ratio) for each in corner)
-        wide, high = (max(1, round(each * ratio)) for each in size)
-        return _resized(self._small[y : y + high, x : x + wide], size)
+    def sketched(self, level: int) -> bool:
+        """Whether a level is so far from the slide's own that it comes from one small picture."""
+        scale = 2 ** (levels_of(self.slide.dimensions) - level)
+        return bool(scale / max(self.slide.level_downsamples) > FAR)
 
+    def close(self) -> None:
+        """Close the slide."""
+        self.coarse.stop()
+        self.slide.close()
 
-def _placed(scanned: RgbImage, slide: Slide) -> RgbImage:
-    """Return the scanned part's picture on the whole slide's, white around it."""
-    bounds, (width, height) = slide.info.bounds, slide.dimensions
-    ratio = scanned.shape[1] / bounds.width
-    canvas = np.full((math.ceil(height * ratio), math.ceil(width * ratio), 3), 255, np.uint8)
-    x, y = round(bounds.x * ratio), round(bounds.y * ratio)
-    room = canvas[y : y + scanned.shape[0], x : x + scanned.shape[1]]
-    room[...] = scanned[: room.shape[0], : room.shape[1]]
-    return canvas
+    def _is_finer(self, scale: int) -> bool:
+        return self.coarse.downsample <= scale * SAME
 
 
 def _resized(rgb: RgbImage, size: tuple[int, int]) -> RgbImage:
@@ -137,7 +127,7 @@ class OpenSlides:
         """Close all of them."""
         with self._lock:
             for opened in self._open.values():
-                opened.slide.close()
+                opened.close()
             self._open.clear()
 
     def _take(self, file: SlideFile) -> OpenedSlide:
@@ -151,5 +141,5 @@ class OpenSlides:
             for other in [key for key, each in self._open.items() if not each.users]:
                 if len(self._open) <= self._most:
                     break
-                self._open.pop(other).slide.close()
+                self._open.pop(other).close()
             return opened

@@ -1,0 +1,111 @@
+// A slide in sight: OpenSeadragon below, a canvas above, a scale bar and the place under the pointer.
+
+import { ask, make, number } from "./page.js";
+import { Paper } from "./overlay.js";
+
+export class Pane {
+  // `draw` gets a Paper whenever the view changes; `spot` may take a drag or a click first.
+  constructor(element, { slide, path, picture, draw }) {
+    this.slide = slide;
+    this.draw = draw;
+    this.spot = null;
+    this.canvas = make("canvas", { class: "overlay", "aria-hidden": "true" });
+    this.place = make("p", { class: "place", "aria-hidden": "true" });
+    this.scale = make("div", { class: "scale", hidden: true, "aria-hidden": "true" }, make("span"));
+    this.element = make("div", { class: "pane" });
+    element.append(this.element, this.place, this.scale);
+    this.parts = [this.element, this.place, this.scale];
+    const source = picture ? { type: "image", url: picture } : {
+      width: slide.width, height: slide.height, tileSize: slide.side, tileOverlap: 0, minLevel: 0, maxLevel: slide.levels,
+      getTileUrl: (level, x, y) => `${path}/${level}/${x}_${y}.jpg` };
+    this.viewer = OpenSeadragon({ element: this.element, tileSources: source, showNavigationControl: false, showNavigator: !picture,
+      navigatorPosition: "TOP_RIGHT", drawer: "canvas", maxZoomPixelRatio: 8, animationTime: 0.4, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false } });
+    this.viewer.canvas.append(this.canvas);
+    if (!picture) this.viewer.addOnceHandler("tile-loaded", () => this.await(path));
+    this.viewer.addHandler("update-viewport", () => this.redraw());
+    this.viewer.addHandler("resize", () => this.redraw());
+    this.tracker = new OpenSeadragon.MouseTracker({ element: this.element, moveHandler: event => this.tell(event.position) });
+    for (const [name, deed] of [["canvas-press", "press"], ["canvas-drag", "drag"], ["canvas-drag-end", "drop"], ["canvas-click", "click"], ["canvas-double-click", "twice"]])
+      this.viewer.addHandler(name, event => {
+        if (!this.spot || !this.viewer.world.getItemCount()) return;
+        const at = this.viewer.viewport.viewerElementToImageCoordinates(event.position);
+        if (this.spot[deed]?.(at.x, at.y, event)) event.preventDefaultAction = true;
+      });
+  }
+
+  // A slide without a small level is a sketch first: once it is averaged its tiles are asked for anew.
+  async await(path) {
+    for (let tries = 0, sketch = false; this.viewer && (sketch || tries < 20); tries++) {
+      const { share } = await ask(`${path}/share`).catch(() => ({ share: 1 }));
+      if (!this.viewer) return;
+      if (share === 1) {
+        if (sketch) { this.viewer.world.resetItems(); this.place.textContent = ""; }
+        return;
+      }
+      sketch ||= share > 0;
+      if (sketch) this.place.textContent = `the overview is a sketch; ${Math.round(100 * share)} % of it is averaged`;
+      await new Promise(done => setTimeout(done, 700));
+    }
+  }
+
+  get ready() { return this.viewer && this.viewer.world.getItemCount() > 0; }
+
+  whenOpen(work) { if (this.ready) work(); else this.viewer.addOnceHandler("open", work); }
+
+  go(x, y, width, height, now = false) {
+    this.viewer.viewport.fitBounds(this.viewer.viewport.imageToViewportRectangle(x, y, width, height), now);
+  }
+
+  tell(position) {
+    if (!this.ready || this.slide.missing) return;
+    const at = this.viewer.viewport.viewerElementToImageCoordinates(position), mpp = this.slide.mpp;
+    this.place.textContent = mpp ? `${number(at.x * mpp)}, ${number(at.y * mpp)} µm` : `${number(at.x)}, ${number(at.y)} px`;
+  }
+
+  redraw() {
+    if (!this.ready) return;
+    const ratio = window.devicePixelRatio || 1, box = this.viewer.container.getBoundingClientRect();
+    const wide = Math.round(box.width * ratio), high = Math.round(box.height * ratio);
+    if (this.canvas.width !== wide || this.canvas.height !== high) {
+      this.canvas.width = wide; this.canvas.height = high;
+      this.canvas.style.width = `${box.width}px`; this.canvas.style.height = `${box.height}px`;
+    }
+    const zero = this.viewer.viewport.imageToViewerElementCoordinates(new OpenSeadragon.Point(0, 0));
+    const one = this.viewer.viewport.imageToViewerElementCoordinates(new OpenSeadragon.Point(1000, 0));
+    this.perPixel = (one.x - zero.x) / 1000;
+    this.drawScale();
+    const started = performance.now();
+    this.draw(new Paper(this.canvas, { scale: this.perPixel * ratio, left: zero.x * ratio, top: zero.y * ratio, ratio }));
+    this.drawn = performance.now() - started;
+  }
+
+  drawScale() {
+    const { mpp, missing } = this.slide;
+    this.scale.hidden = !mpp || !!missing;
+    if (this.scale.hidden) return;
+    const longest = 160 / this.perPixel * mpp, power = 10 ** Math.floor(Math.log10(longest));
+    const um = [5, 2, 1].map(each => each * power).find(each => each <= longest) ?? power;
+    const bar = this.scale.firstElementChild;
+    bar.style.width = `${um / mpp * this.perPixel}px`;
+    bar.textContent = um >= 1000 ? `${number(um / 1000)} mm` : `${number(um)} µm`;
+  }
+
+  close() {
+    this.tracker.destroy();
+    this.viewer.destroy();
+    this.parts.forEach(part => part.remove());
+    this.viewer = null;
+  }
+}
+
+// Two panes show the same place: whichever is moved takes the other along.
+export function together(one, other) {
+  let leading = false;
+  for (const [from, to] of [[one, other], [other, one]])
+    from.viewer.addHandler("viewport-change", () => {
+      if (leading || !to.ready || !from.ready) return;
+      leading = true;
+      to.viewer.viewport.fitBounds(from.viewer.viewport.getBounds(true), true);
+      leading = false;
+    });
+}
