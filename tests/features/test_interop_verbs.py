@@ -13,6 +13,7 @@ from finetune_images import write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_pipeline.embed import main as embed
 from wsi_pipeline.export import main as export
 from wsi_pipeline.extract import main as extract
 from wsi_pipeline.features import um_to_level0
@@ -422,6 +423,32 @@ def test_anndata_is_lazyslides(run: Path, tmp_path: Path) -> None:
         assert np.array_equal(file["features"][:], features)
         assert file.attrs["encoder"] == ENCODER
         assert (file.attrs["mpp"], file.attrs["mpp_level0"]) == (0.5, 0.5)
+
+
+def test_slide_embeddings_are_a_baseline_and_one_anndata(run: Path) -> None:
+    """Embedded, trained on and exported by the command line, with the mean and one's own."""
+    for name in ("mean", "features.test_embed:own"):
+        tag = f"{name.replace(':', '_')}-of-{ENCODER}"
+        told = [f"--slide-encoder={name}", "--device=cpu"]
+        assert embed([str(run), f"--encoder={ENCODER}", *told]) == 0
+        quick = ["--epochs=2", "--resamples=100", "--external=tma", "--accept-risk=test"]
+        command = [str(run), f"--encoder={tag}", "--aggregator=mean", f"--name={name[:4]}", *quick]
+        assert train(command) == 0
+        predictions = pd.read_csv(run / "models" / name[:4] / "predictions.csv")
+        assert set(predictions.slide_id) <= set(pd.read_csv(run / "cohort.csv").slide_id)
+        assert len(predictions) > 0
+        assert export([str(run), "--layout=anndata", f"--encoder={tag}"]) == 0
+        held = anndata.read_h5ad(run / "export/anndata" / f"{tag}.h5ad")
+        cohort = pd.read_csv(run / "cohort.csv").set_index("slide_id")
+        assert held.obs.index.tolist() == sorted(cohort.index)
+        assert held.obs.label.tolist() == cohort.label[held.obs.index].fillna("").tolist()
+        assert held.obs.patient_id.tolist() == cohort.patient_id[held.obs.index].tolist()
+        with h5py.File(run / "features" / tag / f"{SLIDE}.h5") as file:
+            assert np.array_equal(held[SLIDE].X, file["features"][:])
+        assert held.uns["slide_encoder"] == name.replace(":", "_")
+        assert not (run / "export/anndata" / f"{SLIDE}.h5ad").exists()
+        if name == "mean":
+            np.testing.assert_allclose(held[SLIDE].X[0], ours(run)[0].mean(0), rtol=1e-5)
 
 
 def test_an_anndata_that_does_not_place_its_tiles_is_refused(

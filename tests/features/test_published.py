@@ -19,13 +19,28 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from wsi_pipeline.errors import EncoderError
-from wsi_pipeline.features import PUBLISHED, Asked, find_published, identify, load_encoder
+from wsi_pipeline.cli import main
+from wsi_pipeline.errors import EncoderError, StoreMismatchError
+from wsi_pipeline.features import (
+    PUBLISHED,
+    Asked,
+    FeatureMeta,
+    Identity,
+    find_published,
+    identify,
+    load_encoder,
+    read_features,
+    write_features,
+)
 from wsi_pipeline.features.encoder import Encoder, EncoderModel, Preprocess, Runtime, see
 from wsi_pipeline.features.networks import build_network, load_network, pooled
 from wsi_pipeline.features.published import recipe_digest
 from wsi_pipeline.features.resample import PILLOW, exact, pillow_resize
 from wsi_pipeline.features.weights import Weights, import_timm
+from wsi_pipeline.learn import feature_settings, shared_settings
+from wsi_pipeline.pipeline.extract_jobs import require_same_weights
+from wsi_pipeline.run_folder import stores_in
+from wsi_pipeline.verbs.tiles import ExtractConfig
 
 pytest.importorskip("transformers", reason="the extra transformers is not installed")
 
@@ -121,11 +136,70 @@ def test_a_changed_entry_has_another_recipe() -> None:
     digests = {
         recipe_digest({"resampling": "pillow"}, "auto", changed)
         for changed in (
-            entry, replace(entry, revision="0" * 40), replace(entry, hub="else/where"),
+            entry, replace(entry, revision="0" * 40, pinned_later=False),
+            replace(entry, hub="else/where"),
             replace(entry, arguments={**entry.arguments, "init_values": 1.0}),
         )
     }  # fmt: skip
     assert len(digests) == 4
+
+
+def test_a_pin_that_came_later_changes_no_recipe_that_is_on_disk() -> None:
+    entry = PUBLISHED["uni"]
+    assert entry.revision
+    before = replace(entry, revision="", pinned_later=False)
+    assert recipe_digest({}, "auto", entry) == recipe_digest({}, "auto", before)
+
+
+COMMITS = ("1" * 40, "2" * 40)
+
+
+def write_bag(run: Path, slide_id: str, commit: str | None) -> None:
+    source = f"hub MahmoodLab/UNI at {commit}, pytorch_model.bin sha256:{'a' * 64}"
+    told = {} if commit is None else {"encoder_provenance": {"weights": source}}
+    meta = FeatureMeta(slide_id=slide_id, encoder="uni.hub", tile_px=256, tile_px_level0=256.0,
+                       mpp=0.5, level0_size=(0, 0), provenance=told)  # fmt: skip
+    path = run / "features" / "uni.hub" / f"{slide_id}.h5"
+    write_features(path, np.ones((2, 4), np.float32), np.array([[0, 0], [0, 256]]), meta)
+
+
+def test_features_of_two_commits_of_the_weights_never_mix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bag(tmp_path, "A", COMMITS[0])
+    config = ExtractConfig(run=tmp_path, encoder="uni")
+    same = Identity(tag="uni.hub", recipe="", weights=COMMITS[0])
+    require_same_weights(config, same)
+    other = replace(same, weights=COMMITS[1])
+    with pytest.raises(StoreMismatchError, match=r"A\.h5.*111111111111.*222222222222.*--overwrite"):
+        require_same_weights(config, other)
+    require_same_weights(config.model_copy(update={"overwrite": True}), other)
+    require_same_weights(config, replace(other, weights=""))  # random ones have a tag of their own
+    write_bag(tmp_path, "B", None)  # an older store, which does not tell
+    prepared = {name: feature_settings(read_features(path).attributes)
+                for name, path in stores_in(tmp_path / "features/uni.hub").items()}  # fmt: skip
+    shared_settings(prepared)
+    write_bag(tmp_path, "C", COMMITS[1])
+    assert main(["embed", str(tmp_path), "--encoder=uni", "--device=cpu"]) != 0
+    said = capsys.readouterr()
+    assert "'A' and 'C' were prepared differently: weights" in said.out + said.err
+
+
+def test_a_file_that_is_known_to_be_anothers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ctranspath.pth"
+    file.write_bytes(b"")
+    digests = {name: PUBLISHED[name].sha256 for name in ("ctranspath", "chief-ctranspath")}
+    monkeypatch.setattr("wsi_pipeline.features.weights._sha256", lambda _: digests["ctranspath"])
+    assert identify(Asked(name="ctranspath", weights=str(file))).tag == "ctranspath.file-7c998680"
+    monkeypatch.setattr(
+        "wsi_pipeline.features.weights._sha256", lambda _: digests["chief-ctranspath"]
+    )
+    with pytest.raises(EncoderError, match=r"CHIEF_CTransPath\.pth.*--encoder chief-ctranspath"):
+        identify(Asked(name="ctranspath", weights=str(file)))
+    monkeypatch.setattr("wsi_pipeline.features.weights._sha256", lambda _: "f" * 64)  # saved anew
+    assert identify(Asked(name="ctranspath", weights=str(file))).weights == "f" * 64
 
 
 class Tokens(nn.Module):
@@ -228,6 +302,10 @@ def test_ctranspaths_file_has_an_older_swins_names(tmp_path: Path) -> None:
 
 
 class Conch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Linear(1, 1)
+
     def encode_image(
         self, pixels: torch.Tensor, *, proj_contrast: bool, normalize: bool
     ) -> torch.Tensor:
@@ -257,6 +335,10 @@ def test_conch_comes_with_its_package_and_its_transform_is_looked_at(
         monkeypatch, "conch.open_clip_custom",
         create_model_from_pretrained=lambda name, path: (Conch(), transform),
     )  # fmt: skip
+    torch.save({"module.visual.weight": torch.ones(1, 1)}, file)
+    with pytest.raises(EncoderError, match=r"lack 1 of its 2 tensors, such as visual\.bias"):
+        load_network(entry, weights_of(file), "auto")  # its own loader would leave it random
+    torch.save({f"module.{name}": value for name, value in Conch().state_dict().items()}, file)
     assert load_network(entry, weights_of(file), "auto")(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
     transform = PACKAGED["musk"]()
     with pytest.raises(EncoderError, match="transform that comes with its weights"):

@@ -1,3 +1,4 @@
+from .anndata_files import write_embeddings
 from .devices import own_gpu
 from .encoder import Encoder, EncoderModel, Preprocess, choose_device
 from .encoders import (
@@ -29,8 +30,16 @@ from .published import (
     PublishedEncoder,
     find_published,
     recipe_of,
+    stored_weights,
 )
-from .slide_encoders import SLIDE_ENCODERS, Allowed, SlideEncoder, embed_slide
+from .slide_encoders import (
+    SLIDE_ENCODERS,
+    Allowed,
+    SlideEncoder,
+    embed_slide,
+    is_embedding,
+    load_slide_encoder,
+)
 from .sources import SlideSource, SlideTiles, StoreTiles, describe_features
 from .store import (
     FeatureBag,
@@ -85,7 +94,9 @@ __all__ = [
     "import_features",
     "import_timm",
     "is_cached",
+    "is_embedding",
     "load_encoder",
+    "load_slide_encoder",
     "own_gpu",
     "read_attributes",
     "read_features",
@@ -93,7 +104,9 @@ __all__ = [
     "read_width",
     "recipe_of",
     "register_encoder",
+    "stored_weights",
     "um_to_level0",
     "verify_features",
+    "write_embeddings",
     "write_features",
 ]

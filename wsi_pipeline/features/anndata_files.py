@@ -3,6 +3,8 @@
 ``X`` (N, D); ``obs`` a row a tile with ``tile_id``, ``x``, ``y``, ``library_id``;
 ``obsm["spatial"]`` (N, 2) level-0 (x, y) of the tiles' top-left corners; ``uns["tile_spec"]`` and
 ``uns["slide_properties"]`` their size and the slide's. Scanpy reads it, and so do we.
+
+Slide embeddings are one table for all slides, a row each, with what the cohort says in ``obs``.
 """
 
 from collections.abc import Mapping
@@ -61,9 +63,7 @@ def write_anndata(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     made = anndata.AnnData(
         X=bag.features,
         obs=obs,
-        var=pd.DataFrame(
-            index=pd.Index([str(n) for n in range(bag.features.shape[1])], dtype=object)
-        ),
+        var=pd.DataFrame(index=_names(bag.features.shape[1])),
         obsm={"spatial": bag.coords},
         uns=_uns(told, slide_id, int(px), float(side)),
     )
@@ -71,6 +71,48 @@ def write_anndata(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
         anndata.io.write_elem(file, "/", made)
     return [target]
+
+
+def write_embeddings(
+    embedded: Mapping[str, FeatureBag], told: Mapping[str, Mapping[str, str | None]], target: Path
+) -> None:
+    """Write slide embeddings as one AnnData, in the order of ``embedded``.
+
+    Args:
+        embedded: slide_id → its embedding, (1, W).
+        told: slide_id → what the cohort says of it; columns that no slide has are left out.
+        target: The file.
+
+    Raises:
+        ConfigError: anndata is not installed.
+        StoreError: The embeddings are not of one slide encoder.
+    """
+    anndata = import_anndata()
+    import pandas as pd
+
+    tags = sorted({str(bag.attributes.get("encoder")) for bag in embedded.values()})
+    widths = sorted({bag.features.shape[1] for bag in embedded.values()})
+    if len(tags) != 1 or len(widths) != 1:
+        raise StoreError(f"{target}: embeddings of several encoders: {tags}, {widths} wide")
+    ids = pd.Index(list(embedded), dtype=object)
+    columns = dict.fromkeys(name for row in told.values() for name, value in row.items() if value)
+    obs = pd.DataFrame(
+        {name: [told.get(each, {}).get(name) or "" for each in embedded] for name in columns},
+        index=ids,
+        dtype=object,
+    )
+    about = next(iter(embedded.values())).attributes
+    made_from = about.get("made_from", {})
+    uns = {"encoder": tags[0], "slide_encoder": str(made_from.get("slide_encoder", "")),
+           "licence": str(about.get("licence", ""))}  # fmt: skip
+    made = anndata.AnnData(
+        X=np.concatenate([bag.features for bag in embedded.values()]),
+        obs=obs,
+        var=pd.DataFrame(index=_names(widths[0])),
+        uns=uns,
+    )
+    with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
+        anndata.io.write_elem(file, "/", made)
 
 
 def _names(count: int) -> Any:

@@ -29,6 +29,7 @@ from wsi_pipeline.features.published import (
     PublishedEncoder,
     find_published,
     recipe_digest,
+    weights_of,
 )
 from wsi_pipeline.features.resample import FILTERS
 from wsi_pipeline.features.weights import (
@@ -79,10 +80,12 @@ class Identity:
     Attributes:
         tag: Names network, weights, and a pooling that is not its own.
         recipe: Digest of what is done to tiles and tokens, and of a published encoder's entry.
+        weights: The hub's commit, or the file's SHA-256; empty where neither is known.
     """
 
     tag: str
     recipe: str
+    weights: str = ""
 
 
 def load_encoder(
@@ -152,13 +155,15 @@ def identify(asked: Asked) -> Identity:
         weights = find_published_weights(entry, asked.weights)
         preprocess, pooling = preprocess_of(entry), _pooling(asked, entry)
         tag = _tag(entry.name, weights.tag, asked.pooling if pooling != entry.pooling else "auto")
-        return Identity(tag=tag, recipe=recipe_digest(preprocess.as_dict(), pooling, entry))
+        recipe = recipe_digest(preprocess.as_dict(), pooling, entry)
+        return Identity(tag=tag, recipe=recipe, weights=weights_of(weights.source))
     _require_known(asked.name)
     weights = find_weights(asked.name, asked.weights)
     preprocess = _timm_preprocess(asked.name, _config(asked.name))
     return Identity(
         tag=_tag(asked.name, weights.tag, asked.pooling),
         recipe=recipe_digest(preprocess.as_dict(), asked.pooling),
+        weights=weights_of(weights.source),
     )
 
 

@@ -309,6 +309,7 @@ def _conch(entry: PublishedEncoder, weights: Weights, _: bool) -> nn.Module:
     package = _package(entry, "conch.open_clip_custom")
     path = _required(entry, weights)
     model, transform = package.create_model_from_pretrained("conch_ViT-B-16", str(path))
+    _require_filled(entry, model, path, ("visual.",))
     require_same_transform(entry, transform)
     return Called(model, lambda body, x: body.encode_image(x, proj_contrast=False, normalize=False))
 
@@ -319,6 +320,7 @@ def _musk(entry: PublishedEncoder, weights: Weights, _: bool) -> nn.Module:
     path = _required(entry, weights)
     model = import_timm().create_model("musk_large_patch16_384")
     utils.load_model_and_may_interpolate(str(path), model, "model|module", "")
+    _require_filled(entry, model, path, ("beit3.vision_embed.", "beit3.encoder.layers."))
     how = {"with_head": False, "out_norm": False, "ms_aug": True, "return_global": True}
     return Called(model, lambda body, x: body(image=x, **how)[0])
 
@@ -355,6 +357,24 @@ def _package(entry: PublishedEncoder, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise EncoderError(f"encoder {entry.name!r}: {_bring(entry)} ({error})") from error
+
+
+def _require_filled(
+    entry: PublishedEncoder, model: nn.Module, path: Path, parts: tuple[str, ...]
+) -> None:
+    """See that a file holds all tensors of some parts: publishers' loaders pass over missing ones.
+
+    Raises:
+        EncoderError: It does not.
+    """
+    wanted = [name for name in model.state_dict() if name.startswith(parts)]
+    held = read_state(path) if wanted else {}
+    missing = [name for name in wanted if name not in held]
+    if missing:
+        raise EncoderError(
+            f"{path.name}: these weights do not fit the encoder {entry.name!r}: they lack "
+            f"{len(missing)} of its {len(wanted)} tensors, such as {missing[0]}"
+        )
 
 
 def _required(entry: PublishedEncoder, weights: Weights) -> Path:

@@ -4,6 +4,7 @@ The table is data, ``published.toml``; nothing here needs torch. An entry has a 
 decides its features, which every feature store records: stores of two recipes never mix.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,8 @@ class PublishedEncoder:
         arguments: Of timm's model, or of transformers' configuration; classes by their names.
         hub: Where the weights are, ``owner/model``; empty for timm's own, or for a file by hand.
         revision: Commit of the hub; empty where none is pinned.
+        pinned_later: Whether recipes were recorded before it was pinned: they do not hold it then.
+        sha256: Of the weights' file, where it is by hand and known.
         file: The weights' file, where it has a name of its own.
         by_hand: A page that leads to the file, where no hub has it.
         install: The command that brings the publisher's package.
@@ -70,6 +73,8 @@ class PublishedEncoder:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     hub: str = ""
     revision: str = ""
+    pinned_later: bool = False
+    sha256: str = ""
     file: str = ""
     by_hand: str = ""
     install: str = ""
@@ -103,7 +108,7 @@ class PublishedEncoder:
     def architecture_facts(self) -> dict[str, Any]:
         """Return what besides the preprocessing decides the features, JSON-ready."""
         names = ("kind", "architecture", "arguments", "hub", "revision", "file", "width")
-        values = asdict(self)
+        values = asdict(self) | ({"revision": ""} if self.pinned_later else {})
         return {name: values[name] for name in names}
 
 
@@ -136,6 +141,22 @@ def recipe_of(attributes: Mapping[str, Any]) -> str | None:
         return str(made_from.get("recipe", IMPORTED))
     preprocess = about.get("preprocess") if isinstance(about, Mapping) else None
     return recipe_digest(preprocess) if isinstance(preprocess, Mapping) else None
+
+
+def weights_of(source: str) -> str:
+    """Return what tells weights from others: the hub's commit, else the file's SHA-256, else none.
+
+    Args:
+        source: As :class:`~wsi_pipeline.features.weights.Weights` and provenances tell it.
+    """
+    found = re.search(r" at ([0-9a-f]{40}),", source) or re.search(r"sha256:([0-9a-f]{64})", source)
+    return found[1] if found else ""
+
+
+def stored_weights(attributes: Mapping[str, Any]) -> str:
+    """Return :func:`weights_of` a feature store's encoder; empty where it does not tell."""
+    about = attributes.get("encoder_provenance")
+    return weights_of(str(about.get("weights", ""))) if isinstance(about, Mapping) else ""
 
 
 def _read() -> dict[str, PublishedEncoder]:

@@ -29,7 +29,12 @@ import torch
 from torch import nn
 
 from wsi_pipeline.errors import EncoderError
-from wsi_pipeline.features.published import PublishedEncoder, find_published
+from wsi_pipeline.features.published import (
+    PUBLISHED,
+    PublishedEncoder,
+    find_published,
+    weights_of,
+)
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -143,7 +148,7 @@ def how_to_bring(name: str, location: str, reason: str) -> str:
     """Say that weights are out of reach, and every way to bring them."""
     entry = find_published(name)
     if entry is not None and not entry.of_timm:
-        login, download = commands(location)
+        login, download = bring_commands(entry)
         return (
             f"encoder {name!r}: its weights ({location}) cannot be had: {reason}. Where there is "
             f"a network: ask for access at https://huggingface.co/{location} if it is gated, then "
@@ -158,7 +163,16 @@ def how_to_bring(name: str, location: str, reason: str) -> str:
     )
 
 
-def _from_hub(name: str, hub_id: str, files: tuple[str, ...], revision: str = "") -> Path:
+class HubError(Exception):
+    """Why a file of the hub cannot be had."""
+
+
+def from_hub(hub_id: str, files: tuple[str, ...], revision: str = "") -> Path:
+    """Return the local path of the first of ``files`` that the cache or the hub has.
+
+    Raises:
+        HubError: There is none, or the hub cannot be reached.
+    """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -167,10 +181,9 @@ def _from_hub(name: str, hub_id: str, files: tuple[str, ...], revision: str = ""
         if isinstance(cached, str):
             return Path(cached)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        reason = "they are not in the hub's cache, and HF_HUB_OFFLINE forbids the download"
-        raise EncoderError(how_to_bring(name, hub_id, reason))
+        raise HubError("they are not in the hub's cache, and HF_HUB_OFFLINE forbids the download")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    _require_answer(name, hub_id, f"{endpoint}/{hub_id}")
+    _require_answer(f"{endpoint}/{hub_id}")
     problem: Exception | None = None
     for file in files:
         try:
@@ -181,7 +194,14 @@ def _from_hub(name: str, hub_id: str, files: tuple[str, ...], revision: str = ""
             )
         except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
             problem = problem or error
-    raise EncoderError(how_to_bring(name, hub_id, _first_line(problem))) from problem
+    raise HubError(_first_line(problem)) from problem
+
+
+def _from_hub(name: str, hub_id: str, files: tuple[str, ...], revision: str = "") -> Path:
+    try:
+        return from_hub(hub_id, files, revision)
+    except HubError as error:
+        raise EncoderError(how_to_bring(name, hub_id, str(error))) from error
 
 
 def _from_url(name: str, url: str) -> Path:
@@ -191,19 +211,23 @@ def _from_url(name: str, url: str) -> Path:
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if path.is_file():
         return path
-    _require_answer(name, url, url)
     try:
+        _require_answer(url)
         return Path(download_cached_file(url))
-    except (OSError, RuntimeError) as error:
+    except (HubError, OSError, RuntimeError) as error:
         raise EncoderError(how_to_bring(name, url, _first_line(error))) from error
 
 
-def _require_answer(name: str, location: str, url: str) -> None:
+def _require_answer(url: str) -> None:
+    """See that a host answers.
+
+    Raises:
+        HubError: It does not.
+    """
     try:
         httpx.head(url, timeout=TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        reason = f"{httpx.URL(url).host} does not answer ({type(error).__name__})"
-        raise EncoderError(how_to_bring(name, location, reason)) from error
+        raise HubError(f"{httpx.URL(url).host} does not answer ({type(error).__name__})") from error
 
 
 def _first_line(error: Exception | None) -> str:
@@ -268,7 +292,9 @@ def find_published_weights(entry: PublishedEncoder, asked: str) -> Weights:
         EncoderError: They cannot be had; the message says how to bring them.
     """
     if asked not in KINDS:
-        return _from_file(entry.name, Path(asked))
+        found = _from_file(entry.name, Path(asked))
+        _require_own(entry, found)
+        return found
     if asked == "random":
         return Weights(tag=f"random-seed{SEED}", source=f"random, seed {SEED}", path=None)
     if asked == "package":
@@ -283,6 +309,21 @@ def find_published_weights(entry: PublishedEncoder, asked: str) -> Weights:
     commit = path.parent.name if path.parent.parent.name == "snapshots" else "unknown"
     source = f"hub {entry.hub} at {commit}, {path.name} sha256:{_sha256(path)}"
     return Weights(tag="hub", source=source, path=path)
+
+
+def _require_own(entry: PublishedEncoder, weights: Weights) -> None:
+    """Refuse a file that is known to be another encoder's of the same architecture.
+
+    Raises:
+        EncoderError: It is.
+    """
+    digest = weights_of(weights.source)
+    for other in PUBLISHED.values():
+        if other.sha256 == digest != entry.sha256:
+            raise EncoderError(
+                f"encoder {entry.name!r}: {weights.path} is {other.file}, the weights of "
+                f"{other.title}; use --encoder {other.name}"
+            )
 
 
 def build_model(name: str, weights: Weights, *, headless: bool = True) -> nn.Module:

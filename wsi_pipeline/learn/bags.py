@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import LearnError
-from wsi_pipeline.features import IMPORTED, read_features, recipe_of
+from wsi_pipeline.features import IMPORTED, read_features, recipe_of, stored_weights
 from wsi_pipeline.learn.splits import Splits, SplitSlide
 from wsi_pipeline.run_folder import store_in
 from wsi_pipeline.types import Coords
@@ -22,6 +22,7 @@ HALVED_AT_ONCE: Final = 128  # rows, which stay in a processor's cache
 TOLERANCE: Final = 0.02  # of numbers that are measured: what counts as the same mpp
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 WIDTH: Final = "width"  # of the features, among the settings they were made with
+WEIGHTS: Final = "weights"  # of the encoder: the hub's commit, or the file's digest
 RECIPE: Final = "recipe"  # of the encoder: what was done to tiles and tokens
 
 
@@ -188,7 +189,7 @@ def features_digest(features: NDArray[np.float32]) -> str:
 
 
 def feature_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return encoder, its recipe, tile size, mpp and stain method from a store's attributes.
+    """Return encoder, recipe, weights, tile size, mpp and stain method from a store's attributes.
 
     What a store does not say (another tool's file) is left out.
     """
@@ -201,6 +202,8 @@ def feature_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
     method = stain.get("method") if isinstance(stain, Mapping) else stain
     recipe = recipe_of(attributes)
     settings |= {RECIPE: recipe} if recipe is not None else {}
+    weights = stored_weights(attributes)
+    settings |= {WEIGHTS: weights} if weights else {}
     return settings | ({"stain": method} if method is not None else {})
 
 
@@ -228,6 +231,8 @@ def differs(name: str, expected: Any, found: Any) -> bool:
     """Say whether a setting departs; what other tools did to tiles is not known, and passes."""
     if name == RECIPE:
         return len({expected, found} - {None, IMPORTED}) > 1
+    if name == WEIGHTS:  # older stores and other tools' do not tell them
+        return len({expected, found} - {None}) > 1
     return not same_setting(expected, found)
 
 

@@ -6,14 +6,16 @@ on slide embeddings, and everything else that reads features reads it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from wsi_pipeline.digests import artifact_digest
+from wsi_pipeline.digests import artifact_digest, file_digest
 from wsi_pipeline.engine import fate_of, is_done
+from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.events import Event, SlideDone, SlideSkipped, StageStarted, Written
 from wsi_pipeline.features import (
     SLIDE_ENCODERS,
@@ -23,11 +25,15 @@ from wsi_pipeline.features import (
     choose_device,
     embed_slide,
     find_features,
+    load_slide_encoder,
     read_attributes,
     read_features,
+    read_shape,
     write_features,
 )
+from wsi_pipeline.learn import feature_settings, shared_settings
 from wsi_pipeline.run_folder import RunFolder, stores_in
+from wsi_pipeline.settings import digest
 from wsi_pipeline.types import Coords
 from wsi_pipeline.verbs.tiles import EmbedConfig
 
@@ -38,18 +44,26 @@ def run(config: EmbedConfig) -> Iterator[Event]:
     """Embed every slide that has features of one tile encoder.
 
     Raises:
+        ConfigError: There are no feature stores.
         StoreError: There are no such features.
-        EncoderError: The slide encoder cannot be had.
+        EncoderError: The slide encoder cannot be had, or takes other features.
+        LearnError: The slides' features were made differently.
     """
     entry = SLIDE_ENCODERS.choose(config.slide_encoder)
     folder = find_features(RunFolder(config.run).features, config.encoder)
     stores, tag = stores_in(folder), f"{entry.name}-of-{folder.name}"
     device = choose_device(config.device)
+    if not stores:
+        raise ConfigError(f"{folder}: no feature stores there; extract the slides first")
+    first = next(iter(stores.values()))  # before a model is loaded for nothing
+    entry.require(folder.name, read_shape(first)[1], read_attributes(first))
+    if prepared := dict(_prepared(stores)):
+        shared_settings(prepared)
     yield StageStarted(stage="embed", total=len(stores))
     if config.dry_run:
         return
     allowed = Allowed(device=device, weights=config.weights, remote_code=config.trust_remote_code)
-    embed = entry.build(entry, allowed)
+    embed, weights = load_slide_encoder(entry, allowed), _weights(config.weights)
     for slide_id, store in stores.items():
         begun = time.monotonic()
         target = RunFolder(config.run).feature_store(tag, slide_id)
@@ -58,8 +72,9 @@ def run(config: EmbedConfig) -> Iterator[Event]:
                 "slide_encoder": entry.name,
                 "weights": config.weights.name if config.weights else entry.hub,
                 "features": artifact_digest(store),
+                "weights_digest": weights or entry.revision,
             }
-            if is_done(target, _stored(target), asked, overwrite=config.overwrite):
+            if is_done(target, _stored(target, asked), asked, overwrite=config.overwrite):
                 yield SlideSkipped(slide_id=slide_id, reason=DONE)
                 continue
             bag = read_features(store)
@@ -76,8 +91,27 @@ def run(config: EmbedConfig) -> Iterator[Event]:
     yield Written(path=str(RunFolder(config.run).features_of(tag)), what="slide embeddings")
 
 
-def _stored(target: Path) -> dict[str, Any] | None:
-    return dict(read_attributes(target).get("made_from", {})) if target.exists() else None
+def _prepared(stores: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield how each slide's features were made; a damaged store is told by its slide later."""
+    for slide_id, store in stores.items():
+        with suppress(StoreError):
+            yield slide_id, feature_settings(read_attributes(store))
+
+
+def _stored(target: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a store was made from; older ones do not tell the digest of the weights."""
+    if not target.exists():
+        return None
+    told = dict(read_attributes(target).get("made_from", {}))
+    return {"weights_digest": asked["weights_digest"], **told}
+
+
+def _weights(given: Path | None) -> str:
+    """Return the digest of the file of weights, or of the files in the folder; empty without."""
+    if given is None:
+        return ""
+    files = sorted(path for path in given.rglob("*") if path.is_file()) or [given]
+    return digest({path.name: file_digest(path) for path in files})
 
 
 def _place(coords: Coords) -> Coords:

@@ -9,23 +9,33 @@ from typing import Any, Final
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.events import (
     Event,
     Planned,
     SlideDone,
+    SlideFailed,
     SlideSkipped,
     StageStarted,
     Written,
 )
-from wsi_pipeline.features import export_features, find_features, read_shape
+from wsi_pipeline.features import (
+    export_features,
+    find_features,
+    is_embedding,
+    read_features,
+    read_shape,
+    write_embeddings,
+)
 from wsi_pipeline.pipeline.export_tables import Exported, write_clam_tables, write_stamp_tables
-from wsi_pipeline.run_cohort import unmatched_features
+from wsi_pipeline.run_cohort import rows_of, unmatched_features
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.verbs.tiles import ExportConfig
 
 DONE: Final = "exported earlier"
+ANNDATA: Final = ".h5ad"
+TOLD: Final = ("patient_id", "label", "cohort", "site", "scanner")  # of a slide, with its embedding
 RECORDS: Final = ".exported"  # what each slide's files were made from, beside them
 
 
@@ -67,6 +77,9 @@ def run(config: ExportConfig) -> Iterator[Event]:
         raise ConfigError(f"{stores}: no feature stores there; extract the slides first")
     yield StageStarted(stage="export", total=len(tasks))
     yield from unmatched_features(RunFolder(config.run), stores)
+    if config.layout == "anndata" and is_embedding(tasks[0].store):
+        yield from _embeddings(config, tasks, out / f"{stores.name}{ANNDATA}")
+        return
     if config.dry_run:
         for task in tasks:
             yield Planned(row={"slide": task.slide_id, "layout": task.layout, "to": str(out)})
@@ -88,6 +101,26 @@ def run(config: ExportConfig) -> Iterator[Event]:
     yield Written(path=str(out), what=f"features for {config.layout.upper()}")
     if config.layout in TABLES:
         yield from TABLES[config.layout](_exported(config, tasks, out))
+
+
+def _embeddings(config: ExportConfig, tasks: Sequence[ExportTask], target: Path) -> Iterator[Event]:
+    """Write the slides' embeddings as one AnnData, with what the cohort says of each."""
+    if config.dry_run:
+        yield Planned(row={"slides": len(tasks), "layout": config.layout, "to": str(target)})
+        return
+    rows = {row.slide_id: row for row in rows_of(RunFolder(config.run))}
+    told = {slide_id: {name: getattr(row, name) for name in TOLD} for slide_id, row in rows.items()}
+    embedded = {}
+    for task in tasks:
+        try:
+            embedded[task.slide_id] = read_features(task.store)
+        except WsiError as error:
+            yield SlideFailed(slide_id=task.slide_id, error=str(error))
+            continue
+        yield SlideDone(slide_id=task.slide_id, counts={"embeddings": 1}, seconds=0.0)
+    if embedded:
+        write_embeddings(embedded, told, target)
+        yield Written(path=str(target), what="slide embeddings for ANNDATA")
 
 
 TABLES: Final = {"clam": write_clam_tables, "stamp": write_stamp_tables}

@@ -61,6 +61,7 @@ from wsi_pipeline.pipeline.extract_jobs import (
     find_decisions,
     find_origins,
     part_of,
+    require_same_weights,
     strangers,
     unknown_decisions,
     without_tiles,
@@ -88,8 +89,10 @@ def run(config: ExtractConfig) -> Iterator[Event]:
         ConfigError: The run folder holds no tiles, or no slides are named.
         CohortError: The cohort table or the table of decisions is unusable.
         EncoderError: The encoder is unknown, or its weights cannot be had.
+        StoreMismatchError: The run's features were made with other weights of it.
     """
     encoder = identify(asked_of(config))
+    require_same_weights(config, encoder)
     origins, decisions = list(find_origins(config)), find_decisions(config)
     yield StageStarted(stage="extract", total=len(origins), part=part_of(config))
     yield from _whole(config, encoder, origins, decisions)

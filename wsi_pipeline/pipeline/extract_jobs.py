@@ -7,7 +7,13 @@ from typing import Any, Final
 
 from wsi_pipeline.atomic import remove
 from wsi_pipeline.engine import NO_TISSUE, fate_of, is_done
-from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreMismatchError, named
+from wsi_pipeline.errors import (
+    ConfigError,
+    StoreCorruptError,
+    StoreError,
+    StoreMismatchError,
+    named,
+)
 from wsi_pipeline.events import Event, Note, SlideFailed, SlideSkipped
 from wsi_pipeline.features import (
     Identity,
@@ -16,12 +22,13 @@ from wsi_pipeline.features import (
     StoreTiles,
     read_attributes,
     recipe_of,
+    stored_weights,
 )
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
 from wsi_pipeline.pipeline.tile_task import CutTask, cut_task
 from wsi_pipeline.run_cohort import merge_rows, rows_of, unmatched
-from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.settings import digest, load_toml
 from wsi_pipeline.slides import SlideState, slide_digest
 from wsi_pipeline.tiles import (
@@ -53,6 +60,7 @@ class Candidate:
         origin: Its tile store, or how to cut it.
         target: Its feature store.
         asked: What decides the features beside the tiles; stored with them.
+        weights: What tells the encoder's weights from others; empty where that is not known.
         dropped: Level-0 (x, y) of tiles that a person decided to leave out.
         is_dropped: Whether that person left out the slide as a whole.
     """
@@ -61,6 +69,7 @@ class Candidate:
     origin: Path | CutTask
     target: Path
     asked: Mapping[str, Any]
+    weights: str = ""
     dropped: frozenset[tuple[int, int]] = frozenset()
     is_dropped: bool = False
 
@@ -122,7 +131,31 @@ class ExtractJob:
         stored = dict(attributes.get("made_from", {}))
         if stored and (recipe := recipe_of(attributes)):  # older stores do not tell theirs
             stored.setdefault("recipe", recipe)
-        return is_done(target, stored, self.made_from, overwrite=overwrite)
+        asked = dict(self.made_from)
+        if (held := stored_weights(attributes)) and self.slide.weights:
+            stored["weights"], asked["weights"] = held, self.slide.weights
+        return is_done(target, stored, asked, overwrite=overwrite)
+
+
+def require_same_weights(config: ExtractConfig, encoder: Identity) -> None:
+    """Refuse to add to features that the same encoder made with other weights.
+
+    Raises:
+        StoreMismatchError: The hub has another commit now, and nothing is to be overwritten.
+    """
+    stores = stores_in(RunFolder(config.run).features_of(encoder.tag))
+    for store in [] if config.overwrite or not encoder.weights else stores.values():
+        try:
+            held = stored_weights(read_attributes(store))
+        except StoreError:
+            continue  # its slide says what is wrong with it
+        if held and held != encoder.weights:
+            raise StoreMismatchError(
+                f"{store}: was made with weights {held[:12]} of {encoder.tag}, these are "
+                f"{encoder.weights[:12]}: features of both do not go together. Bring the former, "
+                "pass --overwrite to extract all anew, or extract into another run folder"
+            )
+        return
 
 
 def find_origins(config: ExtractConfig) -> Iterator[tuple[str, Path | CutTask | Event | None]]:
@@ -156,6 +189,7 @@ def candidate(
             "source": config.source,
             "dropped_tiles": dropped_digest(dropped),
         },
+        weights=encoder.weights,
         dropped=dropped,
         is_dropped=decisions.drops_slide(slide_id),
     )
