@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
-from wsi_pipeline.engine.patience import memory
+from wsi_pipeline.engine.attempt import SlideTask, attempt
+from wsi_pipeline.engine.patience import Limits, memory
+from wsi_pipeline.events import SlideDone
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.run_folder import RunFolder
 
@@ -84,3 +88,19 @@ def test_a_slide_that_takes_too_much_memory_fails_alone(tmp_path: Path, slides: 
     assert "(--max-memory-share)" in said
     assert fates(run, "tile")["b-swells"] == "failed"
     assert fates(run, "tile")["a"] == "done"
+
+
+def test_what_a_slide_freed_is_given_back() -> None:
+    """glibc keeps it otherwise, for each of the threads that come and go with the slides."""
+    kept = []
+
+    def work(_: object) -> SlideDone:
+        parts = [np.ones(12_000) for _ in range(2_000)]  # 192 MB, in pieces that are not mapped
+        kept.append(parts[-1])
+        return SlideDone(slide_id="S")
+
+    limits = Limits(stall_s=0, memory_share=1)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    attempt(work, SlideTask(slide_id="S", lock=None, payload=None, limits=limits))
+    assert process.memory_info().rss - before < 60e6
