@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.cli import main
+from wsi_pipeline.pipeline.resolve_cohort import resolve_cohort
+from wsi_pipeline.verbs.tiles import TileConfig
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,7 @@ def test_no_stage_uses_an_array_in_doubt(study: Path, capsys: pytest.CaptureFixt
     run = study / "run"
     assert main(["run", str(study / "study.toml")]) == 1
     said = " ".join(capsys.readouterr().out.split())
+    assert "tma will not be used: the core map" in said, "before the first slide"
     assert "hardly better" in said
     assert "--accept" in said
     tiled = sorted(path.stem for path in (run / "tiles").iterdir() if path.suffix != ".json")
@@ -74,6 +77,19 @@ def test_no_stage_uses_an_array_in_doubt(study: Path, capsys: pytest.CaptureFixt
     finally:
         cv2.imwrite(str(study / "tma.png"), other)
     assert "not the file that" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_a_table_tells_since_outweighs_cores_in_doubt(study: Path, tmp_path: Path) -> None:
+    told = study / "told.csv"
+    head, row, *_ = (study / "cohort.csv").read_text().splitlines()
+    told.write_text(f"{head},tma_lies\n{row},as-scanned\n")
+    asked = {"run": tmp_path / "run", "slides": study, "mpp": 8, "mpp_override": 8, "tile_px": 32}
+    before, after = (resolve_cohort(TileConfig(cohort=cohort, **asked))
+                     for cohort in (study / "cohort.csv", told))  # fmt: skip
+    assert before.failed == 1
+    assert [slide.slide_id for slide in before.slides] == ["plain"]
+    assert after.failed == 0
+    assert len(after.slides) == 12
 
 
 def test_cores_with_little_tissue_are_lost(study: Path, tmp_path: Path) -> None:
