@@ -23,7 +23,7 @@ from wsi_pipeline.workbench.coarse import Coarse
 SIDE: Final = 256  # px of a tile
 SAME: Final = 1.01  # levels whose downsamples differ by less are one
 FAR: Final = 16.0  # no level near: a tile is cut from a picture of the whole
-NEAR: Final = 4.0  # so far it is cut from that picture too, once it is there
+NEAR: Final = 4.0  # … already from here where that picture is as fine as is asked
 MOST_OPEN: Final = 8  # slides kept open
 
 
@@ -68,7 +68,8 @@ class OpenedSlide:
     def sketched(self, level: int) -> bool:
         """Whether a level is so far from the slide's own that it comes from one small picture."""
         scale = 2 ** (levels_of(self.slide.dimensions) - level)
-        return bool(scale / max(self.slide.level_downsamples) > FAR)
+        ratio = scale / max(self.slide.level_downsamples)
+        return bool(ratio > FAR or (ratio > NEAR and self._is_finer(scale)))
 
     def close(self) -> None:
         """Close the slide."""

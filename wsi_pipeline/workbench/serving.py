@@ -29,6 +29,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # who asks before the server has started waits
     except OSError as error:
         listening.close()
         raise ConfigError(f"port {port}: {error.strerror}; choose another --port") from error

@@ -24,7 +24,7 @@ export async function showArray(id) {
   $("array-missing").hidden = !told.missing;
   $("array-missing").textContent = told.missing ? `The cores can be read, not corrected: ${told.missing}` : "";
   if (!told.missing) {
-    here.pane = new Pane($("array-viewer"), { slide: told, path: `arrays/${encodeURIComponent(id)}`, draw });
+    here.pane = new Pane($("array-viewer"), { slide: told, path: `arrays/${encodeURIComponent(id)}`, draw, navigator: false });
     here.pane.spot = { press, drag, drop, click };
     window.workbench = { pane: here.pane, array: here };
   }
@@ -33,6 +33,7 @@ export async function showArray(id) {
 
 export function closeArray() {
   open?.pane?.close();
+  for (const part of ["core-list", "core", "array-state"]) $(part).replaceChildren();
   open = null;
 }
 

@@ -5,7 +5,7 @@ import { Paper } from "./overlay.js";
 
 export class Pane {
   // `draw` gets a Paper whenever the view changes; `spot` may take a drag or a click first.
-  constructor(element, { slide, path, picture, draw }) {
+  constructor(element, { slide, path, picture, draw, navigator = true }) {
     this.slide = slide;
     this.draw = draw;
     this.spot = null;
@@ -18,7 +18,7 @@ export class Pane {
     const source = picture ? { type: "image", url: picture } : {
       width: slide.width, height: slide.height, tileSize: slide.side, tileOverlap: 0, minLevel: 0, maxLevel: slide.levels,
       getTileUrl: (level, x, y) => `${path}/${level}/${x}_${y}.jpg` };
-    this.viewer = OpenSeadragon({ element: this.element, tileSources: source, showNavigationControl: false, showNavigator: !picture,
+    this.viewer = OpenSeadragon({ element: this.element, tileSources: source, showNavigationControl: false, showNavigator: navigator && !picture,
       navigatorPosition: "TOP_RIGHT", drawer: "canvas", maxZoomPixelRatio: 8, animationTime: 0.4, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false } });
     this.viewer.canvas.append(this.canvas);
     if (!picture) this.viewer.addOnceHandler("tile-loaded", () => this.await(path));
@@ -98,14 +98,17 @@ export class Pane {
   }
 }
 
-// Two panes show the same place: whichever is moved takes the other along.
+// Two panes show the same place: the one under the pointer, or else the first, takes the other along.
 export function together(one, other) {
-  let leading = false;
-  for (const [from, to] of [[one, other], [other, one]])
+  let leader = one;
+  for (const [from, to] of [[one, other], [other, one]]) {
+    const lead = () => { leader = from; };
+    for (const event of ["pointerenter", "pointerdown", "wheel", "focusin"]) from.element.addEventListener(event, lead);
     from.viewer.addHandler("viewport-change", () => {
-      if (leading || !to.ready || !from.ready) return;
-      leading = true;
-      to.viewer.viewport.fitBounds(from.viewer.viewport.getBounds(true), true);
-      leading = false;
+      if (leader !== from || !to.ready || !from.ready) return;
+      const { viewport } = to.viewer, seen = from.viewer.viewport;
+      viewport.zoomTo(seen.getZoom(true), null, true);
+      viewport.panTo(seen.getCenter(true), true);
     });
+  }
 }

@@ -51,6 +51,7 @@ export async function showSlide(id, place) {
 export function closeSlide() {
   open?.panes.forEach(pane => pane.close());
   open = null;
+  $("whole").textContent = "";
   window.workbench = null;
 }
 
@@ -81,7 +82,7 @@ function sideBySide() {
   } else {
     const [left, right] = [open.panes[0], addPane(1)];
     together(left, right);
-    right.whenOpen(() => { right.viewer.viewport.fitBounds(left.viewer.viewport.getBounds(true), true); });
+    right.whenOpen(() => left.viewer.viewport.goHome(true));
     $("colours").replaceChildren(make("p", { class: "note" }, "left"), open.colours[0].select, open.colours[0].key,
       make("p", { class: "note" }, "right"), open.colours[1].select, open.colours[1].key);
   }

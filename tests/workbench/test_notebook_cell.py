@@ -1,0 +1,87 @@
+"""A slide and a run in a cell of a notebook; overviews of slides that have no small level."""
+
+import re
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from starlette.testclient import TestClient
+from workbench.conftest import HERE, ID
+
+import wsi_pipeline as wsi
+from benchmarks.slides import Scan, write_scan
+from wsi_pipeline.slides import open_slide
+from wsi_pipeline.workbench import OpenedSlide, levels_of, slide_app
+
+
+def test_a_cell_shows_a_slide_to_who_has_its_address(data_dir: Path) -> None:
+    view = wsi.view(data_dir / "slides/CMU-1-Small-Region.svs", height=300)
+    try:
+        frame = view._repr_html_()
+        found = re.search(r'<iframe src="(http://127\.0\.0\.1:\d+/)([\w-]+)/"', frame)
+        assert found
+        host, token = found.groups()
+        name = "CMU-1-Small-Region.svs"
+        with urllib.request.urlopen(f"{host}{token}/slides/{name}/0/0_0.jpg", timeout=20) as got:
+            assert simplejpeg.decode_jpeg(got.read()).shape == (1, 1, 3)
+        with urllib.request.urlopen(f"{host}{token}/", timeout=20) as page:
+            assert b'src="static/workbench.js"' in page.read()
+        for stranger in (host, f"{host}api/cohort", f"{host}{token[:-1]}/api/cohort"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(stranger, timeout=20)
+    finally:
+        view.close()
+
+
+def test_a_cell_shows_a_run_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    view = wsi.view(run)
+    try:
+        with urllib.request.urlopen(f"{view.url}api/slides/{ID}/tiles", timeout=20) as got:
+            assert got.status == 200
+    finally:
+        view.close()
+    with pytest.raises(wsi.WsiError, match=r"no run folder"):
+        wsi.view(tmp_path)
+
+
+def test_a_sketch_becomes_the_average(data_dir: Path, tmp_path: Path) -> None:
+    """Of a slide whose smallest level is large, what is shown at once is near, and right soon."""
+    with open_slide(data_dir / "slides/liver_glycogen_HE.tif") as real:
+        patch = real.read(0, 6000, 1500, 2048, 2048)
+    path = write_scan(tmp_path / "large.svs", Scan(side=28672, downsamples=(1, 4)), patch)
+    with open_slide(path) as slide:
+        opened = OpenedSlide(slide)
+        level = levels_of(slide.dimensions) - 7
+        started = time.perf_counter()
+        first = opened.tile(level, 0, 0)
+        waited = time.perf_counter() - started
+        assert first is not None
+        assert not opened.coarse.whole
+        assert waited < 5  # seconds, on a machine that does other work
+        end = time.monotonic() + 60
+        while not opened.coarse.whole and time.monotonic() < end:
+            time.sleep(0.05)
+        assert opened.coarse.share == 1
+        found = opened.tile(level, 0, 0)
+        assert found is not None
+        truth = slide.thumbnail(max(found.shape))
+        truth = cv2.resize(truth, found.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(found.astype(int) - truth).mean() < 3
+        assert np.abs(first.astype(int) - truth).mean() < 25
+        opened.coarse.stop()
+
+
+def test_a_slide_by_itself_has_a_scale(data_dir: Path) -> None:
+    app = slide_app(str(data_dir / "slides/CMU-1-Small-Region.svs"), "word")
+    with TestClient(app, base_url=HERE) as client:
+        client.get("/?token=word")
+        told = client.get("/api/slides/CMU-1-Small-Region.svs").json()
+        assert told["mpp"] == pytest.approx(0.499)
+        assert (told["width"], told["height"]) == (2220, 2967)
+        assert client.get("/slides/CMU-1-Small-Region.svs/0/0_0.jpg").status_code == 200
+        assert client.get("/slides/CMU-1-Small-Region.svs/share").json() == {"share": 1.0}
