@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+CONTROL = "SYN-CONTROL"  # as its map names the patient
 NOTEBOOKS = Path(__file__).parents[2] / "docs/notebooks"
 
 
@@ -47,12 +48,12 @@ def test_from_a_slide_to_a_map(data_dir: Path, tmp_path: Path) -> None:
 
 def test_a_microarray_becomes_its_cores(tmp_path: Path) -> None:
     names, _ = run_notebook("microarray.ipynb", folder=tmp_path / "array")
-    assert (names["status"], names["status_of_tile"]) == (0, 0)
-    present = {core.core_id: core for core in names["array"].cores if core.present}
-    assert {name.removeprefix("SYN-TMA1-") for name in names["rows"]} >= {
-        f"{core.row}{core.column:02d}" for core in present.values()
-    }
-    assert sum(names["tiles"].values()) > len(present)
+    assert (names["status"], names["status_of_tile"]) == (1, 0)  # asked, and answered by the table
+    cores = {core.core_id: (core.patient_id, core.label) for core in names["array"].cores}
+    controls = {name: (who, None) for name, (who, _) in cores.items() if who == CONTROL}
+    assert len(controls) == 1
+    assert names["rows"] == cores | controls  # nothing is learnt from a control
+    assert sum(names["tiles"].values()) > len(cores)
     assert names["axes"].images[0].get_array().shape[2] == 3
 
 
