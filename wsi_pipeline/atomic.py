@@ -166,9 +166,18 @@ def remove(path: Path) -> None:
 
 def remove_partials(path: Path) -> None:
     """Remove what killed writers of ``path`` left behind: what nobody holds locked."""
-    prefix = f".{path.name}{PARTIAL}"
-    bring_back(path.parent, prefix)
-    for left in _begin_with(path.parent, prefix):
+    sweep(path.parent, f".{path.name}{PARTIAL}")
+
+
+def sweep(folder: Path, prefix: str = ".") -> None:
+    """Remove what killed writers left behind in a folder, also of what needs no writing any more.
+
+    What was moved aside and not replaced is brought back.
+    """
+    bring_back(folder, prefix)
+    for left in _begin_with(folder, prefix):
+        if PARTIAL not in left.name:
+            continue
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY)
             try:

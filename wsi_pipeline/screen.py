@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from wsi_pipeline.atomic import write_json
+from wsi_pipeline.atomic import sweep, write_json
 from wsi_pipeline.display import Shown, shown_on
 from wsi_pipeline.errors import DiskFullError, UsageError, disk_error, os_reason
 from wsi_pipeline.events import Event, Note, Written
@@ -168,6 +168,8 @@ class _Kept:
         try:
             if not self._only_reads:
                 begin(folder.root)
+                for room in (folder.tiles, folder.models):  # old folders are removed once replaced
+                    sweep(room)
             self._journal = self._stack.enter_context(Journal(folder.journal, self._verb))
             self._log = _Log(folder.log(self._verb))
             self._stack.callback(self._log.close)
