@@ -94,7 +94,14 @@ def test_matrix_products_resize_to_pillows_own_bytes(
 
 
 @pytest.mark.parametrize(
-    "name", ["test_vit", "test_convnext", "test_efficientnet", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "test_vit",
+        "test_convnext",
+        "test_efficientnet",
+        "vit_tiny_patch16_224",
+        "tiny_vit_5m_224",
+    ],  # crop_pct 0.95; the last of five unlike ones that were tried
 )
 def test_any_timm_model_sees_what_timms_own_transform_makes(name: str) -> None:
     encoder = load_encoder(name, "random", "cpu", batch_size=2)
@@ -107,6 +114,21 @@ def test_any_timm_model_sees_what_timms_own_transform_makes(name: str) -> None:
     found = (see(torch.from_numpy(tiles), encoder.preprocess) / 255 - mean) / std
     assert (found - expected).abs().max() <= 1e-5
     assert encoder.encode(tiles).shape == (2, encoder.dim)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k"])
+@pytest.mark.parametrize("weights", ["auto", "random"])
+def test_a_model_of_the_hub_is_asked_for_in_a_sentence(
+    name: str, weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for ask in (identify, load_encoder):
+        with pytest.raises(EncoderError, match=r"'hf-hub:timm/resnet18\.a1_in1k': its .*cannot be"):
+            ask(Asked(name=name, weights=weights))
+    with pytest.raises(EncoderError, match="a model of the hub is hf-hub:timm/resnet18"):
+        identify(Asked(name="timm/resnet18.a1_in1k"))
 
 
 def test_the_studys_own_networks_see_tiles_as_they_are_and_resume_as_before() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Final, cast
 
+import httpx
 import torch
 from torch import nn
 
@@ -71,6 +72,10 @@ class Asked:
     weights: str = "auto"
     pooling: str = "auto"
     remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name.startswith("hf_hub:"):  # timm takes both spellings
+            object.__setattr__(self, "name", f"hf-hub:{self.name.removeprefix('hf_hub:')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +225,7 @@ def _from_timm(asked: Asked) -> EncoderModel:
     name = asked.name
     _require_known(name)
     found = find_weights(name, asked.weights)
+    _config(name)  # says in a sentence what the hub's client says in a traceback
     model = build_model(name, found)
     preprocess = _timm_preprocess(name, model.pretrained_cfg)  # type: ignore[arg-type]
     versions = {"timm": metadata.version("timm")}
@@ -231,12 +237,25 @@ def _from_timm(asked: Asked) -> EncoderModel:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """Return a timm model's ``pretrained_cfg`` without building it."""
+    """Return a timm model's ``pretrained_cfg`` without building it.
+
+    Raises:
+        EncoderError: It is the hub's and cannot be had, or is none of timm's.
+    """
     timm = import_timm()
     if name.startswith("hf-hub:"):
         from timm.models import load_model_config_from_hf
 
-        config: dict[str, Any] = load_model_config_from_hf(name.removeprefix("hf-hub:"))[0]
+        hub_id = name.removeprefix("hf-hub:")
+        try:
+            config: dict[str, Any] = load_model_config_from_hf(hub_id)[0]
+        except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise EncoderError(
+                f"encoder {name!r}: its configuration, which names network and transform, cannot "
+                f"be had from https://huggingface.co/{hub_id}: {reason}. Where there is a network: "
+                f"'hf download {hub_id}'; a model that is not timm's is no encoder by this name"
+            ) from error
         return config
     known = timm.get_pretrained_cfg(name)
     return {} if known is None else dict(known.to_dict())
@@ -300,6 +319,8 @@ def _require_known(name: str) -> None:
         known = [*PUBLISHED, *timm.list_models(), *_REGISTERED]
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
+        if "/" in name:
+            hint = f"a model of the hub is hf-hub:{name}"
         raise UnknownEncoderError(f"encoder {name!r}: timm has no such model; {hint}")
     known = timm.list_pretrained(f"{base}.*") if tag else []
     if tag and name not in known:
