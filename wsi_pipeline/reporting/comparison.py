@@ -94,13 +94,18 @@ class EncoderResult:
             remarks.append("not run")
         if self.random:
             remarks.append("started from random weights, no claim about the architecture")
+        return "; ".join(filter(None, [*remarks, self.suspicion]))
+
+    @property
+    def suspicion(self) -> str:
+        """Say that all is right, if it is, which is a reason to look for leakage."""
         test = self.accuracy.get("test")
-        if test is not None and test.value is not None and test.value >= 1:
-            remarks.append(
-                f"100 % on {self.patients.get('test', 0)} test patients: look for leakage before "
-                "believing it"
-            )
-        return "; ".join(remarks)
+        if test is None or test.value is None or test.value < 1:
+            return ""
+        return (
+            f"100 % on {self.patients.get('test', 0)} test patients: look for leakage before "
+            "believing it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

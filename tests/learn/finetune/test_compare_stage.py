@@ -110,7 +110,8 @@ def test_one_table_one_figure_and_a_failure_costs_itself(
         assert pair["value"] == pytest.approx(one - two, abs=1e-5)
         assert pair["low"] <= pair["value"] <= pair["high"]
         assert 0 < pair["p"] <= pair["p_holm"] <= 1
-    assert "Two by two" in page
+    order = [page.index(title) for title in ("Verdict", "Two by two", "<img")]
+    assert order == sorted(order), "what passes and what differs stands above the picture"
     assert "## Two by two" in (run / "comparison/table.md").read_text()
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib", "")
     assert "<svg" in (run / "comparison/figure.svg").read_text()
