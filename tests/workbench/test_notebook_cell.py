@@ -1,6 +1,7 @@
 """A slide and a run in a cell of a notebook; overviews of slides that have no small level."""
 
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from workbench.conftest import HERE, ID
 
 import wsi_pipeline as wsi
+from benchmarks.browser import Tab
 from benchmarks.slides import Scan, write_scan
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.workbench import OpenedSlide, levels_of, slide_app
@@ -34,6 +36,19 @@ def test_a_cell_shows_a_slide_to_who_has_its_address(data_dir: Path) -> None:
         for stranger in (host, f"{host}api/cohort", f"{host}{token[:-1]}/api/cohort"):
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(stranger, timeout=20)
+    finally:
+        view.close()
+
+
+def test_a_cell_shows_one_pane(data_dir: Path) -> None:
+    if shutil.which("chromium") is None and shutil.which("chromium-browser") is None:
+        pytest.skip("chromium is not installed, so the cell is not opened in a browser")
+    view = wsi.view(data_dir / "slides/CMU-1-Small-Region.svs")
+    try:
+        with Tab(view.url) as tab:
+            tab.wait("window.workbench?.pane.ready")
+            tab.wait("document.querySelector('.scale span').textContent.includes('µm')")
+            assert tab.run("document.querySelectorAll('#viewer .pane').length") == 1
     finally:
         view.close()
 

@@ -10,6 +10,7 @@ const GRID = [
 const LINES = [["add row", "add_row"], ["add column", "add_column"], ["remove row", "remove_row"], ["remove column", "remove_column"]];
 
 let open = null;
+let turns = 0; // how often one went elsewhere: what is answered late is not shown
 const path = () => `api/arrays/${encodeURIComponent(open.told.id)}`;
 const keyOf = core => core.id || (core.box ? `${core.box[0]},${core.box[1]}` : "");
 const middle = core => core.box ? [core.box[0] + core.box[2] / 2, core.box[1] + core.box[3] / 2] : core.about;
@@ -17,7 +18,8 @@ const picked = () => open.told.cores.find(core => keyOf(core) === open.picked) |
 const name = core => core.place || "no name";
 
 export async function showArray(id) {
-  const told = await ask(`api/arrays/${encodeURIComponent(id)}`);
+  const turn = turns, told = await ask(`api/arrays/${encodeURIComponent(id)}`);
+  if (turn !== turns) return;
   const here = open = { told, picked: null, pane: null, moved: null, adding: false, carrying: false };
   document.title = id;
   $("array-name").textContent = id;
@@ -32,6 +34,7 @@ export async function showArray(id) {
 }
 
 export function closeArray() {
+  turns += 1;
   open?.pane?.close();
   for (const part of ["core-list", "core", "array-state"]) $(part).replaceChildren();
   open = null;

@@ -8,11 +8,13 @@ import { Tiles } from "./overlay.js";
 import { Pane, together } from "./pane.js";
 
 let open = null; // the slide in sight: its pane, layers, colours
+let turns = 0; // how often one went elsewhere: what is answered late is not shown
 
 export async function showSlide(id, place) {
   const row = state.cohort.slides.map(said).find(each => each.id === id) || {};
   say("…");
-  const slide = { ...await ask(slidePath(id)), picked: null };
+  const turn = turns, slide = { ...await ask(slidePath(id)), picked: null };
+  if (turn !== turns) return;
   const here = open = { slide, panes: [], lasso: null };
   $("name").textContent = document.title = id;
   $("tile").replaceChildren();
@@ -49,6 +51,7 @@ export async function showSlide(id, place) {
 }
 
 export function closeSlide() {
+  turns += 1;
   open?.panes.forEach(pane => pane.close());
   open = null;
   $("whole").textContent = "";

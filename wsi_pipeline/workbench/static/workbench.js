@@ -52,7 +52,7 @@ ask("api/cohort").then(async told => {
   startArray();
   offer(told);
   document.body.dataset.ready = "yes";
-  if (told.alone) location.hash = `#/slide/${encodeURIComponent(told.slides[0].id)}`;
+  if (told.alone) history.replaceState(null, "", `#/slide/${encodeURIComponent(told.slides[0].id)}`);
   await route();
   if (told.checked !== false) return;
   state.cohort = await ask("api/damage"); // every store is opened: damaged ones are told of
