@@ -26,10 +26,12 @@ import numpy as np
 
 from benchmarks.measure import Table, arguments, interleave, write_tables
 from benchmarks.slides import Scan, read_patch, write_picture, write_scan
+from wsi_pipeline.events import SlideFailed
 from wsi_pipeline.tiles import open_tiles
 from wsi_pipeline.types import RgbImage
+from wsi_pipeline.verbs import VERBS
 
-SLIDES: Final = 8
+SLIDES: Final = 6
 SIDE: Final = 16_384  # px, of a slide that is shared out
 BUCKET_SIDE: Final = 6_144  # px, of a slide in a bucket, whose tiles all differ
 BUCKET_SLIDES: Final = 3
@@ -115,6 +117,7 @@ def _sharing(patch: RgbImage, rounds: int) -> list[Table]:
 
 def _buckets(patch: RgbImage, rounds: int) -> list[Table]:
     with tempfile.TemporaryDirectory() as name, _server() as server:
+        os.environ.update(server.environment)
         folder = Path(name) / "slides"
         folder.mkdir()
         for number in range(BUCKET_SLIDES):
@@ -127,13 +130,18 @@ def _buckets(patch: RgbImage, rounds: int) -> list[Table]:
             with tempfile.TemporaryDirectory(dir=name) as made:
                 key = f"runs/{Path(made).name}"
                 where = Path(made) / "run"
-                run = f"s3://bench/{key}" if remote else str(where)
-                more = ["--scratch", str(where)] if remote else []
-                more += ["--cache", f"{made}/cache"] if cache else []
+                asking: dict[str, object] = {"cohort": slides, "run": where, "codec": "jpeg"}
+                asking |= {"run": f"s3://bench/{key}", "scratch": where} if remote else {}
+                asking |= {"cache": f"{made}/cache"} if cache else {}
+                tile = VERBS["tile"]
+                config = tile.config_class.from_mapping(
+                    {**asking, "max_background_fraction": 1}, "benchmark"
+                )
                 before = server.delay(delay_ms)
                 begun = time.perf_counter()
-                _wait(_tile(slides, run, *more, environment=server.environment))
+                lost = [event for event in tile.run(config) if isinstance(event, SlideFailed)]
                 seconds = time.perf_counter() - begun
+                assert not lost, lost
                 asked.setdefault(what, []).append(server.delay(0) - before)
                 found = where / "bench" / key / "1-of-1" if remote else where
                 return _tiles(found) / seconds
@@ -152,7 +160,7 @@ def _buckets(patch: RgbImage, rounds: int) -> list[Table]:
                 ways[way] = partial(rate, way, ms, slides, remote, cache)
         rates = interleave(ways, rounds)
     requests = {way: int(median(found)) for way, found in asked.items()}
-    notes = [f"{BUCKET_SLIDES} slides of {size / 1e6:,.0f} MB in all, one process"]
+    notes = [f"{BUCKET_SLIDES} slides of {size / 1e6:,.0f} MB in all, one process that has started"]
     notes += [f"requests, {way.split(': ')[1]}: {count:,}" for way, count in requests.items()
               if way.startswith("20 ms")]  # fmt: skip
     return [
@@ -205,7 +213,7 @@ def _server() -> Iterator[_Server]:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        server = _Server(process, os.environ | {
+        server = _Server(process, {
             "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
         })  # fmt: skip
@@ -216,15 +224,13 @@ def _server() -> Iterator[_Server]:
             process.kill()
 
 
-def _tile(
-    slides: str | Path, run: str | Path, *more: str, environment: dict[str, str] | None = None
-) -> "subprocess.Popen[bytes]":
+def _tile(slides: Path, run: Path, *more: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [
             sys.executable, "-m", "wsi_pipeline.tile", str(slides), "--run", str(run),
             "--max-background-fraction", "1", "--codec", "jpeg", *more,
         ],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
