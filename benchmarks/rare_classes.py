@@ -243,12 +243,19 @@ def _cells(of_seeds: dict[int, Row], regression: dict[int, Row]) -> str:
     half = np.inf
     if len(rows) > 1:
         half = stats.t.ppf(0.975, len(rows) - 1) * gained.std(ddof=1) / np.sqrt(len(rows))
-    holds = "shown" if gained.mean() - half >= -ALLOWED else (
-        "in the mean" if gained.mean() >= -ALLOWED else "no")  # fmt: skip
-    told += [f"{gained.mean():+.3f} ± {half:.3f}", holds, f"{error:.3f}"]
+    told += [f"{gained.mean():+.3f}" + (f" ± {half:.3f}" if len(rows) > 1 else "")]
+    told += [_holds(float(gained.mean()), float(half)), f"{error:.3f}"]
     told += [f"{np.mean([row.coverage for row in rows]):.1%}"]
     told += [f"{np.mean([row.size for row in rows]):.2f}"]
     return " | ".join(told)
+
+
+def _holds(gained: float, half: float) -> str:
+    if gained - half >= -ALLOWED:
+        return "shown"
+    if gained + half < -ALLOWED:
+        return "no, shown"
+    return "in the mean" if gained >= -ALLOWED else "not in the mean"
 
 
 def _seeds(seeds: list[int]) -> str:
