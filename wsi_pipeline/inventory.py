@@ -216,6 +216,17 @@ def note_there(path: Path, state: Literal["there", "grows"] = "there") -> None:
             _append(root, rows)
 
 
+def settle(root: Path) -> None:
+    """List as there what killed writers had put in its place, but not listed so yet.
+
+    The caller is alone in the run folder.
+    """
+    for name, entry in list(inventory_of(root).entries.items()):
+        path, unsettled = root / name, entry.gone or len(entry.prints) > 1
+        if entry.prints and unsettled and path.exists() and not difference(entry, path):
+            note_there(path)
+
+
 def check_listed(path: Path) -> None:
     """Refuse a file, or a Zarr folder, that is not the one which the run's inventory lists.
 

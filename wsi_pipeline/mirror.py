@@ -27,7 +27,7 @@ from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.digests import file_digest
 from wsi_pipeline.errors import BucketError, ConfigError, DiskFullError, WsiError
 from wsi_pipeline.events import Event, Note, SlideFailed, Written
-from wsi_pipeline.inventory import ZARR, Inventory, begin
+from wsi_pipeline.inventory import ZARR, Inventory, begin, settle
 from wsi_pipeline.journal import Journal, lines_by_call
 from wsi_pipeline.mirror_entries import (
     AT_ONCE,
@@ -130,6 +130,7 @@ class Mirror:
             ConfigError: It cannot.
         """
         begin(self.run.root)
+        settle(self.run.root)  # what is not listed as there never goes to the bucket
         self._inventory.refresh()
         try:
             self._names = set(entry_names(self._bucket))

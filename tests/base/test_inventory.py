@@ -7,7 +7,14 @@ import pytest
 
 from wsi_pipeline.atomic import atomic_folder, remove, write_text
 from wsi_pipeline.errors import StoreCorruptError
-from wsi_pipeline.inventory import NAME, begin, check_listed, inventory_of, read_inventory
+from wsi_pipeline.inventory import (
+    NAME,
+    begin,
+    check_listed,
+    inventory_of,
+    read_inventory,
+    settle,
+)
 
 
 @pytest.fixture
@@ -93,3 +100,20 @@ def test_an_inventory_that_is_replaced_under_a_reader_is_read_anew(run: Path) ->
     (run / NAME).write_bytes(grown)
     assert "d.csv" not in inventory_of(run).entries
     assert inventory_of(run).problems == []
+
+
+@pytest.mark.parametrize("name", ["b.csv", "new.csv"])
+def test_what_a_killed_writer_had_put_in_its_place_is_settled(run: Path, name: str) -> None:
+    """A run in a bucket takes there what is listed as there, and nothing else."""
+    write_text(run / name, "another")
+    lines = (run / NAME).read_bytes().splitlines(keepends=True)
+    (run / NAME).write_bytes(b"".join(lines[:-1]))  # killed before its last line
+    assert len(read_inventory(run).entries[name].prints) == 1 + (name == "b.csv")
+    settle(run)
+    found = read_inventory(run)
+    assert found.problems == []
+    assert (found.entries[name].gone, len(found.entries[name].prints)) == (False, 1)
+    (run / name).write_text("damaged")
+    settle(run)
+    with pytest.raises(StoreCorruptError):
+        check_listed(run / name)
