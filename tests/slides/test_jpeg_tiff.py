@@ -1,5 +1,6 @@
 """The native JPEG decoder: the same pixels as OpenSlide, and a way back when a file lies."""
 
+import io
 import logging
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsi_pipeline.errors import SlideOpenError, SlideReadError
 from wsi_pipeline.slides import Slide, open_slide
@@ -219,8 +221,74 @@ def test_memory_for_shared_tiles_is_bounded(
         assert isinstance(slide, JpegTiffReader)
         for x in range(0, 900, 130):
             slide.read(0, x, 5, 100, 700)
-        held = len(slide._decoded[0])
+        held = len(slide._levels[0].memory)
     assert 0 < held <= 2
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("kind", KINDS[:3])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_reduced_level_is_what_libjpeg_gives_at_that_size(
+    written: dict[str, Path], kind: Kind, factor: int, data: st.DataObject
+) -> None:
+    """Pillow's draft mode is another road to the same scaled decoding."""
+    with open_slide(written[kind.name]) as slide, tifffile.TiffFile(written[kind.name]) as tiff:
+        assert isinstance(slide, JpegTiffReader)
+        reduced = slide.reduced(0, factor)
+        assert reduced is not None
+        width, height = (each // factor for each in slide.info.dimensions)
+        x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+        size = data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x))
+        out = np.empty((*size, 3), np.uint8)
+        reduced.read_into(0, x, y, out)
+        side = kind.tile // factor
+        page, rows = tiff.pages[0], []
+        for row in range(-(-SIZES[0][1] // kind.tile)):
+            across = -(-SIZES[0][0] // kind.tile)
+            rows.append([drafted(page, row * across + column, side) for column in range(across)])
+    expected = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    assert np.array_equal(out, expected[y : y + out.shape[0], x : x + out.shape[1]])
+
+
+def drafted(page: tifffile.TiffPage, number: int, side: int) -> RgbImage:
+    """A native tile decoded by Pillow to (side, side, 3)."""
+    start, size = page.dataoffsets[number], page.databytecounts[number]
+    page.parent.filehandle.seek(start)
+    image = Image.open(io.BytesIO(page.parent.filehandle.read(size)))
+    image.draft("RGB", (side, side))
+    assert image.size == (side, side)
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "most"), [("rgb", (128, 128), 1), ("tables420", (120, 0), 4)]
+)
+def test_a_reduced_level_is_near_the_mean_also_where_openslide_helps(
+    written: dict[str, Path], tmp_path: Path, name: str, gone: tuple[int, int], most: int
+) -> None:
+    path = damaged(written[name], tmp_path / "missing.tif", "TileByteCounts", 0)
+    with open_slide(path) as slide:
+        assert isinstance(slide, JpegTiffReader)
+        reduced = slide.reduced(0, 2)
+        assert reduced is not None
+        out = np.empty((380, 500, 3), np.uint8)
+        reduced.read_into(0, 0, 0, out)
+        mean = cv2.resize(slide.read(0, 0, 0, 1000, 760), (500, 380), interpolation=cv2.INTER_AREA)
+    assert np.abs(out.astype(int) - mean).mean() < most, "noise in the colours"
+    assert (out[gone[0] : gone[0] + 120, gone[1] : gone[1] + 120] == 255).all(), "the missing tile"
+
+
+def test_jpeg_2000_and_changed_colours_have_no_reduced_level(
+    written: dict[str, Path], data_dir: Path
+) -> None:
+    with open_slide(data_dir / "slides/TCGA-CR-7395-01A-01-TS1.svs") as slide:
+        assert isinstance(slide, JpegTiffReader)
+        assert slide.reduced(0, 2) is None
+    with open_slide(written["rgb"]) as slide:
+        assert isinstance(slide, JpegTiffReader)
+        slide.recolour = lambda rgb: rgb
+        assert slide.reduced(0, 2) is None
 
 
 def damaged(path: Path, copy: Path, name: str, value: int) -> Path:

@@ -168,6 +168,15 @@ class SlideReader(ABC):
         """Like ``read``, into memory that is there already, see ``Slide.read_into``."""
         out[...] = self.read(level, x, y, out.shape[1], out.shape[0])
 
+    def reduced(self, level: int, factor: int) -> "ReducedLevel | None":
+        """A level decoded straight to a half, a quarter or an eighth of its size, factor 2, 4, 8.
+
+        Returns:
+            None where the file or its reader has no such way.
+        """
+        del level, factor
+        return None
+
     def associated_image(self, name: str) -> RgbImage:
         """An extra image, see ``Slide.associated_image``."""
         if name not in self.info.associated:
@@ -202,6 +211,28 @@ class SlideReader(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class ReducedLevel:
+    """A level of a slide at a whole fraction of its size, read as a level of its own."""
+
+    decodes_once = True
+
+    def __init__(self, reader: SlideReader, fill: Callable[[int, int, RgbImage], None]) -> None:
+        self._reader, self._fill = reader, fill
+
+    @property
+    def file_s(self) -> float:
+        """Seconds spent on the file, see :class:`SlideReader`."""
+        return self._reader.file_s
+
+    def read_into(self, _: int, x: int, y: int, out: RgbImage) -> None:
+        """Fill ``out``, (height, width, 3) uint8, from (x, y), px of the reduced level, inside it.
+
+        Raises:
+            SlideReadError: The pixels cannot be decoded.
+        """
+        self._fill(x, y, out)
 
 
 def is_url(path: str | Path) -> bool:

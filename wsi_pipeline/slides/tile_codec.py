@@ -26,10 +26,12 @@ class JpegTiles:
 
     Args:
         preamble: What every tile lacks, see :func:`jpeg_preamble`.
+        factor: 1, or 2, 4, 8: decode to that fraction of the size, in the frequency domain.
     """
 
-    def __init__(self, preamble: bytes) -> None:
+    def __init__(self, preamble: bytes, factor: int = 1) -> None:
         self._preamble = preamble
+        self._factor = factor
         self._last = _Head(stored=b"", whole=b"", size=(0, 0))
 
     def decode(self, stored: bytes, out: RgbImage) -> None:
@@ -37,7 +39,8 @@ class JpegTiles:
 
         Args:
             stored: The tile as it is in the file.
-            out: (h, w, 3) uint8, contiguous, of the tile's size; undefined if it fails.
+            out: (h, w, 3) uint8, contiguous, of the tile's size divided by the factor; undefined
+                if it fails.
 
         Raises:
             DamagedError: The tile is no JPEG, of another size or damaged, be it only so that a
@@ -46,10 +49,17 @@ class JpegTiles:
         head = self._last
         if not head.stored or not stored.startswith(head.stored):
             head = self._last = self._read_head(stored)
-        _expect((out.shape[1], out.shape[0]), *head.size)
+        height, width = out.shape[:2]
+        _expect((width * self._factor, height * self._factor), *head.size)
         whole = b"".join((head.whole, memoryview(stored)[len(head.stored) :]))
         try:
-            simplejpeg.decode_jpeg(whole, "RGB", strict=True, buffer=out)
+            if self._factor == 1:
+                simplejpeg.decode_jpeg(whole, "RGB", strict=True, buffer=out)
+            else:
+                simplejpeg.decode_jpeg(
+                    whole, "RGB", strict=True, buffer=out, min_height=height, min_width=width,
+                    min_factor=self._factor,
+                )  # fmt: skip
         except ValueError as error:
             raise DamagedError(str(error)) from error
 

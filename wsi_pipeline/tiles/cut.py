@@ -24,6 +24,7 @@ from wsi_pipeline.tiles.record import (
     slide_flags,
     write_thumbnail,
 )
+from wsi_pipeline.tiles.resample import resampled_by
 from wsi_pipeline.tiles.settings import WHOLE_SLIDE, SlideRequest, TileSettings
 from wsi_pipeline.tiles.straighten import straighten
 from wsi_pipeline.timing import Stopwatch
@@ -88,7 +89,8 @@ class SlideCut:
         """Return what a tile store of the finished tiles says about itself."""
         assert self.fit is not None, "no tile was finished"
         tiles = describe_tiles(self.plan, self.fit, self.settings, self.tally)
-        return describe_slide(self.slide) | tiles
+        resampled = resampled_by(self.slide, self.plan.grid, self.settings.resample)
+        return describe_slide(self.slide) | {"resampled": resampled} | tiles
 
     def flags(self) -> tuple[str, ...]:
         """Return what a person should know of the slide."""

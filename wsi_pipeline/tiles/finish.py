@@ -27,6 +27,7 @@ from wsi_pipeline.tiles.blocks import (
 from wsi_pipeline.tiles.flags import NO_RULES, Look, SlideRules, any_mark, first_mark, learn_rules
 from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
+from wsi_pipeline.tiles.resample import pixel_source
 from wsi_pipeline.tiles.settings import Denoise, TileSettings
 from wsi_pipeline.tiles.store import Columns
 from wsi_pipeline.timing import Stopwatch
@@ -110,8 +111,9 @@ def fit_slide(
     most = HELD_BYTES // (3 * plan.grid.tile_px**2)
     needed = wanted if len(wanted) <= most else chosen
     tally.unreadable = _allowed(len(wanted), settings)
+    source, grid = pixel_source(slide, plan.grid, settings.resample)
     sample = read_blocks(
-        slide, plan.grid, needed, threads=threads, watch=tally.watch, unreadable=tally.unreadable
+        source, grid, needed, threads=threads, watch=tally.watch, unreadable=tally.unreadable
     )
     blocks = list(_timed(sample, tally))
     with tally.watch.phase("fit"):
@@ -213,8 +215,9 @@ def finish_tiles(
     def finish(block: Block, space: Workspace) -> tuple[Finished, Counter[str]]:
         return _finish(block, plan, fit, settings, tally.watch, space)
 
+    source, grid = pixel_source(slide, plan.grid, settings.resample)
     done = map_blocks(
-        slide, plan.grid, plan.wanted, finish, held=fit.held, threads=threads, watch=tally.watch,
+        source, grid, plan.wanted, finish, held=fit.held, threads=threads, watch=tally.watch,
         unreadable=tally.unreadable,
     )  # fmt: skip
     tally.counts["candidates"] += len(plan.grid)

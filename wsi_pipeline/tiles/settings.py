@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 Edge = Literal["drop", "pad"]
 Origin = Literal["auto", "slide", "bounds"]
 Denoise = Literal["none", "median", "gaussian"]
+Resample = Literal["area", "scaled"]
 
 BEFORE: Final[Mapping[str, Any]] = {
     "background_rule": "normalised",
     "force_mpp": False,
+    "resample": "area",
     "stain_backend": "own",
 }
 """What a store was made with that does not know a knob, because it is older."""
@@ -70,6 +72,11 @@ class GridSettings(Settings):
     )
     tile_px: int = Field(default=256, ge=32, description="Side of a tile, px.")
     overlap_px: int = Field(default=0, ge=0, description="What neighbours share, px of a tile.")
+    resample: Resample = Field(
+        default="area",
+        description="How finer levels are reduced: by area averaging; or scaled, decoded straight "
+        "to the tiles' size where a JPEG slide is 2, 4 or 8 times as fine, else by area.",
+    )
     edge: Edge = Field(
         default="drop", description="Tiles over the right and bottom edge: drop, or pad white."
     )
