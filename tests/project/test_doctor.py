@@ -39,10 +39,10 @@ def test_a_healthy_machine_takes_a_made_slide_to_features(
 def test_an_encoder_that_was_asked_for_and_is_not_here_fails_with_its_two_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["doctor", "--device=cpu", "--no-selftest", "--encoder=uni,phikon-v2"]) == 1
+    assert main(["doctor", "--device=cpu", "--no-selftest", "--encoder=h-optimus-0,phikon-v2"]) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "https://huggingface.co/MahmoodLab/UNI" in said
-    assert "'hf auth login' and 'hf download MahmoodLab/UNI'" in said
+    assert "https://huggingface.co/bioptimus/H-optimus-0" in said
+    assert "'hf auth login' and 'hf download bioptimus/H-optimus-0'" in said, "none is pinned"
     assert f"hf download owkin/phikon-v2 --revision {PUBLISHED['phikon-v2'].revision}" in said
 
 
