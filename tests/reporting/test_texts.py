@@ -61,6 +61,26 @@ def test_the_methods_count_what_the_splits_have(trained: Path, written: Path) ->
     assert "None" not in methods
 
 
+@pytest.mark.parametrize(
+    ("scheduled", "kept"),
+    [
+        ((), "validation loss, patience 10, or the last"),
+        ((False,), "the epoch of the best validation loss, patience 10"),
+        ((True, True), "the last of a number of epochs fixed beforehand, for validation"),
+        ((True, False), "validation loss, patience 10, or the last"),
+    ],
+)
+def test_which_epoch_is_kept_is_told_as_it_was_in_each_fold(
+    data: ReportData, scheduled: tuple[bool, ...], kept: str
+) -> None:
+    record = data.models[0].record
+    assert record.scheduled, "metrics.json says so"
+    settings = {**record.settings, "schedule": "auto", "monitor": "loss", "patience": 10}
+    said = claims.chosen_by(replace(record, settings=settings, scheduled=scheduled))
+    assert kept in said
+    assert ("fixed" in said) == (scheduled != (False,))
+
+
 def test_what_is_cited_is_in_the_references_and_nothing_else(written: Path) -> None:
     methods = (written / "methods.md").read_text("utf-8")
     cited = set(re.findall(r"@(\w+)", methods))

@@ -6,7 +6,7 @@ What stands in it but is for other readers (confusion by class, curves, digests)
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +16,8 @@ from wsi_pipeline.learn.drift import Shift
 from wsi_pipeline.learn.paired import Difference
 from wsi_pipeline.run_folder import BundleFile
 from wsi_pipeline.settings import describe
+
+BY_SCHEDULE: Final = "a fixed schedule"  # how ``epoch_chosen_by`` begins where it was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,14 @@ class SetsHeld:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoldFitted:
+    """One fold of a cross-validated model, and what chose its epoch; None in one of before."""
+
+    fold: int
+    epoch_chosen_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """What was found of a model."""
 
@@ -98,6 +108,14 @@ class Figures:
     differences: tuple[Compared, ...] = ()
     drift: Drifted | None = None
     sets: tuple[SetsHeld, ...] = ()
+    epoch_chosen_by: str | None = None
+    folds: tuple[FoldFitted, ...] = ()
+
+    @property
+    def scheduled(self) -> tuple[bool, ...]:
+        """Whether a schedule fixed beforehand chose the epoch, of the model or each known fold."""
+        said = (self.epoch_chosen_by, *(fold.epoch_chosen_by for fold in self.folds))
+        return tuple(words.startswith(BY_SCHEDULE) for words in said if words)
 
     def lack(self, model: str, level: str) -> float | None:
         """Return what a class may lack at ``level`` to be in a set of ``model``.

@@ -22,6 +22,7 @@ from wsi_pipeline.learn.audit import gather
 from wsi_pipeline.learn.bags import WIDTH, FeatureFolder
 from wsi_pipeline.learn.bundle import TILE, Bundle, BundleConfig, load_bundle, write_bundle
 from wsi_pipeline.learn.drift import describe_drift
+from wsi_pipeline.learn.figures import BY_SCHEDULE
 from wsi_pipeline.learn.fit import (
     Epoch,
     Training,
@@ -297,7 +298,7 @@ def chosen_by(slides: Splits, settings: OptimiserSettings, how: tuple[str, str])
         return f"validation {how[0]} epochs without progress"
     fewest = fewest_validated(slides)
     few = f"validation has {fewest} patient{'s' * (fewest != 1)} of some class"
-    return f"a fixed schedule: {few}, too few to choose by; they {how[1]}"
+    return f"{BY_SCHEDULE}: {few}, too few to choose by; they {how[1]}"
 
 
 def _follow(

@@ -143,7 +143,7 @@ def _read(folder: Path, config: _Described) -> BundleRead:
                 drift=_drift(figures.drift),
                 sets=tuple(_sets(figures.sets, config.primary)),
                 task=_task(config.settings),
-                record=_record(config, splits),
+                record=_record(config, splits, figures.scheduled),
             ),
             predictions=_predictions(rows, config, figures),
             splits={slide.slide_id: slide.split for slide in splits},
@@ -194,7 +194,7 @@ def _sets(rows: Sequence[learn.SetsHeld], primary: str) -> Iterator[SetsRow]:
             )
 
 
-def _record(config: _Described, splits: learn.Splits) -> ModelRecord:
+def _record(config: _Described, splits: learn.Splits, scheduled: tuple[bool, ...]) -> ModelRecord:
     shown = config.shown
     heads = {"tile": shown.get("tile_classifier"), **(shown.get("aggregators") or {})}
     weights = (shown.get("digests") or {}).get("weights")
@@ -208,6 +208,7 @@ def _record(config: _Described, splits: learn.Splits) -> ModelRecord:
         heads={name: spec for name, spec in heads.items() if isinstance(spec, Mapping)},
         versions=shown.get("versions") or {},
         weights=weights if isinstance(weights, str) else "",
+        scheduled=scheduled,
         novelty_limit=(shown.get("novelty") or {}).get("limit"),
         parts=tuple(_parts(splits)),
         apart=bool(placed) and all(len(parts) == 1 for parts in placed.values()),

@@ -1,10 +1,16 @@
 """What a run knows of a model, each in a sentence: what a checklist may tick, and nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from wsi_pipeline import __version__
 from wsi_pipeline.learn import METRICS
-from wsi_pipeline.reporting.data import Evaluation, ModelReport, Prediction, ReportData
+from wsi_pipeline.reporting.data import (
+    Evaluation,
+    ModelRecord,
+    ModelReport,
+    Prediction,
+    ReportData,
+)
 from wsi_pipeline.reporting.figures import with_interval
 
 UNSEEN = ("test", "external")
@@ -86,7 +92,7 @@ def _of_training(model: ModelReport) -> dict[str, str]:
         "test": test,
         "model": f"encoder {model.encoder}; on its features {heads}" if heads else "",
         "training": ", ".join(fitted),
-        "choice": chosen_by(settings),
+        "choice": chosen_by(record),
         "start": f"encoder {model.encoder}, frozen; heads from seed {settings['seed']}"
         if on_features and "seed" in settings
         else "",
@@ -100,18 +106,22 @@ def _of_training(model: ModelReport) -> dict[str, str]:
     }
 
 
-def chosen_by(settings: Mapping[str, object]) -> str:
-    """Say which epoch is kept; nothing where the settings do not tell."""
+def chosen_by(record: ModelRecord) -> str:
+    """Say which epoch is kept; nothing where the run does not tell."""
+    settings = record.settings
     if "epochs" not in settings or "patience" not in settings:
         return ""
     monitor = f"validation {str(settings.get('monitor', 'loss')).replace('_', ' ')}"
     stopped = f"the epoch of the best {monitor}, patience {settings['patience']}"
+    fixed = "the last of a number of epochs fixed beforehand"
     schedule = settings.get("schedule", "stopped")  # runs from before there was a choice
-    if schedule == "fixed":
-        return "the last of a number of epochs fixed beforehand"
-    if schedule == "auto":
-        return f"{stopped}, or the last of a fixed number where validation patients are few"
-    return stopped
+    if schedule != "auto":
+        return fixed if schedule == "fixed" else stopped
+    if record.scheduled and all(record.scheduled):
+        return f"{fixed}, for validation patients were too few to choose by"
+    if record.scheduled and not any(record.scheduled):
+        return stopped
+    return f"{stopped}, or {fixed} where validation patients were too few to choose by"
 
 
 def _of_judgement(data: ReportData, model: ModelReport) -> dict[str, str]:

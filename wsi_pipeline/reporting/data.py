@@ -263,6 +263,7 @@ class ModelRecord:
         heads: Each model of the bundle, and how it is built.
         versions: Of packages.
         weights: Their digest.
+        scheduled: Whether a fixed schedule chose the epoch, of the model or of each fold.
         novelty_limit: Beyond it a slide is marked unlike the training patients.
         parts: Who was where.
         apart: Whether no patient is in two parts.
@@ -274,6 +275,7 @@ class ModelRecord:
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
+    scheduled: tuple[bool, ...] = ()
     novelty_limit: float | None = None
     parts: tuple[PartCount, ...] = ()
     apart: bool = False

@@ -198,7 +198,7 @@ def _environment(cited: list[str]) -> Environment:
         "intervals": intervals,
         "openings": openings,
         "interval_sources": lambda words: _interval_sources(words, cite),
-        "schedule": lambda settings: f"; kept was {kept}" if (kept := chosen_by(settings)) else "",
+        "schedule": lambda record: f"; kept was {kept}" if (kept := chosen_by(record)) else "",
         "percent": _percent,
         **{f"{kind}_sources": lambda name, kind=kind: sources(kind, name) for kind in SOURCES},
     }
