@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -227,23 +228,40 @@ def test_an_inventory_torn_in_its_first_line_is_begun_again(tmp_path: Path) -> N
         assert read_inventory(tmp_path).problems == []
 
 
-def test_unsure_cores_never_stand_without_their_record(
+def test_cores_are_as_sure_as_they_were_until_others_are_in_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table without one counts as a person's own; a person's own stands before its record."""
-    (tmp_path / "map.csv").write_text("row,column,core_id,patient_id,label\nA,1,c,p,hcc\n")
-    (mapped,) = read_map(tmp_path / "map.csv")
+    """Interrupted between record and table: no instant has a table that passes and should not."""
+    (tmp_path / "map.csv").write_text(
+        "row,column,core_id,patient_id,label\nA,1,c,p,hcc\nA,2,d,q,cca\n"
+    )
+    mapped = read_map(tmp_path / "map.csv")
     slide, table = tmp_path / "slide.svs", tmp_path / "tma.csv"
     slide.write_bytes(b"x" * 100)
-    cores = [PlacedCore(mapped=mapped, region=None)]
+    one, both = ([PlacedCore(mapped=each, region=None) for each in mapped[:n]] for n in (1, 2))
     unsure = Review(slide=slide_digest(slide), map=None, doubts=("it may be mirrored",))
-    for review, left in ((unsure, []), (Review(**{**vars(unsure), "accepted": "now"}), cores)):
+    sure = replace(unsure, doubts=())
+
+    def interrupted(cores: list[PlacedCore], review: Review) -> None:
         monkeypatch.setattr("wsi_pipeline.microarray.review.write_text", _once())
         with pytest.raises(KeyboardInterrupt):
             write_reviewed(table, cores, review)
         monkeypatch.undo()
-        assert (read_cores(table) if table.exists() else []) == left
-    write_reviewed(table, cores, unsure)
+
+    interrupted(one, unsure)
+    assert not table.exists(), "cores are found anew"
+    write_reviewed(table, one, unsure)
+    for wanted in (unsure, sure, replace(unsure, accepted="now")):
+        interrupted(both, wanted)
+        assert read_cores(table) == one
+        with pytest.raises(SlideError, match="did not come to the end"):
+            check_review(table, slide, None, "look")
+    write_reviewed(table, one, replace(unsure, accepted="now"))
+    check_review(table, slide, None, "look")
+    interrupted(both, unsure)
+    assert read_cores(table) == one, "vouched for, and still so"
+    check_review(table, slide, None, "look")
+    write_reviewed(table, both, unsure)
     with pytest.raises(SlideError, match="mirrored"):
         check_review(table, slide, None, "look")
 

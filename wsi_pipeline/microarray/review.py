@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.atomic import remove, write_text
+from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, SlideError
 from wsi_pipeline.microarray.place import Microarray
@@ -21,6 +21,7 @@ from wsi_pipeline.microarray.table import PlacedCore, table_text
 from wsi_pipeline.slides import slide_digest
 
 SUFFIX: Final = ".review.json"
+INTERRUPTED: Final = "they are those of before, and whoever wrote others did not come to the end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Review:
         evidence, margin: Log probability of the way the map was laid, and by how much the next
             best way is worse, in nats; None without a map or without another way.
         accepted: When a person said that it is right; None: nobody did.
+        replaces: Digest of the table that stands in its place until it is there, if that is one in
+            doubt.
     """
 
     slide: str
@@ -44,6 +47,7 @@ class Review:
     evidence: float | None = None
     margin: float | None = None
     accepted: str | None = None
+    replaces: str | None = None
 
     @property
     def sure(self) -> bool:
@@ -83,20 +87,42 @@ def review_path(table: Path) -> Path:
 def write_reviewed(table: Path, cores: Iterable[PlacedCore], review: Review) -> None:
     """Write a table of cores and the record beside it.
 
-    A table without its record counts as made by hand, and needs no look: so the record stands
-    before a table that is in doubt. One that is sure, or vouched for, comes first.
+    A table without its record counts as made by hand, and needs no look: so the record comes first.
+    Whoever reads between the two has the table of before, which is as sure as it was.
     """
     text = table_text(cores)
-    review = replace(review, table=_digest(text.encode()))
-    record = json.dumps(asdict(review), indent=1) + "\n"
-    if review.sure:
-        write_text(table, text)
-        write_text(review_path(table), record)
-        return
-    if table.exists():
-        remove(table)
-    write_text(review_path(table), record)
+    digest = _digest(text.encode())
+    replaces = table_digest(table) if table.exists() and _is_in_doubt(table) else None
+    review = replace(review, table=digest, replaces=None if replaces == digest else replaces)
+    write_text(review_path(table), json.dumps(asdict(review), indent=1) + "\n")
     write_text(table, text)
+
+
+def _is_in_doubt(table: Path) -> bool:
+    try:
+        return bool(doubts_of(table, read_review(table)))
+    except CohortError:  # a damaged record says nothing for the table
+        return True
+
+
+def doubts_of(table: Path, review: Review | None) -> tuple[str, ...]:
+    """Why a table may be wrong; nothing where it is sure, or a person has accepted or changed it.
+
+    Args:
+        table: It is there.
+        review: Its record; None where there is none.
+    """
+    if review is None:
+        return ()
+    digest = table_digest(table)
+    if digest == review.replaces:
+        return (INTERRUPTED,)
+    return review.doubts if not review.sure and digest == review.table else ()
+
+
+def is_by_hand(table: Path, review: Review) -> bool:
+    """Whether a table is no longer what was written."""
+    return table_digest(table) not in (review.table, review.replaces)
 
 
 def read_review(table: Path) -> Review | None:
@@ -166,10 +192,8 @@ def check_review(
             f"{slide}: its core map has changed since {table} was made; move the table away, or "
             f"find the cores anew with --overwrite: {advice}"
         )
-    if not review.sure and review.table == table_digest(table):
-        raise SlideError(
-            f"{slide}: {unsure(review.doubts, by_map=review.map is not None)}; {advice}"
-        )
+    if doubts := doubts_of(table, review):
+        raise SlideError(f"{slide}: {unsure(doubts, by_map=review.map is not None)}; {advice}")
     return review
 
 

@@ -29,6 +29,7 @@ from wsi_pipeline.microarray import (
     check_review,
     cleared,
     correct,
+    doubts_of,
     now,
     picture_cores,
     place_cores,
@@ -152,9 +153,10 @@ def _read(config: CoresConfig, mapped: list[MappedCore] | None) -> Cores:
         check_review(config.table, config.slide, mapped, look)
     except SlideError:
         review = read_review(config.table)
-        if review is None or review.sure or review.slide != slide_digest(config.slide):
+        doubts = doubts_of(config.table, review)
+        if review is None or not doubts or review.slide != slide_digest(config.slide):
             raise
-        return Cores(cores=cores, picture=picture, doubts=review.doubts, found=None,
+        return Cores(cores=cores, picture=picture, doubts=doubts, found=None,
                      by_map=review.map is not None)  # fmt: skip
     return Cores(cores=cores, picture=picture, doubts=(), found=None)
 

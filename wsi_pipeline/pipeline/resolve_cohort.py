@@ -21,15 +21,14 @@ from wsi_pipeline.microarray import (
     CoreSearch,
     Joining,
     PlacedCore,
-    Review,
     as_slides,
     check_review,
+    doubts_of,
     place_cores,
     read_cores,
     read_map,
     read_review,
     review_of,
-    table_digest,
     unsure,
     untold,
     write_preview,
@@ -303,8 +302,8 @@ def cores_in_doubt(config: TileConfig, row: CohortSlide) -> str | None:
     mapped = beside(config, row, row.tma_map)
     try:
         review = read_review(table) if table.exists() else None
-        if review is not None and not _settled(table, review):
-            said = unsure(review.doubts, by_map=review.map is not None)
+        if review is not None and (doubts := doubts_of(table, review)):
+            said = unsure(doubts, by_map=review.map is not None)
             return f"{said}; {_advice(config, row)}"
         ways = untold(read_map(mapped)) if mapped.is_file() and not table.exists() else ()
     except CohortError as error:
@@ -332,7 +331,7 @@ def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     slide = row.locate(config.slides) or row.path
     advice = _advice(config, row)
     # what is told since outweighs cores in doubt that no person has touched
-    known = table.exists() and (row.tma_lies is None or _settled(table, read_review(table)))
+    known = table.exists() and (row.tma_lies is None or not doubts_of(table, read_review(table)))
     mapped = None if known and not map_path.is_file() else read_map(map_path)
     if known:
         check_review(table, slide, mapped, advice)
@@ -351,11 +350,6 @@ def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     if found.doubts:
         raise SlideError(f"{slide}: {unsure(found.doubts)}; {advice}")
     return found.cores
-
-
-def _settled(table: Path, review: Review | None) -> bool:
-    """Whether a table of cores is sure, or a person has looked at it: accepted it or changed it."""
-    return review is None or review.sure or review.table != table_digest(table)
 
 
 def _advice(config: TileConfig, row: CohortSlide) -> str:

@@ -20,6 +20,8 @@ from wsi_pipeline.microarray import (
     CoreSearch,
     PlacedCore,
     Review,
+    doubts_of,
+    is_by_hand,
     now,
     picture_cores,
     place_cores,
@@ -193,7 +195,7 @@ class Arrays:
     def _review(self, name: str, state: "_State") -> Review:
         """The record that a changed table gets: it is in doubt as long as it was."""
         if state.review is not None:
-            by_hand = state.review.table != table_digest(self._table(name))
+            by_hand = is_by_hand(self._table(name), state.review)
             vouched = state.review.accepted or (now() if by_hand else None)
             file = self.file_of(name)
             if isinstance(file, SlideFile) and state.review.slide != slide_digest(file.path):
@@ -207,9 +209,7 @@ class Arrays:
     def _state(self, name: str) -> "_State":
         table = self._table(name)
         review = read_review(table)
-        standing = review is not None and not review.sure and review.table == table_digest(table)
-        doubts = review.doubts if review is not None and standing else ()
-        return _State(read_cores(table), review, doubts)
+        return _State(read_cores(table), review, doubts_of(table, review))
 
     def _table(self, name: str) -> Path:
         return self.facts.folder.cores_table(name)
