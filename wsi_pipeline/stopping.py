@@ -6,6 +6,7 @@ survives: what was finished is whole, the rest is done by the same command.
 """
 
 import logging
+import multiprocessing.process
 import multiprocessing.util
 import os
 import signal
@@ -45,16 +46,32 @@ def undisturbed(function: Function) -> Function:
 def end(status: int) -> NoReturn:
     """End the process without waiting for its threads and workers, which have nothing to save."""
     logging.disable()  # of what libraries say when their processes are gone
+    threading.excepthook = _say_nothing
+    multiprocessing.process.BaseProcess.start = _start_nothing  # type: ignore[method-assign,assignment]
     sys.stdout.flush()
     sys.stderr.flush()
-    for child in multiprocessing.active_children():
-        child.kill()
+    _kill_children()
     # As at any exit: named semaphores go, of which another process would otherwise warn.
     tidy = multiprocessing.util._exit_function  # type: ignore[attr-defined]  # noqa: SLF001
     tidying = threading.Thread(target=tidy, daemon=True)
     tidying.start()
     tidying.join(CLEAN_S)
+    _kill_children()  # also one that was about to start, and would miss its semaphores
     os._exit(status)
+
+
+def _kill_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def _start_nothing(process: multiprocessing.process.BaseProcess) -> None:
+    """Refuse: who looks after workers starts others for those that were killed."""
+    raise RuntimeError(f"{process.name}: not started, for all is ending")
+
+
+def _say_nothing(_: threading.ExceptHookArgs) -> None:
+    """What threads meet once all is ending is of no interest."""
 
 
 def starting() -> None:
