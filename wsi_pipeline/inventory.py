@@ -7,7 +7,8 @@ the new file is right. Each line has a digest of itself and of the line before i
 under a lock.
 
 A file that carries a seal (:mod:`wsi_pipeline.digests`) is known by the digest of that, and a Zarr
-folder by its ``zarr.json``, which seals the rest. What is hidden, and the logs, are not listed.
+folder of ours by its ``zarr.json``, which seals the rest; of one exported for others each file is
+listed. What is hidden, and the logs, are not listed.
 """
 
 import json
@@ -32,6 +33,7 @@ PATIENCE_S: Final = 120.0  # another process has the lock for less than a millis
 ZARR: Final = "zarr.json"  # in the root of a Zarr folder
 LINK: Final = ', "link": "'
 LONGEST: Final = 1 << 16  # bytes: no line is longer
+EXPORTED: Final = "export"  # for other tools, in whose Zarr folders nothing seals the rest
 UNLISTED: Final = ("logs", NAME)
 DEPTH: Final = 6  # folders between a run and a file in it
 
@@ -181,7 +183,7 @@ def recorded(path: Path, partial: Path) -> Iterator[None]:
         for name, size, digest in _prints(root, path, partial)
     ]
     left: list[str] = []
-    if partial.is_dir() and not (partial / ZARR).exists():
+    if partial.is_dir() and not _is_sealed(root, path, partial):
         left = [n for n in _listed_below(root, path) if n not in {row["path"] for row in rows}]
     with _locked(root):
         _append(root, rows)
@@ -311,7 +313,7 @@ def listed_files(root: Path) -> Iterator[Path]:
         if here == root:
             folders[:] = [name for name in folders if name not in UNLISTED]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if here != root and ZARR in names:
+        if ZARR in names and _is_sealed(root, here, here):
             folders.clear()
             names = [ZARR]
         for name in sorted(names):
@@ -324,11 +326,17 @@ def _prints(root: Path, path: Path, partial: Path) -> Iterator[tuple[str, int, s
     if not partial.is_dir():
         yield _name(root, path), partial.stat().st_size, artifact_digest(partial)
         return
-    zarr = partial / ZARR
-    files = [zarr] if zarr.exists() else [p for p in partial.rglob("*") if p.is_file()]
+    sealed = _is_sealed(root, path, partial)
+    files = [partial / ZARR] if sealed else [p for p in partial.rglob("*") if p.is_file()]
     for file in sorted(files):
         target = path / file.relative_to(partial)
         yield _name(root, target), file.stat().st_size, artifact_digest(file)
+
+
+def _is_sealed(root: Path, path: Path, partial: Path) -> bool:
+    """Whether what is to be at ``path``, now at ``partial``, is a Zarr folder that seals itself."""
+    parts = path.absolute().relative_to(root.absolute()).parts
+    return bool(parts) and parts[0] != EXPORTED and (partial / ZARR).is_file()
 
 
 def _listed_below(root: Path, path: Path) -> list[str]:

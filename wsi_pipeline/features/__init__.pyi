@@ -41,6 +41,7 @@ from .slide_encoders import (
     load_slide_encoder,
 )
 from .sources import SlideSource, SlideTiles, StoreTiles, describe_features
+from .spatialdata_files import import_spatialdata
 from .store import (
     FeatureBag,
     FeatureMeta,
@@ -92,6 +93,7 @@ __all__ = [
     "hub_answers",
     "identify",
     "import_features",
+    "import_spatialdata",
     "import_timm",
     "is_cached",
     "is_embedding",

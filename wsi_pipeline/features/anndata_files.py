@@ -50,22 +50,19 @@ def write_anndata(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
     import pandas as pd
 
     told = bag.attributes
-    side = told.get("tile_px_level0") or told.get("patch_size_level0")
-    px = told.get("tile_px") or told.get("patch_size")
-    if not (side and px):
-        raise StoreError(f"{slide_id}: its features do not tell the tiles' size; extract it anew")
+    px, side = tile_sides(told, slide_id)
     number = np.arange(len(bag))
     obs = pd.DataFrame(
-        {"tile_id": number, "x": bag.coords[:, 0], "y": bag.coords[:, 1]}, _names(len(bag))
+        {"tile_id": number, "x": bag.coords[:, 0], "y": bag.coords[:, 1]}, names_of_rows(len(bag))
     )
     library = pd.Index([LIBRARY], dtype=object)
     obs["library_id"] = pd.Categorical.from_codes(np.zeros(len(bag), int), library)
     made = anndata.AnnData(
         X=bag.features,
         obs=obs,
-        var=pd.DataFrame(index=_names(bag.features.shape[1])),
+        var=pd.DataFrame(index=names_of_rows(bag.features.shape[1])),
         obsm={"spatial": bag.coords},
-        uns=_uns(told, slide_id, int(px), float(side)),
+        uns=_uns(told, slide_id, px, side),
     )
     target = folder / f"{slide_id}{SUFFIX}"
     with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
@@ -108,33 +105,81 @@ def write_embeddings(
     made = anndata.AnnData(
         X=np.concatenate([bag.features for bag in embedded.values()]),
         obs=obs,
-        var=pd.DataFrame(index=_names(widths[0])),
+        var=pd.DataFrame(index=names_of_rows(widths[0])),
         uns=uns,
     )
     with atomic_file(target) as partial, unsealed_hdf5(partial) as file:
         anndata.io.write_elem(file, "/", made)
 
 
-def _names(count: int) -> Any:
+def names_of_rows(count: int) -> Any:
     """Return the names of rows; objects, as text of pandas 3 is not read by every anndata."""
     import pandas as pd
 
     return pd.Index([str(number) for number in range(count)], dtype=object)
 
 
-def _uns(told: Mapping[str, Any], slide_id: str, px: int, side: float) -> dict[str, Any]:
-    """Return what is known of tiles and slide, in wsidata's words; what is unknown is left out."""
+def tile_sides(told: Mapping[str, Any], slide_id: str) -> tuple[int, float]:
+    """Return a tile's side as the encoder saw it, and in level-0 pixels.
+
+    Raises:
+        StoreError: They are not known.
+    """
+    side = told.get("tile_px_level0") or told.get("patch_size_level0")
+    px = told.get("tile_px") or told.get("patch_size")
+    if not (side and px):
+        raise StoreError(f"{slide_id}: its features do not tell the tiles' size; extract it anew")
+    return int(px), float(side)
+
+
+def tile_spec(told: Mapping[str, Any], px: int, side: float) -> dict[str, Any]:
+    """Return the tiles' size and resolution in wsidata's words; what is unknown is left out."""
     step = px - int(told.get("overlap_px") or told.get("overlap") or 0)
+    downsample = side / px
+    if int(px * downsample) < int(side):  # wsidata cuts the product to whole pixels
+        downsample = float(np.nextafter(downsample, np.inf))
     spec = {
         "height": px, "width": px, "stride_height": step, "stride_width": step,
-        "mpp": told.get("mpp"), "ops_level": 0, "ops_downsample": side / px, "base_level": 0,
-        "base_downsample": side / px,
+        "mpp": told.get("mpp"), "ops_level": 0, "ops_downsample": downsample, "base_level": 0,
+        "base_downsample": downsample,
     }  # fmt: skip
+    return {name: value for name, value in spec.items() if value is not None}
+
+
+def slide_properties(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the slide's resolution and (height, width) in wsidata's words, as far as known."""
     size = [int(told.get(f"level0_{name}") or 0) for name in ("height", "width")]
-    slide = {"mpp": told.get("mpp_level0"), "shape": np.array(size) if all(size) else None}
+    slide = {"mpp": told.get("mpp_level0"), "shape": size if all(size) else None}
+    return {name: value for name, value in slide.items() if value is not None}
+
+
+def told_of_tiles(path: Path, spec: Mapping[str, Any], slide: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what wsidata's words tell, in those of :class:`Known`.
+
+    Raises:
+        StoreError: The tiles are not square.
+    """
+    width, height = int(spec["width"]), int(spec.get("height", spec["width"]))
+    if width != height:
+        raise StoreError(f"{path}: its tiles are {width}×{height} px; only square ones are taken")
+    told: dict[str, Any] = {
+        "tile_px": width,
+        "tile_px_level0": width * float(spec.get("base_downsample", 1.0)),
+        "overlap": width - int(spec.get("stride_width", width)),
+        "mpp_level0": slide.get("mpp"),
+    }
+    if slide.get("shape") is not None:
+        told["level0_height"], told["level0_width"] = (int(n) for n in slide["shape"])
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _uns(told: Mapping[str, Any], slide_id: str, px: int, side: float) -> dict[str, Any]:
+    slide = slide_properties(told)
+    if "shape" in slide:
+        slide["shape"] = np.array(slide["shape"])
     return {
-        "tile_spec": {name: value for name, value in spec.items() if value is not None},
-        "slide_properties": {name: value for name, value in slide.items() if value is not None},
+        "tile_spec": tile_spec(told, px, side),
+        "slide_properties": slide,
         "encoder": str(told.get("encoder", "unknown")),
         "slide_id": slide_id,
     }
@@ -163,17 +208,10 @@ def read_anndata(
             f"{path}: no AnnData of LazySlide or ours: it lacks obsm['spatial'] or "
             "uns['tile_spec'], without which it is open where its tiles lie"
         )
-    told: dict[str, Any] = {
-        "encoder": held.uns.get("encoder"),
-        "tile_px": int(spec["width"]),
-        "tile_px_level0": float(spec["width"]) * float(spec.get("base_downsample", 1.0)),
-        "overlap": int(spec["width"]) - int(spec.get("stride_width", spec["width"])),
-        "mpp_level0": slide.get("mpp"),
-    }
-    if slide.get("shape") is not None:
-        told["level0_height"], told["level0_width"] = (int(n) for n in slide["shape"])
-    coords = np.asarray(held.obsm["spatial"], np.float64)
-    return features, coords, {name: value for name, value in told.items() if value is not None}
+    told = told_of_tiles(path, spec, slide)
+    if held.uns.get("encoder") is not None:
+        told["encoder"] = held.uns["encoder"]
+    return features, np.asarray(held.obsm["spatial"], np.float64), told
 
 
 def read_head(path: Path) -> tuple[str | None, tuple[int, ...]]:

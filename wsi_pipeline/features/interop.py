@@ -15,11 +15,18 @@ from typing import Any, Final
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from shapely.geometry import MultiPolygon
 
 from wsi_pipeline import __version__
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.errors import ConfigError, StoreCorruptError, StoreError
 from wsi_pipeline.features.anndata_files import SUFFIX, read_anndata, read_head, write_anndata
+from wsi_pipeline.features.spatialdata_files import SUFFIX as ZARR
+from wsi_pipeline.features.spatialdata_files import (
+    read_spatial_head,
+    read_spatialdata,
+    write_spatialdata,
+)
 from wsi_pipeline.features.store import FeatureBag, FeatureMeta, read_features
 from wsi_pipeline.hdf5 import open_hdf5, unsealed_hdf5
 from wsi_pipeline.run_folder import RunFolder
@@ -62,7 +69,7 @@ class ForeignBag:
     """Another tool's features, ready for :func:`write_features`.
 
     Attributes:
-        layout: ``clam``, ``trident``, ``stamp`` or ``anndata``.
+        layout: ``clam``, ``trident``, ``stamp``, ``anndata`` or ``spatialdata``.
         features: (N, D) float32.
         coords: (N, 2) int64, level-0 (x, y) of each tile's top-left corner.
         meta: What is known about them.
@@ -75,10 +82,10 @@ class ForeignBag:
 
 
 def import_features(path: Path, known: Known | None = None) -> ForeignBag:
-    """Read a feature file of CLAM, TRIDENT, STAMP or ours, or AnnData as LazySlide has it.
+    """Read features of CLAM, TRIDENT, STAMP or ours, or LazySlide's AnnData and SpatialData.
 
     Args:
-        path: An HDF5 file; its stem is the slide.
+        path: An HDF5 file, or a SpatialData store; its stem is the slide.
         known: What to take where the file does not say it. STAMP's coords need ``mpp_level0``,
             CLAM's tiles need their ``patches``, or ``tile_px`` and either ``tile_px_level0`` or
             both resolutions.
@@ -135,7 +142,9 @@ def _foreign_bag(path: Path, known: Known) -> ForeignBag:
     if path.suffix == ".pt":
         raise StoreError(f"{path}: holds no coords; import the .h5 file of the same name instead")
     if path.suffix == SUFFIX:
-        return _anndata(path, known)
+        return _lazyslide("anndata", path, read_anndata(path), known)
+    if path.suffix == ZARR:
+        return _lazyslide("spatialdata", path, read_spatialdata(path, known.encoder), known)
     features, coords, attributes = _read(path)
     _require_places(path, coords)
     if "tile_size_um" in attributes or attributes.get("unit") == "um":
@@ -153,8 +162,13 @@ def _foreign_bag(path: Path, known: Known) -> ForeignBag:
     )
 
 
-def _anndata(path: Path, known: Known) -> ForeignBag:
-    features, coords, told = read_anndata(path)
+def _lazyslide(
+    layout: str,
+    path: Path,
+    read: tuple[NDArray[np.float32], NDArray[np.float64], dict[str, Any]],
+    known: Known,
+) -> ForeignBag:
+    features, coords, told = read
     if features.ndim != 2 or coords.shape != (len(features), 2):
         raise StoreError(
             f"{path}: features {features.shape} and coords {coords.shape} do not belong together"
@@ -162,21 +176,26 @@ def _anndata(path: Path, known: Known) -> ForeignBag:
     _require_places(path, coords)
     known = replace(known, mpp_level0=known.mpp_level0 or told.get("mpp_level0"))
     return ForeignBag(
-        layout="anndata",
+        layout=layout,
         features=features,
         coords=np.rint(coords).astype(np.int64),
         meta=_meta(path, told, known),
     )
 
 
-def read_width(path: Path) -> tuple[str | None, int]:
+def read_width(path: Path, encoder: str | None = None) -> tuple[str | None, int]:
     """Return the encoder that a feature file names, None if it names none, and its width D.
 
+    Args:
+        path: The file.
+        encoder: Whose features, where the file holds those of several.
+
     Raises:
+        StoreError: It holds features of several encoders.
         StoreCorruptError: It cannot be read, or it holds no features.
     """
-    encoder, shape = _read_head(path)
-    return encoder, shape[-1]
+    told, shape = _read_head(path, encoder)
+    return told, shape[-1]
 
 
 def read_shape(path: Path) -> tuple[int, int]:
@@ -185,19 +204,20 @@ def read_shape(path: Path) -> tuple[int, int]:
     return shape[-2] if len(shape) > 1 else 1, shape[-1]
 
 
-def _read_head(path: Path) -> tuple[str | None, tuple[int, ...]]:
+def _read_head(path: Path, encoder: str | None = None) -> tuple[str | None, tuple[int, ...]]:
+    if path.suffix == ZARR:
+        return read_spatial_head(path, encoder)
     try:
         if path.suffix == SUFFIX:
             return read_head(path)
         with h5py.File(path, "r") as file:
-            name = STAMP_FEATURES if STAMP_FEATURES in file else "features"
-            features = file[name]
-            told = dict(file.attrs) | dict(features.attrs)
-            encoder = told.get("extractor") or told.get("encoder")
+            features = file[STAMP_FEATURES if STAMP_FEATURES in file else "features"]
+            attributes = dict(file.attrs) | dict(features.attrs)
+            told = attributes.get("extractor") or attributes.get("encoder")
             shape = tuple(int(side) for side in features.shape)
             if not shape:
                 raise KeyError("a single number")
-            return None if encoder is None else str(encoder), shape
+            return None if told is None else str(told), shape
     except (OSError, KeyError, RuntimeError, IndexError, AttributeError) as error:
         raise StoreCorruptError(f"{path}: not a readable feature file: {error}") from error
 
@@ -389,13 +409,16 @@ def _number(path: Path, value: Any, name: str) -> float:
 STAMP_VERSION: Final = "2.3.0"  # of the layout
 
 
-def export_features(path: Path, folder: Path, layout: str) -> list[Path]:
+def export_features(
+    path: Path, folder: Path, layout: str, tissue: MultiPolygon | None = None
+) -> list[Path]:
     """Write a feature store in another tool's layout.
 
     Args:
         path: A store of ours.
         folder: Root of the other tool's folders.
-        layout: ``clam``, ``trident``, ``stamp`` or ``anndata``.
+        layout: ``clam``, ``trident``, ``stamp``, ``anndata`` or ``spatialdata``.
+        tissue: The slide's tissue, level-0 px, which SpatialData alone has a place for.
 
     Returns:
         The files written.
@@ -407,7 +430,10 @@ def export_features(path: Path, folder: Path, layout: str) -> list[Path]:
     if layout not in LAYOUTS:
         raise ConfigError(f"--layout {layout}: unknown; known are {', '.join(LAYOUTS)}")
     bag = read_features(path)
-    return LAYOUTS[layout](bag, str(bag.attributes.get("slide_id", path.stem)), folder)
+    slide_id = str(bag.attributes.get("slide_id", path.stem))
+    if layout == "spatialdata":
+        return write_spatialdata(bag, slide_id, folder, tissue)
+    return LAYOUTS[layout](bag, slide_id, folder)
 
 
 def _to_clam(bag: FeatureBag, slide_id: str, folder: Path) -> list[Path]:
@@ -509,4 +535,5 @@ LAYOUTS: Final[dict[str, Callable[[FeatureBag, str, Path], list[Path]]]] = {
     "trident": _to_trident,
     "stamp": _to_stamp,
     "anndata": write_anndata,
+    "spatialdata": write_spatialdata,
 }

@@ -1,4 +1,4 @@
-"""Features to the layouts of CLAM, TRIDENT and STAMP."""
+"""Features to the layouts of CLAM, TRIDENT, STAMP and LazySlide."""
 
 import json
 import time
@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import shapely
+from shapely.geometry import MultiPolygon
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.engine import SlideTask, is_done, map_slides
@@ -22,6 +25,7 @@ from wsi_pipeline.events import (
 from wsi_pipeline.features import (
     export_features,
     find_features,
+    import_spatialdata,
     is_embedding,
     read_features,
     read_shape,
@@ -31,23 +35,39 @@ from wsi_pipeline.pipeline.export_tables import Exported, write_clam_tables, wri
 from wsi_pipeline.run_cohort import rows_of, unmatched_features
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.slides import slide_digest
+from wsi_pipeline.tiles import drawn_digest, find_store, open_tiles
+from wsi_pipeline.tissue import EXCLUDE, read_annotations
 from wsi_pipeline.verbs.tiles import ExportConfig
 
 DONE: Final = "exported earlier"
 ANNDATA: Final = ".h5ad"
+SPATIALDATA: Final = "spatialdata"
+NO_OUTLINE: Final = "tissue_outline_changed"  # since the tiles were cut: it is left out
 TOLD: Final = ("patient_id", "label", "cohort", "site", "scanner")  # of a slide, with its embedding
 RECORDS: Final = ".exported"  # what each slide's files were made from, beside them
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTask:
-    """One slide's work order."""
+    """One slide's work order.
+
+    Attributes:
+        slide_id: The slide.
+        store: Its features.
+        out: Folder of the layout.
+        layout: Whose.
+        overwrite: Whether what was exported from something else is replaced.
+        mask: Its tissue as a person drew it; None where nobody did, or the layout has no place.
+        tiles: Its tile store, which tells whether the tiles were cut by that.
+    """
 
     slide_id: str
     store: Path
     out: Path
     layout: str
     overwrite: bool
+    mask: Path | None = None
+    tiles: Path | None = None
 
     @property
     def record(self) -> Path:
@@ -58,10 +78,14 @@ def run(config: ExportConfig) -> Iterator[Event]:
     """Export every feature store of the encoder.
 
     Raises:
-        ConfigError: The encoder's folder is empty.
+        ConfigError: The encoder's folder is empty, or the layout needs what is not installed.
         StoreError: There are no features of this encoder.
     """
-    stores = find_features(RunFolder(config.run).features, config.encoder)
+    folder = RunFolder(config.run)
+    stores = find_features(folder.features, config.encoder)
+    shapes = config.layout == SPATIALDATA
+    if shapes and not config.dry_run:
+        import_spatialdata()
     out = config.out or RunFolder(config.run).exported(config.layout)
     tasks = [
         ExportTask(
@@ -70,6 +94,8 @@ def run(config: ExportConfig) -> Iterator[Event]:
             out=out,
             layout=config.layout,
             overwrite=config.overwrite,
+            mask=folder.mask(slide_id) if shapes and folder.mask(slide_id).exists() else None,
+            tiles=find_store(folder.tiles, slide_id) if shapes else None,
         )
         for slide_id, path in stores_in(stores).items()
     ]
@@ -80,6 +106,11 @@ def run(config: ExportConfig) -> Iterator[Event]:
     if config.layout == "anndata" and is_embedding(tasks[0].store):
         yield from _embeddings(config, tasks, out / f"{stores.name}{ANNDATA}")
         return
+    if shapes and is_embedding(tasks[0].store):
+        raise ConfigError(
+            f"{stores}: embeddings of slides, which have no tiles to tie them to; export them with "
+            "--layout anndata"
+        )
     if config.dry_run:
         for task in tasks:
             yield Planned(row={"slide": task.slide_id, "layout": task.layout, "to": str(out)})
@@ -146,20 +177,50 @@ def export_slide(task: ExportTask) -> SlideDone | SlideSkipped:
         StoreMismatchError: It was exported from something else and is not to be overwritten.
     """
     started = time.monotonic()
+    tissue = _tissue(task)
     made_from = {"store": slide_digest(task.store), "layout": task.layout}
+    if tissue is not None:
+        made_from["mask"] = str(drawn_digest(task.mask))
     if is_done(task.record, _stored(task), made_from, overwrite=task.overwrite):
         return SlideSkipped(slide_id=task.slide_id, reason=DONE)
-    written = export_features(task.store, task.out, task.layout)
+    written = export_features(task.store, task.out, task.layout, tissue)
     files = [str(path.relative_to(task.out)) for path in written]
     write_json(task.record, {"made_from": made_from, "files": files})
     return SlideDone(
         slide_id=task.slide_id,
         counts={"files": len(files)},
-        flags=("resolution_unknown",)
-        if not any("patches" in name for name in files) and task.layout == "trident"
-        else (),
+        flags=_flags(task, files, tissue),
         seconds=time.monotonic() - started,
     )
+
+
+def _flags(task: ExportTask, files: Sequence[str], tissue: MultiPolygon | None) -> tuple[str, ...]:
+    if task.layout == "trident" and not any("patches" in name for name in files):
+        return ("resolution_unknown",)
+    return (NO_OUTLINE,) if task.mask is not None and tissue is None else ()
+
+
+def _tissue(task: ExportTask) -> MultiPolygon | None:
+    """Return the tissue as a person drew it, level-0 px, if the tiles were cut by that drawing.
+
+    What is computed is in no run folder: it would have to be found again on the slide.
+    """
+    if task.mask is None or task.tiles is None:
+        return None
+    about = open_tiles(task.tiles).attributes
+    if about.get("mask_digest") != drawn_digest(task.mask):
+        return None
+    settings, bounds = about.get("config", {}), about.get("bounds_level0", {})
+    whole = settings.get("annotation_origin") == "slide"  # else GeoJSON counts from the bounds
+    origin = (0, 0) if whole else (bounds.get("x", 0), bounds.get("y", 0))
+    regions = read_annotations(task.mask, origin, settings.get("exclude_annotations", EXCLUDE))
+    kept, cut = (
+        shapely.union_all([each.area for each in regions if each.include is include])
+        for include in (True, False)
+    )
+    parts = getattr(kept.difference(cut), "geoms", [kept.difference(cut)])
+    areas = [part for part in parts if part.geom_type == "Polygon" and not part.is_empty]
+    return MultiPolygon(areas) if areas else None
 
 
 def _stored(task: ExportTask) -> dict[str, Any] | None:

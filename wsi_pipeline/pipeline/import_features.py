@@ -1,4 +1,4 @@
-"""Features that CLAM, TRIDENT or STAMP made, brought into a run folder for training."""
+"""Features that CLAM, TRIDENT, STAMP or LazySlide made, brought into a run folder for training."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,6 @@ from wsi_pipeline.engine import SlideTask, is_done, map_slides
 from wsi_pipeline.errors import (
     ConfigError,
     MppError,
-    StoreCorruptError,
     StoreError,
     WsiError,
     named,
@@ -30,6 +29,7 @@ from wsi_pipeline.features import (
     ForeignBag,
     Known,
     import_features,
+    import_spatialdata,
     read_attributes,
     read_width,
     write_features,
@@ -41,7 +41,8 @@ from wsi_pipeline.verbs.tiles import ImportConfig
 
 DONE: Final = "imported earlier"
 NO_FILE: Final = "no feature file"
-SUFFIXES: Final = (".h5", ".h5ad")
+SUFFIXES: Final = (".h5", ".h5ad", ".zarr")
+ZARR: Final = ".zarr"  # of a SpatialData store, a folder
 PATCHES: Final = "patches"  # where CLAM and TRIDENT keep the tiles' places
 
 
@@ -60,10 +61,13 @@ def run(config: ImportConfig) -> Iterator[Event]:
     """Write ``<run>/features/<encoder>/<slide_id>.h5`` for every file, and the cohort table.
 
     Raises:
-        ConfigError: The folder holds no feature files, or features of one encoder differ in width.
+        ConfigError: The folder holds no feature files, features of one encoder differ in width, or
+            what reads them is not installed.
         CohortError: The cohort table is unusable.
     """
     files = _files(config.source)
+    if any(path.suffix == ZARR for path in files.values()):
+        import_spatialdata()
     cohort = _cohort(config)
     yield StageStarted(stage="import_features", total=len(cohort or files))
     tasks = [
@@ -178,8 +182,8 @@ def _refuse_mixed_widths(tasks: Sequence[ImportTask], config: ImportConfig) -> N
     replaced = {task.slide_id for task in tasks} if config.overwrite else set()
     for task in tasks:
         try:
-            told, width = read_width(task.file)
-        except StoreCorruptError:
+            told, width = read_width(task.file, config.encoder)
+        except StoreError:
             continue
         encoder = config.encoder or told
         if encoder is None or not SAFE_ID.fullmatch(encoder):
@@ -218,18 +222,22 @@ def _planned(task: ImportTask) -> Planned | SlideFailed:
 def _files(source: Path) -> dict[str, Path]:
     """Return the feature files in a tool's folder, or in those within it, by slide.
 
+    A ``.zarr`` is one slide's, and is not looked into.
+
     Raises:
         ConfigError: There are none, or two of one slide.
     """
     start = source.parent if source.name == PATCHES else source
     files = [path for suffix in SUFFIXES for path in sorted(start.glob(f"[!.]*{suffix}"))]
+    if source.suffix == ZARR:
+        files = [source]
     if not files:
         files = [
             path
             for path in sorted(start.rglob("[!.]*"))
             if path.suffix in SUFFIXES
             and not any(
-                part == PATCHES or part.startswith((".", "slide_features"))
+                part == PATCHES or part.endswith(ZARR) or part.startswith((".", "slide_features"))
                 for part in path.relative_to(start).parts[:-1]
             )
         ]
@@ -242,7 +250,7 @@ def _files(source: Path) -> dict[str, Path]:
             )
         found[path.stem] = path
     if not found:
-        raise ConfigError(f"{source}: no .h5 or .h5ad feature files there")
+        raise ConfigError(f"{source}: no feature files there: .h5, .h5ad, or SpatialData's .zarr")
     return found
 
 

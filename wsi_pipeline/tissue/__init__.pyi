@@ -1,4 +1,5 @@
 from .annotations import (
+    EXCLUDE,
     NAMELESS,
     Annotation,
     annotated_mask,
@@ -32,6 +33,7 @@ from .tilt import Tilt, tissue_tilt
 
 __all__ = [
     "BACKGROUND_LEVEL",
+    "EXCLUDE",
     "KEPT",
     "NAMELESS",
     "TISSUE_METHODS",

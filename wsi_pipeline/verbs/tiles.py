@@ -192,8 +192,9 @@ class ExportConfig(StageConfig):
     needs: ClassVar = ("features",)
 
     run: Run = Field(description="Run folder.")
-    layout: Literal["clam", "trident", "stamp", "anndata"] = Field(
-        description="Whose layout; anndata is LazySlide's, a .h5ad a slide."
+    layout: Literal["clam", "trident", "stamp", "anndata", "spatialdata"] = Field(
+        description="Whose layout; anndata and spatialdata are LazySlide's, a .h5ad or .zarr a "
+        "slide."
     )
     encoder: str = Field(
         default="densenet121", description="Whose features: an encoder's tag or its bare name."
@@ -216,14 +217,14 @@ class ImportConfig(StageConfig):
     makes: ClassVar = ("root", "features")
 
     source: Annotated[Path, POSITIONAL, DIR] = Field(
-        description="Folder of the tool's .h5 files, one a slide, or one above. CLAM's patches/ "
-        "beside or above them tells the tiles' size."
+        description="Folder of the tool's .h5, .h5ad or .zarr, one a slide, or one above. CLAM's "
+        "patches/ beside or above them tells the tiles' size."
     )
     run: Annotated[Path, HOW, DIR] = Field(description="Run folder to fill.")
     cohort: Annotated[Path | None, HOW, FILE] = Field(
         default=None,
-        description="Cohort table, whose slide_id is a file's name without .h5; it becomes the run "
-        "folder's. Without one the run folder's own holds, or every file is imported.",
+        description="Cohort table, whose slide_id is a file's name without its ending; it becomes "
+        "the run folder's. Without one the run folder's own holds, or every file is imported.",
     )
     slides: Slides = Field(
         default=None,
@@ -231,7 +232,9 @@ class ImportConfig(StageConfig):
         "read from their headers.",
     )
     encoder: str | None = Field(
-        default=None, description="Tag to file the features under, where no file says it."
+        default=None,
+        description="Tag to file the features under, where no file says it; or which of several "
+        "encoders in a .zarr.",
     )
     tile_px: int | None = Field(
         default=None, gt=0, description="Side of a tile as the encoder saw it, where no file says."
