@@ -233,6 +233,55 @@ LUNIT_RESNET = Recipe(
 )  # fmt: skip
 
 
+class Queried(nn.Module):
+    """CONCH v1.5's pooling: one query looks at all tokens with eight pairs of eyes.
+
+    Query and tokens are each normalised; keys and values come from one product, the keys first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 768))
+        self.ln_k, self.ln_q = nn.LayerNorm(1024), nn.LayerNorm(768)
+        self.to_q = nn.Linear(768, 768, bias=False)
+        self.to_kv = nn.Linear(1024, 1536, bias=False)
+        self.to_out = nn.Linear(768, 768, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        asked = self.to_q(self.ln_q(self.query[0]))
+        keys, values = self.to_kv(self.ln_k(tokens)).split(768, dim=2)
+        seen = []
+        for first in range(0, 768, 96):
+            part = slice(first, first + 96)
+            weight = torch.softmax(keys[..., part] @ asked[part] / 96**0.5, dim=1)
+            seen.append((weight[..., None] * values[..., part]).sum(1))
+        return self.to_out(torch.cat(seen, dim=1))
+
+
+class ConchV15Card(nn.Module):
+    """TITAN's conch_v1_5: a ViT-L of 224 px that is shown 448, its places stretched as it runs."""
+
+    def __init__(self, depth: int = 24) -> None:
+        super().__init__()
+        self.trunk = timm.create_model(
+            "vit_large_patch16_224", init_values=1e-6, num_classes=0, depth=depth
+        )
+        self.attn_pool_contrast = Queried()
+        self.ln_contrast = nn.LayerNorm(768)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        trunk, places = self.trunk, self.trunk.pos_embed
+        patches = trunk.patch_embed.proj(pixels)
+        side = patches.shape[-1] + 0.1  # as DINO's code has it, lest a rounding lose a token
+        grid = places[0, 1:].T.reshape(1, 1024, 14, 14)
+        grid = nn.functional.interpolate(grid, scale_factor=(side / 14, side / 14), mode="bicubic")
+        first = (trunk.cls_token + places[:, :1]).expand(len(pixels), -1, -1)
+        tokens = torch.cat([first, (patches + grid).flatten(2).transpose(1, 2)], dim=1)
+        for block in trunk.blocks:
+            tokens = block(tokens)
+        return self.ln_contrast(self.attn_pool_contrast(trunk.norm(tokens)))
+
+
 RECIPES: dict[str, Recipe] = {
     "densenet121": imagenet("densenet121"),
     "resnet50": imagenet("resnet50"),
@@ -265,6 +314,10 @@ RECIPES: dict[str, Recipe] = {
         build=vit("vit_giant_patch14_224", img_size=224, patch_size=14, num_heads=24,
                   init_values=1e-5, embed_dim=1536, mlp_ratio=2.66667 * 2, num_classes=0,
                   no_embed_class=True, reg_tokens=8, dynamic_img_size=True, **SWIGLU),
+    ),
+    "conch-v15": Recipe(
+        transform=lambda: cropped(448, 448, IMAGENET, T.InterpolationMode.BILINEAR),
+        build=ConchV15Card,
     ),
     "virchow": Recipe(
         transform=lambda: cropped(224, 224, IMAGENET),
@@ -341,7 +394,6 @@ PACKAGED: dict[str, Callable[[], Transform]] = {
         [T.Resize(448, BICUBIC), T.CenterCrop(448), lambda image: image.convert("RGB"),
          T.ToTensor(), CLIP]
     ),
-    "conch-v15": lambda: cropped(448, 448, IMAGENET, T.InterpolationMode.BILINEAR),
     "musk": lambda: T.Compose(
         [T.Resize(384, interpolation=3, antialias=True), T.CenterCrop((384, 384)), T.ToTensor(),
          HALF]
@@ -496,7 +548,7 @@ def main() -> int:
     parser.add_argument("--states", type=Path)
     path = parser.parse_args().states
     if path:
-        found = {n: state_of(e) for n, e in PUBLISHED.items() if e.kind != "package"}
+        found = {n: state_of(e) for n, e in PUBLISHED.items() if not e.install}
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         return 0
     sys.stdout.write(table() + "\n")

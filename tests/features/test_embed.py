@@ -173,12 +173,17 @@ class StandIn(PreTrainedModel):
 
     def encode_slide_from_patch_features(self, features, coords, step):
         assert isinstance(step, int) and coords.dtype == torch.int64
-        return self.layer(features).mean(1) + step + coords.sum()
+        assert features.shape == (1, 3, 4) and features.dtype == torch.float32
+        cells = coords // step  # level-0 px in, a grid of tiles out: two in a cell become one
+        assert coords.shape == (1, 3, 2) and len(torch.unique(cells[0], dim=0)) == 3
+        return self.layer(features).mean(1) + step + cells.sum()
 
     def slide_representations(self, features):
+        assert features.shape == (1, 3, 4) and features.dtype == torch.float32
         return {"image_embedding": self.layer(features).mean(1), "image_latents": features}
 
     def forward_features(self, features):
+        assert features.shape == (1, 3, 4) and features.dtype == torch.float32
         return self.layer(features).amax(1), {"attention": features}
 """
 
@@ -214,9 +219,9 @@ def test_a_publishers_code_gets_its_weights_and_is_called_as_it_wants(
     embed = entry.build(entry, replace(refused, remote_code=True))
     rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
     layer = rows @ weights["layer.weight"].T + weights["layer.bias"]
-    expected = {"titan": layer.mean(0) + 448 + 9, "prism": layer.mean(0), "feather": layer.amax(0)}
+    expected = {"titan": layer.mean(0) + 448 + 3, "prism": layer.mean(0), "feather": layer.amax(0)}
     bag = FeatureBag(
-        features=rows.numpy(), coords=np.array([[0, 0], [4, 0], [0, 5]]),
+        features=rows.numpy(), coords=np.array([[0, 0], [448, 0], [0, 896]]),
         attributes={"encoder": "uni.hub", "tile_px": 256, "tile_px_level0": 512.0,
                     "overlap_px": 32},
     )  # fmt: skip
@@ -234,7 +239,11 @@ class Layers(torch.nn.Module):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(1))
 
-    def forward(self, features: torch.Tensor, coords: torch.Tensor) -> list[torch.Tensor]:
+    def forward(
+        self, features: torch.Tensor, coords: torch.Tensor, all_layer_embed: bool = False
+    ) -> list[torch.Tensor]:
+        assert all_layer_embed, "as its publishers' pipeline.py asks"
+        assert coords.dtype == torch.int64
         self.seen = coords
         return [features.sum(1), features.mean(1) * self.scale]
 
@@ -267,6 +276,9 @@ def test_gigapath_counts_places_in_tiles_of_256_px_and_is_never_left_random(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EncoderError, match=r"HF_HUB_OFFLINE forbids.*slide_encoder\.pth"):
         entry.build(entry, CPU)
+    stand_in(monkeypatch, "torchscale.component.multihead_attention", flash_attn_func=None)
+    with pytest.raises(EncoderError, match=r"CUDA device with flash-attn alone .* not on cpu"):
+        entry.build(entry, allowed)
 
 
 class HeEncoder(torch.nn.Module):

@@ -33,7 +33,7 @@ from wsi_pipeline.features import (
     write_features,
 )
 from wsi_pipeline.features.encoder import Encoder, EncoderModel, Preprocess, Runtime, see
-from wsi_pipeline.features.networks import build_network, load_network, pooled
+from wsi_pipeline.features.networks import build_network, load_network, pooled, preprocess_of
 from wsi_pipeline.features.published import recipe_digest
 from wsi_pipeline.features.resample import PILLOW, exact, pillow_resize
 from wsi_pipeline.features.weights import Weights, import_timm
@@ -68,12 +68,12 @@ def test_every_entry_has_a_card_of_its_own_and_says_what_a_person_needs() -> Non
         assert entry.licence
         assert entry.paper.startswith("https://")
         assert not entry.revision or re.fullmatch(r"[0-9a-f]{40}", entry.revision)
-        assert entry.kind != "package" or entry.install
+        assert bool(entry.install) == (entry.name in PACKAGED)
 
 
 def test_the_libraries_still_build_the_networks_that_the_weights_are_for() -> None:
     known = json.loads(STATES.read_text("utf-8"))
-    assert set(known) == {name for name, entry in PUBLISHED.items() if entry.kind != "package"}
+    assert set(known) == {name for name, entry in PUBLISHED.items() if not entry.install}
     changed = [name for name in known if state_of(PUBLISHED[name]) != known[name]]
     assert changed == [], "timm or transformers build these differently now: names or shapes"
 
@@ -367,9 +367,26 @@ def test_conch_comes_with_its_package_and_its_transform_is_looked_at(
         load_network(entry, weights_of(file), "auto")
 
 
-def test_code_from_the_hub_runs_only_if_a_person_allows_it(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="--trust-remote-code"):
-        load_network(PUBLISHED["conch-v15"], weights_of(tmp_path), "auto")
+def test_conch_v15_comes_from_its_own_file_and_with_the_recipe_that_it_had(tmp_path: Path) -> None:
+    entry, file = shallow("conch-v15"), tmp_path / "conch_v1_5_pytorch_model.bin"
+    card = RECIPES["conch-v15"].build(depth=1).eval()
+    plant(card)
+    plant(card.trunk.patch_embed)
+    torch.nn.init.normal_(card.trunk.pos_embed)  # places that weigh as much as what is seen
+    torch.save(card.state_dict(), file)
+    pixels = torch.randn(2, 3, 448, 448, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, expected = load_network(entry, weights_of(file), "auto")(pixels), card(pixels)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    state = card.state_dict()
+    state.pop("attn_pool_contrast.query")
+    torch.save(state, file)
+    with pytest.raises(EncoderError, match=r"do not fit .*'conch-v15'.*attn_pool_contrast\.query"):
+        load_network(entry, weights_of(file), "auto")
+    # features of before, made by the code inside TITAN, were of the same file at the same revision
+    known = recipe_digest(preprocess_of(PUBLISHED["conch-v15"]).as_dict(), "auto",
+                          replace(PUBLISHED["conch-v15"], file=""))  # fmt: skip
+    assert identify(Asked(name="conch-v15", weights="random")).recipe == known
 
 
 def test_weights_out_of_reach_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

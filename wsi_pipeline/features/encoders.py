@@ -65,13 +65,11 @@ class Asked:
             ``module:function``.
         weights: ``auto`` or ``hub`` (the hub or its cache), ``package``, ``random``, or a file.
         pooling: ``auto`` (the publisher's or the model's own), ``class``, ``mean``, ``class+mean``.
-        remote_code: Whether a publisher's code from the hub may be run.
     """
 
     name: str = DEFAULT
     weights: str = "auto"
     pooling: str = "auto"
-    remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.name.startswith("hf_hub:"):  # timm takes both spellings
@@ -207,7 +205,7 @@ def _pooling(asked: Asked, entry: PublishedEncoder) -> str:
 def _from_entry(asked: Asked, entry: PublishedEncoder) -> EncoderModel:
     """Build a published encoder whose weights are not timm's own."""
     weights, pooling = find_published_weights(entry, asked.weights), _pooling(asked, entry)
-    model = load_network(entry, weights, pooling, remote_code=asked.remote_code)
+    model = load_network(entry, weights, pooling)
     library = "transformers" if entry.kind == "transformers" else "timm"
     return EncoderModel(
         model=model,

@@ -36,7 +36,7 @@ def build_network(entry: PublishedEncoder, **changes: Any) -> nn.Module:
     """Build a published encoder's network, with random weights and without its pooling.
 
     Args:
-        entry: Of timm's or transformers' classes.
+        entry: Of timm's or transformers' classes, or of one here.
         changes: Arguments that differ from the entry's, such as a smaller depth.
 
     Raises:
@@ -47,10 +47,12 @@ def build_network(entry: PublishedEncoder, **changes: Any) -> nn.Module:
         timm = import_timm()
         made: nn.Module = timm.create_model(entry.architecture, **_classes(arguments))
         return made
-    if entry.kind == "package":
+    if entry.install:
         raise EncoderError(
             f"encoder {entry.name!r}: its network is its publisher's own; {_bring(entry)}"
         )
+    if entry.kind == "package":
+        return TOWERS[entry.architecture](**{**entry.arguments, **changes})
     built: nn.Module = getattr(import_transformers(entry), entry.architecture)(
         transformers_config(entry, **changes), **_unpooled(entry)
     )
@@ -79,29 +81,27 @@ def import_transformers(entry: PublishedEncoder) -> Any:
         ) from error
 
 
-def load_network(
-    entry: PublishedEncoder, weights: Weights, pooling: str, *, remote_code: bool = False
-) -> nn.Module:
+def load_network(entry: PublishedEncoder, weights: Weights, pooling: str) -> nn.Module:
     """Build a published encoder with its weights; takes (B, 3, H, W), returns (B, D).
 
     Args:
         entry: What to build.
         weights: Where its weights are; without a path they follow from a seed.
         pooling: As :data:`~wsi_pipeline.features.published.POOLINGS`, or the entry's.
-        remote_code: Whether the publisher's code from the hub may run.
 
     Raises:
-        EncoderError: The weights do not fit, a package is missing, or code may not be run.
+        EncoderError: The weights do not fit, or a package is missing.
     """
-    if entry.kind == "package":
-        return PACKAGES[entry.architecture](entry, weights, remote_code).eval()
+    if entry.install:
+        return PACKAGES[entry.architecture](entry, weights).eval()
     if weights.path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             network = build_network(entry)
     else:
         state = _headless(read_state(weights.path))
-        network = (_filled if entry.kind == "timm" else _from_transformers)(entry, state, weights)
+        fill = _from_transformers if entry.kind == "transformers" else _filled
+        network = fill(entry, state, weights)
     return pooled(network, pooling, entry.name).eval()
 
 
@@ -205,6 +205,72 @@ class ConvStem(nn.Module):
         return tokens
 
 
+class AttentionPool(nn.Module):
+    """One learned query that attends to all tokens, by several heads."""
+
+    def __init__(self, tokens: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.zeros(1, width))
+        self.ln_k, self.ln_q = nn.LayerNorm(tokens), nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_kv = nn.Linear(tokens, 2 * width, bias=False)
+        self.to_out = nn.Linear(width, width, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, C) → (B, D)."""
+        query = self.to_q(self.ln_q(self.query)).expand(len(tokens), 1, -1)
+        key, value = self.to_kv(self.ln_k(tokens)).chunk(2, dim=-1)
+        heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                 for part in (query, key, value))  # fmt: skip
+        seen = nn.functional.scaled_dot_product_attention(*heads)
+        pooled: torch.Tensor = self.to_out(seen.transpose(1, 2).flatten(1))
+        return pooled
+
+
+class ConchV15(nn.Module):
+    """CONCH v1.5's image tower: a ViT-L/16 whose tokens one query pools.
+
+    Its file holds places of 14 × 14 tokens, and its publishers stretch them to the 28 × 28 of
+    448 px whenever it runs: bicubic, not antialiased, by (28 + 0.1) / 14. Here it is done once.
+
+    Source: Ding et al., Nature Medicine 2025 (TITAN), and the code that comes with its weights.
+    """
+
+    def __init__(self, side_px: int = 448, **changes: Any) -> None:
+        super().__init__()
+        self.trunk: Any = import_timm().create_model(
+            "vit_large_patch16_224", img_size=side_px, init_values=1.0, num_classes=0, **changes
+        )
+        self.attn_pool_contrast = AttentionPool(int(self.trunk.embed_dim), 768, heads=8)
+        self.ln_contrast = nn.LayerNorm(768)
+        self.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+            ConchV15._stretched
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 448, 448) → (B, 768)."""
+        tokens = self.trunk.forward_features(pixels)
+        feature: torch.Tensor = self.ln_contrast(self.attn_pool_contrast(tokens))
+        return feature
+
+    def _stretched(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Put places as many as this network's tokens into the tensors of a file."""
+        places = state.get(f"{prefix}trunk.pos_embed")
+        side = int(self.trunk.patch_embed.grid_size[0])
+        if places is None or places.shape[1] == 1 + side**2:
+            return
+        held = math.isqrt(places.shape[1] - 1)
+        grid = places[:, 1:].unflatten(1, (held, held)).permute(0, 3, 1, 2)
+        wide = nn.functional.interpolate(grid, scale_factor=(side + 0.1) / held, mode="bicubic")
+        placed = torch.cat([places[:, :1], wide.flatten(2).mT], dim=1)
+        state[f"{prefix}trunk.pos_embed"] = placed
+
+
+TOWERS: Final[Mapping[str, Callable[..., nn.Module]]] = {"conch-v15": ConchV15}
+"""Networks that no library has, and that are small enough to be here."""
+
+
 def _classes(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Put classes in the place of their names."""
     import_timm()
@@ -305,7 +371,7 @@ class Called(nn.Module):
         return self.call(self.body, pixels)
 
 
-def _conch(entry: PublishedEncoder, weights: Weights, _: bool) -> nn.Module:
+def _conch(entry: PublishedEncoder, weights: Weights) -> nn.Module:
     package = _package(entry, "conch.open_clip_custom")
     path = _required(entry, weights)
     model, transform = package.create_model_from_pretrained("conch_ViT-B-16", str(path))
@@ -314,7 +380,7 @@ def _conch(entry: PublishedEncoder, weights: Weights, _: bool) -> nn.Module:
     return Called(model, lambda body, x: body.encode_image(x, proj_contrast=False, normalize=False))
 
 
-def _musk(entry: PublishedEncoder, weights: Weights, _: bool) -> nn.Module:
+def _musk(entry: PublishedEncoder, weights: Weights) -> nn.Module:
     utils = _package(entry, "musk.utils")
     _package(entry, "musk.modeling")  # tells timm of the model
     path = _required(entry, weights)
@@ -325,29 +391,8 @@ def _musk(entry: PublishedEncoder, weights: Weights, _: bool) -> nn.Module:
     return Called(model, lambda body, x: body(image=x, **how)[0])
 
 
-def _conch_v15(entry: PublishedEncoder, _: Weights, remote_code: bool) -> nn.Module:
-    if not remote_code:
-        raise EncoderError(
-            f"encoder {entry.name!r}: runs its publisher's code from {entry.page}; read it, then "
-            "allow it with --trust-remote-code"
-        )
-    library = import_transformers(entry)
-    revision = entry.revision or None
-    try:
-        titan = library.AutoModel.from_pretrained(  # nosec B615 # a person has allowed its code
-            entry.hub, trust_remote_code=True, revision=revision
-        )
-    except (OSError, ImportError, ValueError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise EncoderError(f"encoder {entry.name!r}: {told}; {_bring(entry)}") from error
-    model, transform = titan.return_conch()
-    require_same_transform(entry, transform)
-    network: nn.Module = model
-    return network
-
-
-PACKAGES: Final[Mapping[str, Callable[[PublishedEncoder, Weights, bool], nn.Module]]] = {
-    "conch": _conch, "musk": _musk, "conch-v15": _conch_v15,
+PACKAGES: Final[Mapping[str, Callable[[PublishedEncoder, Weights], nn.Module]]] = {
+    "conch": _conch, "musk": _musk,
 }  # fmt: skip
 """Entry → what builds it from its publisher's package."""
 

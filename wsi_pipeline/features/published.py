@@ -38,17 +38,18 @@ class PublishedEncoder:
     Attributes:
         name: As ``--encoder`` takes it.
         title: As its publishers write it.
-        kind: Whose classes build it: timm's, transformers' or the publisher's own package.
+        kind: Whose classes build it: timm's, transformers' or the publisher's own, of a package to
+            be installed or written anew in :mod:`~wsi_pipeline.features.networks`.
         architecture: timm's model or transformers' class; of a package, the entry's own name.
         arguments: Of timm's model, or of transformers' configuration; classes by their names.
         hub: Where the weights are, ``owner/model``; empty for timm's own, or for a file by hand.
         revision: Commit of the hub; empty where none is pinned.
-        pinned_later: Whether recipes were recorded before it was pinned: they do not hold it then.
+        pinned_later: Whether recipes were recorded before revision and file were known: they hold
+            neither then.
         sha256: Of the weights' file, where it is by hand and known.
         file: The weights' file, where it has a name of its own.
         by_hand: A page that leads to the file, where no hub has it.
-        install: The command that brings the publisher's package.
-        remote_code: Whether the publisher's code from the hub is run; only if a person allows it.
+        install: The command that brings the publisher's package, where it is needed.
         resize_px: Side tiles are resized to; None leaves them as they are.
         input_px: Side of the centre that the network sees; None sees all.
         interpolation: ``bilinear`` or ``bicubic``, antialiased.
@@ -78,7 +79,6 @@ class PublishedEncoder:
     file: str = ""
     by_hand: str = ""
     install: str = ""
-    remote_code: bool = False
     resize_px: int | None = None
     input_px: int | None = None
     interpolation: str = "bicubic"
@@ -108,7 +108,7 @@ class PublishedEncoder:
     def architecture_facts(self) -> dict[str, Any]:
         """Return what besides the preprocessing decides the features, JSON-ready."""
         names = ("kind", "architecture", "arguments", "hub", "revision", "file", "width")
-        values = asdict(self) | ({"revision": ""} if self.pinned_later else {})
+        values = asdict(self) | ({"revision": "", "file": ""} if self.pinned_later else {})
         return {name: values[name] for name in names}
 
 

@@ -9,6 +9,7 @@ user's own is ``module:function`` and takes the same as :class:`SlideEncoder` gi
 import importlib
 import io
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -180,6 +181,7 @@ def _gigapath(entry: SlideEncoder, allowed: Allowed) -> Embed:
     import torch
 
     package = _package(entry, "gigapath.slide_encoder")
+    _require_flash_attention(entry, allowed)
     (path,) = _files(entry, allowed, "slide_encoder.pth")
     # it says that weights are not found, which follow below; and it reads numbers again that it
     # wrote as text, which numpy 2 would write as np.int64(1024)
@@ -190,11 +192,25 @@ def _gigapath(entry: SlideEncoder, allowed: Allowed) -> Embed:
 
     def embed(features: "torch.Tensor", coords: "torch.Tensor", side: float) -> "torch.Tensor":
         places = torch.floor(coords.double() * (GIGAPATH_TILE_PX / side)).long()
-        layers = model(features[None], places[None])
-        last: torch.Tensor = layers[-1] if isinstance(layers, list | tuple) else layers
-        return last[0]
+        with torch.autocast("cuda", torch.float16, enabled=features.is_cuda):  # all that it takes
+            last: torch.Tensor = model(features[None], places[None], all_layer_embed=True)[-1]
+        return last[0]  # of the twelfth layer, as its pipeline.py: asked alone, it is normed twice
 
     return embed
+
+
+def _require_flash_attention(entry: SlideEncoder, allowed: Allowed) -> None:
+    """See that Prov-GigaPath's attention can run: it has no other than flash-attn's, on CUDA.
+
+    Raises:
+        EncoderError: It cannot.
+    """
+    module = sys.modules.get("torchscale.component.multihead_attention")
+    if module is not None and getattr(module, "flash_attn_func", None) is None:
+        raise EncoderError(
+            f"slide encoder {entry.name!r}: its publisher's code runs on a CUDA device with "
+            f"flash-attn alone ('pip install flash-attn'), not on {allowed.device} as it is here"
+        )
 
 
 def _chief(entry: SlideEncoder, allowed: Allowed) -> Embed:
@@ -325,7 +341,7 @@ SLIDE_ENCODERS: Final[Registry[SlideEncoder]] = Registry(
                 SlideEncoder(
                     name="titan", build=_titan, tiles=("conch-v15", "conch_v15"), tile_width=768,
                     tile_um=256, by_step=True, hub="MahmoodLab/TITAN",
-                    revision="b2fb4f475256eb67c6e9ccbf2d6c9c3f25f20791",
+                    revision="dac6773d9961cfc75503440676ff157a2c6e8d2e",
                     install=TRANSFORMERS, licence=NON_COMMERCIAL,
                     paper="https://arxiv.org/abs/2411.19666",
                 ),
@@ -360,6 +376,7 @@ SLIDE_ENCODERS: Final[Registry[SlideEncoder]] = Registry(
                 SlideEncoder(
                     name="feather", build=_feather, tiles=("conch-v15", "conch_v15"),
                     tile_width=768, tile_um=256, hub="MahmoodLab/abmil.base.conch_v15.pc108-24k",
+                    revision="423c894c738294e8b0ac38938108180a2c21dd43",
                     install=TRANSFORMERS, licence=NON_COMMERCIAL,
                     paper="https://arxiv.org/abs/2506.09022",
                 ),

@@ -99,11 +99,14 @@ def _prepared(stores: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _stored(target: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a store was made from; older ones do not tell the digest of the weights."""
+    """Return what a store was made from; older ones do not tell the digest of the weights.
+
+    Nor do those of weights of which no revision was pinned yet.
+    """
     if not target.exists():
         return None
     told = dict(read_attributes(target).get("made_from", {}))
-    return {"weights_digest": asked["weights_digest"], **told}
+    return told | {"weights_digest": told.get("weights_digest") or asked["weights_digest"]}
 
 
 def _weights(given: Path | None) -> str:

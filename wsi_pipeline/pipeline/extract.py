@@ -487,10 +487,7 @@ def _encoder(config: ExtractConfig, device: str) -> Encoder:
 
 def asked_of(config: ExtractConfig) -> Asked:
     """Return which encoder the settings ask for."""
-    return Asked(
-        name=config.encoder, weights=config.weights, pooling=config.pooling,
-        remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    return Asked(name=config.encoder, weights=config.weights, pooling=config.pooling)
 
 
 def worker_device(asked: str) -> str:

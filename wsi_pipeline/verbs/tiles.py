@@ -110,7 +110,8 @@ class ExtractConfig(StageConfig, PatienceSettings, ShardSettings, MirrorSettings
         "the patches, or both; auto is as published.",
     )
     trust_remote_code: bool = Field(
-        default=False, description="Let a publisher's code from the hub run, where it needs to."
+        default=False,
+        description="Taken as before; no encoder runs code from the hub. Slide encoders do.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto is half precision on a GPU, fp32 elsewhere."
