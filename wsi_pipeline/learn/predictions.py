@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import StoreCorruptError
 from wsi_pipeline.hdf5 import create_hdf5, open_hdf5
 from wsi_pipeline.inventory import check_listed
-from wsi_pipeline.learn.scores import Probabilities
-from wsi_pipeline.learn.splits import SplitSlide
 from wsi_pipeline.tables import to_csv
 from wsi_pipeline.types import Coords
+
+if TYPE_CHECKING:  # a prediction is read without torch
+    from wsi_pipeline.learn.scores import Probabilities
+    from wsi_pipeline.learn.splits import SplitSlide
 
 ATTENTION: Final = "attention"
 
@@ -91,8 +93,8 @@ def read_prediction(path: Path) -> SlidePrediction:
 
 
 def predictions_csv(
-    slides: Sequence[SplitSlide],
-    found: Mapping[str, Probabilities],
+    slides: "Sequence[SplitSlide]",
+    found: "Mapping[str, Probabilities]",
     classes: Sequence[str],
     result: str = "",
 ) -> str:

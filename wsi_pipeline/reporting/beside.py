@@ -16,7 +16,7 @@ from wsi_pipeline.reporting.style import ACCENT, INK, MUTED, RULE
 Address = Callable[[Picture], str]
 """Where a page finds a picture."""
 
-FOLDER: Final = "pictures"
+PICTURES: Final = "pictures"
 ENDINGS: Final[dict[Mime, str]] = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -30,7 +30,7 @@ class PicturesBeside:
     """The pictures of ``page``; calling it writes one and returns its relative address."""
 
     def __init__(self, page: Path) -> None:
-        self._folder = page.parent / FOLDER
+        self._folder = page.parent / PICTURES
         self._shown: set[str] = set()
 
     def __call__(self, picture: Picture) -> str:
@@ -41,7 +41,7 @@ class PicturesBeside:
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         self._shown.add(name)
-        return f"{FOLDER}/{name}"
+        return f"{PICTURES}/{name}"
 
     def prune(self) -> None:
         """Remove the pictures that only an earlier page showed."""

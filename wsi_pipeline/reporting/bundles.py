@@ -1,5 +1,7 @@
 """Trained and fine-tuned models of a run folder, as a report shows them."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.learn import PROMISED, ReaderResult
+from wsi_pipeline.learn import PROMISED
+
+if TYPE_CHECKING:  # whoever shows no readers waits for no statistics
+    from wsi_pipeline.learn import ReaderResult
 
 HOUR_S: Final = 3600.0
 
@@ -344,7 +347,7 @@ class ReadPart:
 
     bundle: str
     split: str
-    results: tuple[ReaderResult, ...]
+    results: "tuple[ReaderResult, ...]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline import learn  # its parts when they are used: torch takes seconds
 from wsi_pipeline.errors import LearnError, StoreError
 from wsi_pipeline.features import read_features
-from wsi_pipeline.learn import read_bundle_config, read_splits
 from wsi_pipeline.run_folder import BundleFile, RunFolder, stores_in
 
 BANK_BYTES: Final = 128 << 20  # of training tiles held, the same number of each slide
@@ -125,7 +125,7 @@ class TrainingTiles:
     def _read(self, folder: Path) -> Bank:
         stored: Mapping[str, Path] = stores_in(self._encoded(folder))
         slides = [
-            each for each in read_splits(folder / BundleFile.SPLITS)
+            each for each in learn.read_splits(folder / BundleFile.SPLITS)
             if each.split == "train" and each.slide_id in stored
         ]  # fmt: skip
         if not slides:
@@ -147,7 +147,7 @@ class TrainingTiles:
         )
 
     def _encoded(self, folder: Path) -> Path:
-        return self._folder.features_of(read_bundle_config(folder).encoder)
+        return self._folder.features_of(learn.read_bundle_config(folder).encoder)
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
