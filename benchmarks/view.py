@@ -1,18 +1,29 @@
-"""How long a browser waits for a tile of a slide: the workbench, and OpenSlide's DeepZoomGenerator.
+"""How long a browser waits for a tile of a slide, and for the first sight of it.
 
-python -m benchmarks.view [SLIDE ...] [--tiles 300] [--made 100000] [--patch SLIDE]
+python -m benchmarks.view [SLIDE ...] [--tiles 300] [--seconds 8] [--made 100000] [--patch SLIDE]
+                          [--peers FOLDER] [--sights 3]
 
-Both answer through the same framework and encode JPEG at the same quality; each tile is asked for
-once, in an order that jumps over all levels, which no cache helps. ``--made`` also measures scans
-of that side that repeat real tissue: one with small levels, and one whose coarsest level is a
-quarter, all of which has to be averaged for a coarse tile.
+The workbench, OpenSlide's DeepZoomGenerator behind the same framework with JPEG of the same
+quality, and TIAToolbox's TileServer, in an environment of its own below ``--peers``, each asked in
+its own process by the test client of its framework. Each tile is asked for once, in an order that
+jumps over all levels, which no cache helps, until the seconds are over. ``--made`` also measures
+scans of that side that repeat real tissue: with small levels; with a coarsest level of a quarter,
+all of which has to be averaged for a coarse tile; with one level. Nobody but the workbench is asked
+for tiles that take more than 8192 × 8192 px of the slide's nearest level: they have no bound.
+
+``--sights`` opens each slide so often by ``wsi view`` and a fresh Chromium at the slide's page.
 """
 
 import argparse
 import io
+import json
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,65 +35,106 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from benchmarks.browser import Tab
+from benchmarks.environments import PEERS, RUNNERS, prepare
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.workbench import QUALITY, SIDE, OpenSlides, SlideFile, levels_of, tile_response
 
-HUGE = 60_000  # px, of a slide on which a coarse tile of theirs takes seconds …
-THEIRS = 40  # … so that fewer are asked for
 PATH = "/{level:int}/{column:int}_{row:int}.jpg"
+MOST_PX = 8192  # a side, of the nearest level, that a peer is made to read for a tile
+FIRST = 8  # level whose picture is one tile
+MADE = (("levels 1, 4, 16, 64", (1, 4, 16, 64)), ("levels 1 and 4", (1, 4)), ("level 1", (1,)))
+SEEN = "(name => performance.getEntriesByName(name)[0]?.startTime)"
+
+Place = tuple[int, int, int]  # level, column, row
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A slide and the tiles that are asked for: by all, and of a bounded read."""
+
+    path: Path
+    size: tuple[int, int]
+    places: list[Place]
+    bounded: list[Place]
+    seconds: float
+
+
+Wait = Callable[[Asked], list[float] | str]  # milliseconds, or why there are none
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slides", nargs="*", type=Path)
     parser.add_argument("--tiles", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--made", type=int, default=0)
     parser.add_argument("--patch", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--sights", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         made = _made(Path(folder), given.made, given.patch) if given.made else []
-        _measure([*given.slides, *made], given.tiles)
+        slides = [*given.slides, *made]
+        _measure([_asked(path, given.tiles, given.seconds) for path in slides], given.peers)
+        if given.sights:
+            _look(slides, Path(folder), given.sights)
 
 
 def _made(folder: Path, side: int, source: Path | None) -> list[Path]:
     """Write scans of a side with and without small levels."""
-    patch, found = read_patch(source), []
-    for name, downsamples in (("made, levels to 1/64", (1, 4, 16, 64)), ("made, to 1/4", (1, 4))):
-        scan = Scan(side=side // 64 * 64, downsamples=downsamples)
-        found.append(write_scan(folder / f"{name.replace('/', ' of ')}.svs", scan, patch))
-    return found
+    patch, side = read_patch(source), side // 64 * 64
+    return [
+        write_scan(folder / f"made, {name}.svs", Scan(side=side, downsamples=levels), patch)
+        for name, levels in MADE
+    ]  # fmt: skip
 
 
-def _measure(slides: list[Path], tiles: int) -> None:
-    print("| Slide | px | server | median, ms | 95 %, ms | first tile, ms |")
-    print("|---|---|---|---:|---:|---:|")
-    for path in slides:
-        with openslide.OpenSlide(path) as slide:
-            width, height = slide.dimensions
-        asked = _places((width, height), tiles)
-        for name, make in {"workbench": _ours, "DeepZoomGenerator": _theirs}.items():
-            most = asked if name == "workbench" or width < HUGE else asked[:THEIRS]
-            waited = _wait(make(path), most)
-            median, late = np.percentile(waited, [50, 95])
-            print(f"| {path.name} | {width} × {height} | {name} | {median:.1f} | {late:.1f} | "
-                  f"{waited[0]:.0f} |")  # fmt: skip
-
-
-def _places(size: tuple[int, int], count: int) -> list[tuple[int, int, int]]:
-    rng = np.random.default_rng(0)
-    top, places = levels_of(size), []
-    for _ in range(count):
-        level = int(rng.integers(max(0, top - 7), top + 1))
+def _asked(path: Path, tiles: int, seconds: float) -> Asked:
+    with openslide.OpenSlide(path) as slide:
+        size, downsamples = slide.dimensions, slide.level_downsamples
+    rng, top = np.random.default_rng(0), levels_of(size)
+    places: list[Place] = []
+    for _ in range(tiles):
+        level = int(rng.integers(max(FIRST, top - 7), top + 1))
         scale = SIDE * 2 ** (top - level)
-        places.append((level, *(int(rng.integers(-(-side // scale))) for side in size)))
-    return places
+        column, row = (int(rng.integers(-(-side // scale))) for side in size)
+        places.append((level, column, row))
+
+    def read(level: int) -> float:
+        scale = 2 ** (top - level)
+        nearest: float = max(each for each in downsamples if each <= scale * 1.01)
+        return SIDE * scale / nearest
+
+    return Asked(path, size, places, [at for at in places if read(at[0]) <= MOST_PX], seconds)
 
 
-def _wait(app: Starlette, places: list[tuple[int, int, int]]) -> list[float]:
+def _measure(slides: list[Asked], peers: Path | None) -> None:
+    contestants: dict[str, Wait] = {"workbench": _ours, "DeepZoomGenerator": _theirs}
+    if peers is not None:
+        contestants["TIAToolbox TileServer"] = _tile_server(peers)
+    print("| Slide | px | server | tiles | median, ms | 95 %, ms | longest, ms | first, ms |")
+    print("|---|---|---|---:|---:|---:|---:|---:|")
+    for asked in slides:
+        for name, wait in contestants.items():
+            waited = wait(asked)
+            start = f"| {asked.path.name} | {asked.size[0]} × {asked.size[1]} | {name} "
+            if isinstance(waited, str):
+                print(f"{start}| not measured: {waited} | | | | |", flush=True)
+                continue
+            median, late, last = np.percentile(waited, [50, 95, 100])
+            print(f"{start}| {len(waited)} | {median:.1f} | {late:.1f} | {last:.0f} | "
+                  f"{waited[0]:.0f} |", flush=True)  # fmt: skip
+
+
+def _wait(app: Starlette, places: list[Place], seconds: float) -> list[float]:
     """Ask for each tile; return the milliseconds."""
-    waited = []
+    waited: list[float] = []
+    end = time.perf_counter() + seconds
     with TestClient(app) as client:
         for level, column, row in places:
+            if time.perf_counter() > end:
+                break
             begun = time.perf_counter()
             answer = client.get(f"/{level}/{column}_{row}.jpg")
             waited.append(1000 * (time.perf_counter() - begun))
@@ -90,17 +142,19 @@ def _wait(app: Starlette, places: list[tuple[int, int, int]]) -> list[float]:
     return waited
 
 
-def _ours(path: Path) -> Starlette:
-    slides, file = OpenSlides(), SlideFile(str(path))
+def _ours(asked: Asked) -> list[float]:
+    slides, file = OpenSlides(), SlideFile(str(asked.path))
 
     def answer(request: Request) -> Response:
         return tile_response(slides, file, **request.path_params)
 
-    return _app(answer)
+    waited = _wait(_app(answer), asked.places, asked.seconds)
+    slides.close()
+    return waited
 
 
-def _theirs(path: Path) -> Starlette:
-    generator = DeepZoomGenerator(openslide.OpenSlide(path), SIDE, 0)
+def _theirs(asked: Asked) -> list[float]:
+    generator = DeepZoomGenerator(openslide.OpenSlide(asked.path), SIDE, 0)
 
     def answer(request: Request) -> Response:
         at, out = request.path_params, io.BytesIO()
@@ -108,7 +162,61 @@ def _theirs(path: Path) -> Starlette:
         tile.save(out, "JPEG", quality=QUALITY)
         return Response(out.getvalue(), media_type="image/jpeg")
 
-    return _app(answer)
+    return _wait(_app(answer), asked.bounded, asked.seconds)
+
+
+def _tile_server(folder: Path) -> Wait:
+    """Return what asks TIAToolbox, whose levels are counted from the one of one tile."""
+    (peer,) = (peer for peer in PEERS if peer.name == "tiatoolbox")
+    python = prepare(peer, folder.resolve())
+
+    def wait(asked: Asked) -> list[float] | str:
+        if isinstance(python, str):
+            return python
+        command = [str(python), str(RUNNERS / "view_tiatoolbox.py"), str(asked.path)]
+        places = [(level - FIRST, *at) for level, *at in asked.bounded]
+        wanted = json.dumps({"places": places, "seconds": asked.seconds})
+        done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]
+        found: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return wait
+
+
+def _look(slides: list[Path], folder: Path, times: int) -> None:
+    print("\n| Slide | `wsi view` until its address, s | a tile is seen, s | all are sharp, s |")
+    print("|---|---:|---:|---:|")
+    for number, path in enumerate(slides):
+        run = folder / f"run {number}"
+        run.mkdir()
+        (run / "cohort.csv").write_text(
+            "slide_id,path,patient_id,label,cohort,mpp,split\n"
+            f'slide,"{path.name}",P1,normal,a,0.25,\n'
+        )
+        found = zip(*(_sight(run, path.parent) for _ in range(times)), strict=True)
+        values = " | ".join(f"{statistics.median(each):.2f}" for each in found)
+        print(f"| {path.name} | {values} |", flush=True)
+
+
+def _sight(run: Path, slides: Path) -> tuple[float, float, float]:
+    """Return seconds: of the command until it says its address, then of the page."""
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "wsi_pipeline.view", str(run), f"--slides={slides}"]
+    command.append("--no-browser")
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        started = time.perf_counter() - begun
+        with Tab(f"{address}#/slide/slide") as tab:
+            tab.wait(f"{SEEN}('slide sharp')")
+            seen, sharp = (tab.run(f"{SEEN}('slide {name}')") for name in ("seen", "sharp"))
+        return started, seen / 1000, sharp / 1000
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def _app(answer: Callable[[Request], Response]) -> Starlette:

@@ -116,6 +116,7 @@ def slide_app(path: str, token: str, *, embedded: bool = False) -> ASGIApp:
 def _guarded(shown: Bench | SingleSlide, token: str, *, embedded: bool) -> ASGIApp:
     @asynccontextmanager
     async def living(_: Starlette) -> AsyncIterator[None]:
+        shown.warm()
         yield
         shown.opened.close()
 

@@ -1,6 +1,7 @@
 """What the page asks of a run folder, and where: an address each."""
 
-from threading import Lock
+from contextlib import suppress
+from threading import Lock, Thread
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from wsi_pipeline.errors import SlideError, StoreError
+from wsi_pipeline.errors import SlideError, StoreError, WsiError
 from wsi_pipeline.reporting import scanned_tile
 from wsi_pipeline.slides import own_mpp
 from wsi_pipeline.tiles import TileStore
@@ -69,6 +70,7 @@ class Bench:
         self.surveys = Surveys(facts, self.opened)
         self.masks = Masks(self.surveys)
         self.training = TrainingTiles(facts.folder)
+        self._telling = Lock()
         self._table: tuple[object, dict[str, Any]] | None = None
         self._damage: tuple[object, dict[str, str]] | None = None
         self._lock = Lock()
@@ -107,16 +109,28 @@ class Bench:
             Route("/thumbnails/{slide_id}.jpg", told(self.thumbnail)),
         ]
 
+    def warm(self) -> None:
+        """Work out in the background what the page will ask for first."""
+
+        def work() -> None:
+            with suppress(WsiError), self._telling:  # who asks is told what is wrong
+                self._known_table()
+
+        Thread(target=work, daemon=True).start()
+
     def cohort(self, _: Request) -> dict[str, Any]:
         """Tell the table; hundreds of stores are not asked again while the run is as it was."""
+        with self._telling:
+            table = self._known_table()
+        return table | {"arrays": self.arrays.summaries(), "trained": self.training.models()}
+
+    def _known_table(self) -> dict[str, Any]:
         state = self.facts.state()
         known = self._damage[1] if self._damage and self._damage[0] == state else None
         if self._table is None or self._table[0] != (state, known is None):
             table = self.facts.table(known) | {"checked": known is not None}
             self._table = ((state, known is None), table)
-        return self._table[1] | {
-            "arrays": self.arrays.summaries(), "trained": self.training.models()
-        }  # fmt: skip
+        return self._table[1]
 
     def damage(self, asked: Request) -> dict[str, Any]:
         """Open every store, which takes seconds; tell the table with those that are damaged."""
@@ -282,6 +296,7 @@ class Bench:
             with self.opened.use(file) as opened:
                 width, height = opened.slide.dimensions
                 info = opened.slide.info
+            self.opened.warm(file)  # the page asks for the first tile next
         except SlideError as error:
             return {"missing": sentence(error)}
         return {

@@ -1,10 +1,12 @@
 """A whole slide in one small picture, where no level of it is small.
 
 A slide of 100,000 × 100,000 px whose coarsest level has 25,000 takes seconds to be averaged. Until
-that is done in the background there is a sketch: the mean of small squares, spread evenly.
+that is done in the background there is a sketch: the mean of small squares, spread evenly. Whoever
+asks for tiles meanwhile goes first.
 """
 
 import math
+import time
 from threading import Event, Lock, Thread
 from typing import Final
 
@@ -14,12 +16,17 @@ import numpy as np
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.types import RgbImage
+from wsi_pipeline.workbench.shrunk import Shrunk
 
 CANVAS_PX: Final = 4096  # of the picture's longer side, at most
+STEP: Final = 4  # between it and the smaller one, of which the coarsest tiles are cut
 AT_ONCE_PX: Final = 32e6  # of the coarsest level: so many are averaged while one waits
-SQUARES: Final = 24  # of a sketch, a side
+SQUARES: Final = 16  # of a sketch, a side
 SQUARE_PX: Final = 32
-STRIP_PX: Final = 16e6  # of the level, read at a time
+NATIVE_PX: Final = 256  # of most files' tiles: a square in the middle of one needs no other
+STRIP_PX: Final = 6e6  # of the level, read at a time
+QUIET_S: Final = 0.15  # since a tile was asked for; then averaging goes on …
+PATIENCE_S: Final = 0.4  # … as it does after so long in any case
 
 
 class Coarse:
@@ -27,14 +34,16 @@ class Coarse:
 
     def __init__(self, slide: Slide) -> None:
         width, height = slide.dimensions
-        self._slide = slide
-        self._level = len(slide.level_downsamples) - 1
-        self._size = slide.info.level_dimensions[self._level]
-        self.downsample = max(1.0, max(width, height) / CANVAS_PX)
+        level = len(slide.level_downsamples) - 1
+        self.downsample = max(slide.level_downsamples[level], max(width, height) / CANVAS_PX)
+        self._source = Shrunk.of(slide, level, self.downsample / slide.level_downsamples[level])
+        self._decoded_px = math.prod(slide.level_dimensions[level])
         shape = (math.ceil(height / self.downsample), math.ceil(width / self.downsample), 3)
         self._canvas = np.full(shape, 255, np.uint8)
+        self._small: RgbImage | None = None  # a STEP-th of it, once it is whole
         self._rows = 0  # of the canvas that are averaged
         self._begun = False
+        self._asked = 0.0  # when, by a clock that only goes forward
         self._lock = Lock()
         self._stopped = Event()
         self._thread: Thread | None = None
@@ -56,11 +65,18 @@ class Coarse:
         Raises:
             SlideReadError: Its pixels cannot be decoded.
         """
-        self._begin()
-        ratio = scale / self.downsample
+        self.begin()
+        ratio, canvas = scale / self.downsample, self._canvas
+        if ratio >= 2 * STEP:
+            ratio /= STEP
+            canvas = canvas[::STEP, ::STEP] if self._small is None else self._small
         x, y = (round(each * ratio) for each in corner)
         wide, high = (max(1, round(each * ratio)) for each in size)
-        return self._canvas[y : y + high, x : x + wide]
+        return np.ascontiguousarray(canvas[y : y + high, x : x + wide])
+
+    def asked(self) -> None:
+        """Say that somebody waits for pixels of the slide: averaging is put off a little."""
+        self._asked = time.monotonic()
 
     def stop(self) -> None:
         """Leave off; the slide is about to be closed."""
@@ -68,11 +84,16 @@ class Coarse:
         if self._thread is not None:
             self._thread.join()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Make the picture, or a sketch of it now and the picture in the background.
+
+        Raises:
+            SlideReadError: Its pixels cannot be decoded.
+        """
         with self._lock:
             if self._begun:
                 return
-            if math.prod(self._size) <= AT_ONCE_PX:
+            if self._decoded_px <= AT_ONCE_PX:
                 self._average()
             else:
                 self._sketch()
@@ -82,12 +103,11 @@ class Coarse:
 
     def _sketch(self) -> None:
         """Fill the picture with colours, of which there are few."""
-        width, height = self._size
-        columns = [int((n + 0.5) * width / SQUARES - SQUARE_PX / 2) for n in range(SQUARES)]
-        rows = [int((n + 0.5) * height / SQUARES - SQUARE_PX / 2) for n in range(SQUARES)]
+        factor = self._source.factor
+        side = max(1, SQUARE_PX // factor)
+        across, down = (_middles(each, NATIVE_PX // factor, side) for each in self._source.size)
         colours = np.array([
-            [self._slide.read(self._level, x, y, SQUARE_PX, SQUARE_PX).mean(axis=(0, 1))
-             for x in columns] for y in rows
+            [self._source.read(x, y, side, side).mean(axis=(0, 1)) for x in across] for y in down
         ])  # fmt: skip
         size = self._canvas.shape[1::-1]
         self._canvas[:] = cv2.resize(colours.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
@@ -99,14 +119,35 @@ class Coarse:
             self.failed = str(error)
 
     def _average(self) -> None:
-        (width, height), canvas = self._size, self._canvas
-        step = max(1, int(STRIP_PX / width / (height / len(canvas))))  # rows of the canvas
+        (width, height), canvas = self._source.size, self._canvas
+        rows = self._source.factor**-2 * STRIP_PX / width  # of the source
+        step = max(1, int(rows / (height / len(canvas))))  # rows of the canvas
         for top in range(0, len(canvas), step):
+            self._give_way()
             if self._stopped.is_set():
                 return
             bottom = min(len(canvas), top + step)
             first, last = (round(row * height / len(canvas)) for row in (top, bottom))
-            rgb = self._slide.read(self._level, 0, first, width, max(1, last - first))
+            rgb = self._source.read(0, first, width, max(1, last - first))
             size = (canvas.shape[1], bottom - top)
             canvas[top:bottom] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            if bottom == len(canvas):
+                small = canvas[::STEP, ::STEP].shape[1::-1]
+                self._small = np.asarray(cv2.resize(canvas, small, interpolation=cv2.INTER_AREA))
             self._rows = bottom
+
+    def _give_way(self) -> None:
+        """Wait while somebody else does, where this is the background."""
+        end = time.monotonic() + PATIENCE_S
+        while self._thread is not None and time.monotonic() < end:
+            if time.monotonic() - self._asked > QUIET_S or self._stopped.wait(QUIET_S / 5):
+                return
+
+
+def _middles(length: int, tile: int, side: int) -> list[int]:
+    """Return where squares of a ``side`` begin, spread evenly, each in the middle of a tile."""
+    found = []
+    for n in range(SQUARES):
+        number = int((n + 0.5) * length / SQUARES / tile)
+        found.append(min(number * tile + (tile - side) // 2, max(0, length - side)))
+    return found

@@ -7,22 +7,24 @@ many a side, and level 0 is one pixel. Tiles do not overlap.
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Final
 
 import cv2
 import numpy as np
 
+from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.types import Modality, RgbImage
 from wsi_pipeline.workbench.coarse import Coarse
+from wsi_pipeline.workbench.shrunk import SAME, Shrunk
 
 SIDE: Final = 256  # px of a tile
-SAME: Final = 1.01  # levels whose downsamples differ by less are one
-FAR: Final = 16.0  # no level near: a tile is cut from a picture of the whole
+FAR: Final = 16.0  # no level near: a tile is cut from a picture of the whole …
+FAR_WHOLE: Final = 8.0  # … where a level cannot be decoded to a fraction of its size
 NEAR: Final = 4.0  # … already from here where that picture is as fine as is asked
 MOST_OPEN: Final = 8  # slides kept open
 
@@ -39,6 +41,8 @@ class OpenedSlide:
         self.slide = slide
         self.users = 0
         self.coarse = Coarse(slide)
+        last = len(slide.level_downsamples) - 1
+        self._far = FAR if Shrunk.of(slide, last, NEAR).factor > 1 else FAR_WHOLE
 
     def tile(self, level: int, column: int, row: int) -> RgbImage | None:
         """Return a tile, (h, w, 3) uint8, at most ``SIDE`` px each way; None if there is none.
@@ -55,21 +59,33 @@ class OpenedSlide:
         high = min(SIDE, math.ceil(height / scale) - row * SIDE)
         if wide <= 0 or high <= 0:
             return None
+        self.coarse.asked()
         downsamples = self.slide.level_downsamples
         nearest = max(i for i, each in enumerate(downsamples) if i == 0 or each <= scale * SAME)
         ratio = scale / downsamples[nearest]
         if self.sketched(level) or (ratio > NEAR and self.coarse.whole and self._is_finer(scale)):
             corner = (column * SIDE, row * SIDE)
             return _resized(self.coarse.cut(corner, (wide, high), scale), (wide, high))
+        source = Shrunk.of(self.slide, nearest, ratio if ratio >= NEAR else 1.0)
+        ratio /= source.factor
         x, y = round(column * SIDE * ratio), round(row * SIDE * ratio)
         size = (max(1, round(wide * ratio)), max(1, round(high * ratio)))
-        return _resized(self.slide.read(nearest, x, y, *size), (wide, high))
+        return _resized(source.read(x, y, *size), (wide, high))
 
     def sketched(self, level: int) -> bool:
         """Whether a level is so far from the slide's own that it comes from one small picture."""
         scale = 2 ** (levels_of(self.slide.dimensions) - level)
         ratio = scale / max(self.slide.level_downsamples)
-        return bool(ratio > FAR or (ratio > NEAR and self._is_finer(scale)))
+        return bool(ratio > self._far or (ratio > NEAR and self._is_finer(scale)))
+
+    def warm(self) -> None:
+        """Do now what the first tile of the whole slide will wait for.
+
+        Raises:
+            SlideReadError: Its pixels cannot be decoded.
+        """
+        if self.sketched(0):
+            self.coarse.begin()
 
     def close(self) -> None:
         """Close the slide."""
@@ -106,6 +122,7 @@ class OpenSlides:
         self._most = most
         self._lock = Lock()
         self._open: OrderedDict[SlideFile, OpenedSlide] = OrderedDict()
+        self._warming: list[Thread] = []
 
     def __len__(self) -> int:
         return len(self._open)
@@ -124,8 +141,21 @@ class OpenSlides:
             with self._lock:
                 opened.users -= 1
 
+    def warm(self, file: SlideFile) -> None:
+        """Open a slide in the background; who asks for it next learns what is wrong with it."""
+
+        def work() -> None:
+            with suppress(SlideError), self.use(file) as opened:
+                opened.warm()
+
+        thread = Thread(target=work, daemon=True)
+        self._warming = [*filter(Thread.is_alive, self._warming), thread]
+        thread.start()
+
     def close(self) -> None:
         """Close all of them."""
+        for thread in self._warming:
+            thread.join()
         with self._lock:
             for opened in self._open.values():
                 opened.close()

@@ -19,6 +19,10 @@ class SingleSlide:
         self.name = file.path.rstrip("/").rsplit("/", 1)[-1]
         self.opened = OpenSlides()
 
+    def warm(self) -> None:
+        """Open the slide in the background, before the page asks for it."""
+        self.opened.warm(self.file)
+
     def routes(self) -> list[BaseRoute]:
         """Return the addresses at which it is answered."""
         return [
@@ -36,6 +40,7 @@ class SingleSlide:
         with self.opened.use(self.file) as opened:
             info = opened.slide.info
             width, height = opened.slide.dimensions
+        self.opened.warm(self.file)  # the page asks for the first tile next
         return {
             "id": self.name, "mpp": own_mpp(info), "tiles": None, "flags": [],
             "width": width, "height": height, "levels": levels_of((width, height)), "side": SIDE,

@@ -15,13 +15,17 @@ export class Pane {
     this.element = make("div", { class: "pane" });
     element.append(this.element, this.place, this.scale);
     this.parts = [this.element, this.place, this.scale];
+    const small = Math.max(0, slide.levels - Math.ceil(Math.log2(Math.max(slide.width, slide.height) / slide.side))); // of one tile
     const source = picture ? { type: "image", url: picture } : {
-      width: slide.width, height: slide.height, tileSize: slide.side, tileOverlap: 0, minLevel: 0, maxLevel: slide.levels,
+      width: slide.width, height: slide.height, tileSize: slide.side, tileOverlap: 0, minLevel: small, maxLevel: slide.levels,
       getTileUrl: (level, x, y) => `${path}/${level}/${x}_${y}.jpg` };
     this.viewer = OpenSeadragon({ element: this.element, tileSources: source, showNavigationControl: false, showNavigator: navigator && !picture,
-      navigatorPosition: "TOP_RIGHT", drawer: "canvas", maxZoomPixelRatio: 8, animationTime: 0.4, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false } });
+      navigatorPosition: "TOP_RIGHT", drawer: "canvas", maxTilesPerFrame: 8, maxZoomPixelRatio: 8, animationTime: 0.4, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false } });
     this.viewer.canvas.append(this.canvas);
     if (!picture) this.viewer.addOnceHandler("tile-loaded", () => this.await(path));
+    this.viewer.addOnceHandler("tile-drawn", () => performance.mark("slide seen"));
+    this.viewer.addOnceHandler("open", () => this.viewer.world.getItemAt(0)
+      .addOnceHandler("fully-loaded-change", () => performance.mark("slide sharp")));
     this.viewer.addHandler("update-viewport", () => this.redraw());
     this.viewer.addHandler("resize", () => this.redraw());
     this.tracker = new OpenSeadragon.MouseTracker({ element: this.element, moveHandler: event => this.tell(event.position) });

@@ -13,6 +13,8 @@ let turns = 0; // how often one went elsewhere: what is answered late is not sho
 export async function showSlide(id, place) {
   const row = state.cohort.slides.map(said).find(each => each.id === id) || {};
   say("…");
+  const tiles = row.tiles ? ask(`${slidePath(id)}/tiles`) : null;
+  tiles?.catch(() => {}); // it is awaited below, where it is needed
   const turn = turns, slide = { ...await ask(slidePath(id)), picked: null };
   if (turn !== turns) return;
   const here = open = { slide, panes: [], lasso: null };
@@ -33,14 +35,15 @@ export async function showSlide(id, place) {
   here.colours = [new Colour(slide, layers, redraw, "colour of the tiles"), new Colour(slide, layers, redraw, "colour of the tiles on the right")];
   $("colours").replaceChildren(here.colours[0].select, here.colours[0].key);
   $("layer-rows").replaceChildren(layers.box);
+  if (!slide.missing || slide.thumbnail) addPane(0);
   if (tiled) {
-    layers.shown = new Tiles(await ask(`${slidePath(id)}/tiles`));
+    layers.shown = new Tiles(await (tiles ?? ask(`${slidePath(id)}/tiles`)));
     if (open !== here) return;
+    here.panes[0].whenOpen(() => lookAt(here));
     here.colours.forEach(colour => colour.offer(layers.shown.layers, state.cohort.trained || []));
     layers.flagChoices();
     askNearest();
   }
-  if (!slide.missing || slide.thumbnail) addPane(0);
   $("side").setAttribute("aria-pressed", "false");
   if (slide.decided) showDecisions(slide.decided);
   say(slide.missing ? "the slide is not at hand" : "");
@@ -58,6 +61,13 @@ export function closeSlide() {
   window.workbench = null;
 }
 
+// A core of a microarray is shown in its place, and not the whole array.
+function lookAt({ slide, layers, panes }) {
+  const { area } = layers.shown;
+  if (area[2] * area[3] < 0.5 * slide.width * slide.height) panes[0].go(...area, true);
+  panes[0].redraw();
+}
+
 function addPane(which) {
   const { slide, layers, colours, panes } = open, here = open;
   const pane = new Pane($("viewer"), { slide, path: `slides/${encodeURIComponent(slide.id)}`,
@@ -68,11 +78,6 @@ function addPane(which) {
     if (!event.quick || !layers.shown || pane.spot) return;
     const at = pane.viewer.viewport.viewerElementToImageCoordinates(event.position);
     pick(layers.shown.at(at.x, at.y));
-  });
-  const area = layers.shown?.area;
-  if (!which) pane.whenOpen(() => {
-    if (area && area[2] * area[3] < 0.5 * slide.width * slide.height) pane.go(...area, true);
-    pane.redraw();
   });
   window.workbench = { pane: panes[0], layers, slide }; // for tests and measurements
   return pane;

@@ -1,6 +1,6 @@
 // The workbench: where one is, and which keys do what.
 
-import { $, ask, choices, say } from "./page.js";
+import { $, ask, askAhead, choices, say, slidePath } from "./page.js";
 import { showCohort, startCohort, state } from "./cohort.js";
 import { closeSlide, showSlide, slideKey, startSlide } from "./slide.js";
 import { arrayKey, closeArray, showArray, startArray } from "./cores.js";
@@ -46,6 +46,8 @@ function offer(told) {
 }
 
 say("reading the run folder …");
+const first = location.hash.match(/^#\/slide\/([^?/]+)/);
+if (first) askAhead(slidePath(decodeURIComponent(first[1]))); // it need not wait for the table
 ask("api/cohort").then(async told => {
   startCohort(told, showCohort);
   startSlide();
