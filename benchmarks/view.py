@@ -103,8 +103,8 @@ def _asked(path: Path, tiles: int, seconds: float) -> Asked:
 
     def read(level: int) -> float:
         scale = 2 ** (top - level)
-        nearest: float = max(each for each in downsamples if each <= scale * 1.01)
-        return SIDE * scale / nearest
+        nearest = max(each for each in downsamples if each <= scale * 1.01)
+        return float(SIDE * scale / nearest)
 
     return Asked(path, size, places, [at for at in places if read(at[0]) <= MOST_PX], seconds)
 

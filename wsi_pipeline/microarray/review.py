@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from wsi_pipeline.atomic import write_text
+from wsi_pipeline.atomic import remove, write_text
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError, SlideError
 from wsi_pipeline.microarray.place import Microarray
@@ -92,17 +92,37 @@ def write_reviewed(table: Path, cores: Iterable[PlacedCore], review: Review) -> 
     """
     text = table_text(cores)
     digest = _digest(text.encode())
-    replaces = table_digest(table) if table.exists() and _is_in_doubt(table) else None
+    replaces = table_digest(table) if table.exists() and _is_in_doubt(table, review) else None
     review = replace(review, table=digest, replaces=None if replaces == digest else replaces)
-    write_text(review_path(table), json.dumps(asdict(review), indent=1) + "\n")
+    write_text(review_path(table), _record(review))
     write_text(table, text)
 
 
-def _is_in_doubt(table: Path) -> bool:
+def put_back(table: Path, text: str, record: str | None) -> None:
+    """Put a table and its record back as they were, in an order as :func:`write_reviewed` has.
+
+    Raises:
+        CohortError: The record is damaged.
+    """
+    path = review_path(table)
+    if record is None:  # made by hand: it is known as changed until the record is gone
+        write_text(table, text)
+        remove(path)
+        return
+    if table.exists():
+        write_text(path, _record(replace(_parsed(record, table), replaces=table_digest(table))))
+    write_text(table, text)
+    write_text(path, record)
+
+
+def _is_in_doubt(table: Path, coming: Review) -> bool:
+    """Whether a table may not be used, be it only with what the coming one is made from."""
     try:
-        return bool(doubts_of(table, read_review(table)))
+        review = read_review(table)
     except CohortError:  # a damaged record says nothing for the table
         return True
+    same = review is None or (review.slide, review.map) == (coming.slide, coming.map)
+    return not same or bool(doubts_of(table, review))
 
 
 def doubts_of(table: Path, review: Review | None) -> tuple[str, ...]:
@@ -131,19 +151,33 @@ def read_review(table: Path) -> Review | None:
     Raises:
         CohortError: It is damaged.
     """
-    path = review_path(table)
     try:
-        values = json.loads(path.read_text("utf-8"))
+        return _parsed(review_path(table).read_text("utf-8"), table)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(table, error) from None
+
+
+def _parsed(record: str, table: Path) -> Review:
+    try:
+        values = json.loads(record)
         known = {field.name for field in fields(Review)}
         values = {name: value for name, value in values.items() if name in known}
         return Review(**{**values, "doubts": tuple(values.get("doubts", ()))})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CohortError(
-            f"{path}: damaged ({error}); remove it together with {table.name} and find the cores "
-            "anew"
-        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(table, error) from None
+
+
+def _damaged(table: Path, error: Exception) -> CohortError:
+    return CohortError(
+        f"{review_path(table)}: damaged ({error}); remove it together with {table.name} and find "
+        "the cores anew"
+    )
+
+
+def _record(review: Review) -> str:
+    return json.dumps(asdict(review), indent=1) + "\n"
 
 
 def now() -> str:
@@ -194,6 +228,8 @@ def check_review(
         )
     if doubts := doubts_of(table, review):
         raise SlideError(f"{slide}: {unsure(doubts, by_map=review.map is not None)}; {advice}")
+    if is_by_hand(table, review) and read_review(table) != review:  # both were just written anew
+        return check_review(table, slide, mapped, advice)
     return review
 
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from wsi_pipeline.atomic import atomic_file, remove
 from wsi_pipeline.cohort import MappedCore, safe_id
 from wsi_pipeline.errors import CohortError, ConfigError, SlideError, WsiError
 from wsi_pipeline.microarray import (
@@ -26,6 +25,7 @@ from wsi_pipeline.microarray import (
     picture_cores,
     place_cores,
     place_name,
+    put_back,
     read_cores,
     read_map,
     read_review,
@@ -126,8 +126,12 @@ class Arrays:
             ConfigError: There is none, or somebody changed the table since.
         """
         with self._held(name):
-            files = self._files(name)
-            self._put(files, self.undoing.take_back(*files))
+            text, record = self.undoing.take_back(*self._files(name))
+            put_back(
+                self._table(name),
+                (text or b"").decode(),  # a change is of a table that is there
+                None if record is None else record.decode(),
+            )
 
     def join(self, name: str, map_name: str, text: str) -> None:
         """Find the cores anew and join them with a core map, as ``wsi cores --map --overwrite``.
@@ -219,16 +223,6 @@ class Arrays:
 
     def _held(self, name: str) -> Any:
         return held(self.facts.folder.lock("cores", name), self._table(name))
-
-    @staticmethod
-    def _put(files: Sequence[Path], contents: Sequence[bytes | None]) -> None:
-        """Put files back, the record before the table: one without a record needs no look."""
-        for path, content in reversed(list(zip(files, contents, strict=True))):
-            if content is None:
-                remove(path)
-            else:
-                with atomic_file(path) as partial:
-                    partial.write_bytes(content)
 
 
 @dataclass(frozen=True)
