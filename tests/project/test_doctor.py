@@ -42,7 +42,8 @@ def test_an_encoder_that_was_asked_for_and_is_not_here_fails_with_its_two_comman
     assert main(["doctor", "--device=cpu", "--no-selftest", "--encoder=h-optimus-0,phikon-v2"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "https://huggingface.co/bioptimus/H-optimus-0" in said
-    assert "'hf auth login' and 'hf download bioptimus/H-optimus-0'" in said, "none is pinned"
+    pin = PUBLISHED["h-optimus-0"].revision
+    assert f"'hf auth login' and 'hf download bioptimus/H-optimus-0 --revision {pin}'" in said
     assert f"hf download owkin/phikon-v2 --revision {PUBLISHED['phikon-v2'].revision}" in said
 
 
