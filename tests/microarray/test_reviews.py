@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 
+from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.microarray import (
     PlacedCore,
@@ -77,7 +78,7 @@ def test_at_no_instant_a_table_is_missing_or_wrongly_sure(
 
     if back:
         write_reviewed(table, _cores(tmp_path, "new"), unsure)
-    monkeypatch.setattr(review, "write_text", looking(review.write_text))
+    monkeypatch.setattr(review, "write_text", looking(write_text))
     if back:
         put_back(table, text, record)
     else:
@@ -98,7 +99,7 @@ def test_a_table_of_another_file_is_not_made_this_ones(
     old = Review(slide=slide_digest(slide), map=None)
     write_reviewed(table, _cores(tmp_path, "old"), old)
     slide.write_bytes(b"another" * 100)
-    monkeypatch.setattr(review, "write_text", _no_table(review.write_text))
+    monkeypatch.setattr(review, "write_text", _no_table(write_text))
     with pytest.raises(KeyboardInterrupt):
         write_reviewed(table, _cores(tmp_path, "new"), replace(old, slide=slide_digest(slide)))
     assert _name(table) == "old"

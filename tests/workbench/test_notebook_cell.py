@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +20,7 @@ import wsi_pipeline as wsi
 from benchmarks.browser import Tab
 from benchmarks.slides import Scan, write_scan
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.workbench import OpenedSlide, levels_of, slide_app
+from wsi_pipeline.workbench import OpenedSlide, Shrunk, levels_of, slide_app
 
 
 def test_a_cell_shows_a_slide_to_who_has_its_address(data_dir: Path) -> None:
@@ -89,6 +91,40 @@ def test_a_sketch_becomes_the_average(data_dir: Path, tmp_path: Path) -> None:
         assert np.abs(found.astype(int) - truth).mean() < 3
         assert np.abs(first.astype(int) - truth).mean() < 25
         opened.coarse.stop()
+
+
+def test_a_coarse_tile_of_a_slide_without_small_levels_is_bounded(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """It needs 4096 × 4096 px: decoded to an eighth, or, where that cannot be, not read at all."""
+    with open_slide(data_dir / "slides/liver_glycogen_HE.tif") as real:
+        patch = real.read(0, 6000, 1500, 2048, 2048)
+    path = write_scan(tmp_path / "large.svs", Scan(side=69632, downsamples=(1,)), patch)
+    with open_slide(path) as slide, open_slide(path, "openslide") as plain:
+        level, at, side = levels_of(slide.dimensions) - 4, 8, 4096
+        source = Shrunk.of(slide, 0, 16)
+        assert (source.factor, source.downsample, source.size) == (8, 8.0, (8704, 8704))
+        assert Shrunk.of(plain, 0, 16).factor == 1
+        opened = OpenedSlide(slide)
+        assert not opened.sketched(level)
+        found = opened.tile(level, at, at)
+        assert found is not None
+        truth = cv2.resize(slide.read(0, at * side, at * side, side, side), (256, 256),
+                           interpolation=cv2.INTER_AREA)  # fmt: skip
+        assert np.abs(found.astype(int) - truth).mean() < 2
+        edge = opened.tile(level, 16, 16)
+        assert edge is not None
+        assert edge.shape == (256, 256, 3)
+        assert OpenedSlide(plain).sketched(level)
+
+
+def test_the_workbench_waits_for_no_torch_and_no_figures() -> None:
+    asked = (
+        "import sys, wsi_pipeline.workbench; "
+        "print(sorted({'torch', 'matplotlib', 'scipy.stats'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
 
 
 def test_a_slide_by_itself_has_a_scale(data_dir: Path) -> None:

@@ -6,6 +6,7 @@ from wsi_pipeline.workbench.outlines import mask_area
 from wsi_pipeline.workbench.placing import CoreEdit, edited
 from wsi_pipeline.workbench.pyramid import SIDE, OpenedSlide, OpenSlides, SlideFile, levels_of
 from wsi_pipeline.workbench.serving import HOST, View, listen, server_of, show
+from wsi_pipeline.workbench.shrunk import Shrunk
 
 __all__ = [
     "HOST",
@@ -14,6 +15,7 @@ __all__ = [
     "CoreEdit",
     "OpenSlides",
     "OpenedSlide",
+    "Shrunk",
     "SlideFile",
     "View",
     "edited",
