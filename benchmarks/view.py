@@ -169,17 +169,23 @@ def _tile_server(folder: Path) -> Wait:
     """Return what asks TIAToolbox, whose levels are counted from the one of one tile."""
     (peer,) = (peer for peer in PEERS if peer.name == "tiatoolbox")
     python = prepare(peer, folder.resolve())
+    if isinstance(python, str):
+        return lambda _: python
+    started = subprocess.Popen(  # it ends with its input, when the benchmark does
+        [str(python), str(RUNNERS / "view_tiatoolbox.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
 
     def wait(asked: Asked) -> list[float] | str:
-        if isinstance(python, str):
-            return python
-        command = [str(python), str(RUNNERS / "view_tiatoolbox.py"), str(asked.path)]
         places = [(level - FIRST, *at) for level, *at in asked.bounded]
-        wanted = json.dumps({"places": places, "seconds": asked.seconds})
-        done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]
-        found: list[float] = json.loads(done.stdout.splitlines()[-1])
+        wanted = {"slide": str(asked.path), "places": places, "seconds": asked.seconds}
+        assert started.stdin is not None
+        assert started.stdout is not None
+        print(json.dumps(wanted), file=started.stdin, flush=True)
+        line = started.stdout.readline()
+        if not line:
+            return f"the server ended with {started.wait()}"
+        found: list[float] = json.loads(line)
         return found
 
     return wait

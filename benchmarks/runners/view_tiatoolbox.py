@@ -1,19 +1,26 @@
 """TIAToolbox: its tile server, asked in its own process as Flask's test client does.
 
-SLIDE, and from standard input a list of [z, column, row] and the seconds after which no more are
-asked for; prints the milliseconds that each took.
+For each line of JSON on standard input, with a ``slide``, ``places`` of [z, column, row] and the
+``seconds`` after which no more are asked for, it prints a line with the milliseconds of each.
 """
 
 import json
 import sys
 import time
+from typing import Any
 
-from tiatoolbox.visualization.tileserver import TileServer
+ANSWERS, sys.stdout = sys.stdout, sys.stderr  # it may print of itself
+
+from tiatoolbox.visualization.tileserver import TileServer  # noqa: E402
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
-    client = TileServer("benchmark", [sys.argv[1]]).test_client()
+    for line in sys.stdin:
+        print(json.dumps(_waited(json.loads(line))), file=ANSWERS, flush=True)
+
+
+def _waited(asked: dict[str, Any]) -> list[float]:
+    client = TileServer("benchmark", [asked["slide"]]).test_client()
     waited: list[float] = []
     end = time.perf_counter() + asked["seconds"]
     for z, column, row in asked["places"]:
@@ -25,7 +32,7 @@ def main() -> None:
         waited.append(1000 * (time.perf_counter() - begun))
         if answer.status_code != 200:
             sys.exit(f"{path}: {answer.status}")
-    print(json.dumps(waited))
+    return waited
 
 
 if __name__ == "__main__":
