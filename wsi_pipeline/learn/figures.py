@@ -93,7 +93,7 @@ class SetsHeld:
 class FoldFitted:
     """One fold of a cross-validated model, and what chose its epoch; None in one of before."""
 
-    fold: int
+    fold: str
     epoch_chosen_by: str | None = None
 
 
