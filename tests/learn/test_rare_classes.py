@@ -114,6 +114,8 @@ class Bags(dict):
         del rng
         return self[slide_id][:count]
 
+    sample_kept = sample
+
 
 def cohort(seed, signal=1.5):
     """Draw 7 and 60 patients whose classes differ a little in every tile."""

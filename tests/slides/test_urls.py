@@ -78,7 +78,7 @@ def http(data_dir: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def s3(data_dir: Path) -> Iterator[str]:
     """A bucket with one slide on moto's server; the address and credentials are in the process."""
-    pytest.importorskip("s3fs", reason=f"s3fs is {NEEDED}")
+    s3fs = pytest.importorskip("s3fs", reason=f"s3fs is {NEEDED}")
     moto = pytest.importorskip("moto.server", reason="moto[server] stands in for S3")
     import boto3
 
@@ -93,7 +93,9 @@ def s3(data_dir: Path) -> Iterator[str]:
         client = boto3.client("s3")
         client.create_bucket(Bucket="slides")
         client.upload_file(str(data_dir / "slides" / SMALL), "slides", SMALL)
+        s3fs.S3FileSystem.clear_instance_cache()  # another test's remembers another address
         yield "s3://slides"
+        s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 

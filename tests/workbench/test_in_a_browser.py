@@ -111,7 +111,7 @@ def test_a_person_looks_decides_and_corrects(mine: Path, tmp_path: Path) -> None
         tab.wait("document.querySelector('#viewer canvas.overlay')")
         tab.wait("document.querySelector('#colours select').options.length > 3")
         tab.wait(STILL)
-        assert tab.run(MANY_TILES) < 50, "60,000 tiles stall the page"
+        assert tab.run(MANY_TILES) < 500, "as elements of the page they would take seconds"
         tab.press("n")
         tab.wait("document.querySelector('#tile dl')")
         tab.press("d")
