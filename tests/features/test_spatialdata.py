@@ -221,6 +221,18 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @needs
+def test_a_tag_that_no_table_can_be_called_by_comes_back_whole(tmp_path: Path) -> None:
+    write_store(tmp_path / "run", encoder="mine+v2@main")
+    command = [str(tmp_path / "run"), "--layout=spatialdata", "--encoder=mine+v2@main"]
+    assert export(command) == 0
+    store = tmp_path / "run/export/spatialdata/S01.zarr"
+    assert (store / "tables/mine-v2-main_tiles").is_dir()
+    assert read_width(store) == ("mine+v2@main", 8)
+    assert import_features([str(store), f"--run={tmp_path / 'back'}"]) == 0
+    assert (tmp_path / "back/features/mine+v2@main/S01.h5").is_file()
+
+
+@needs
 def test_a_changed_outline_is_left_out_and_told(
     cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ the outline of the tissue, where one is known, and then each tile's ``tissue_id`
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,10 +100,11 @@ def write_spatialdata(
     spec = tile_spec(bag.attributes, px, side) | ({"tissue_name": TISSUES} if parts else {})
     properties = slide_properties(bag.attributes)
     encoder = str(bag.attributes.get("encoder", "unknown"))
+    key = f"{_in_names(encoder)}_{LIBRARY}"
     with _quiet():
         made = spatialdata.SpatialData(
             shapes=_shapes(bag.coords, tiles, parts),
-            tables={f"{encoder}_{LIBRARY}": _table(bag)},
+            tables={key: _table(bag, encoder)},
             attrs={"tile_spec": {LIBRARY: spec}, "slide_properties": properties},
         )
         target = folder / f"{slide_id}{SUFFIX}"
@@ -142,7 +144,12 @@ def _within(tiles: NDArray[Any], parts: Sequence[Any]) -> NDArray[np.int64]:
     return best
 
 
-def _table(bag: FeatureBag) -> Any:
+def _in_names(encoder: str) -> str:
+    """Return a tag as the library's names can have it; ``uns["encoder"]`` has it whole."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", encoder)
+
+
+def _table(bag: FeatureBag, encoder: str) -> Any:
     """Return the features as the library has tables: each row tied to its tile."""
     import anndata
     import pandas as pd
@@ -152,7 +159,8 @@ def _table(bag: FeatureBag) -> Any:
     obs = pd.DataFrame({INSTANCE: np.arange(count)}, index=names_of_rows(count))
     library = pd.Index([LIBRARY], dtype=object)
     obs[REGION] = pd.Categorical.from_codes(np.zeros(count, int), library)
-    table = anndata.AnnData(X=bag.features, obs=obs, var=pd.DataFrame(index=names_of_rows(width)))
+    var = pd.DataFrame(index=names_of_rows(width))
+    table = anndata.AnnData(X=bag.features, obs=obs, var=var, uns={"encoder": encoder})
     return TableModel.parse(table, region=LIBRARY, region_key=REGION, instance_key=INSTANCE)
 
 
@@ -195,7 +203,7 @@ def read_spatialdata(
             f"{path}: its shapes {region!r} are not the squares of {told['tile_px_level0']:g} px "
             f"that its tile_spec tells: some are {sides.min():g} px, some {sides.max():g} px"
         )
-    told["encoder"] = encoder or name.removesuffix(f"_{region}")
+    told["encoder"] = str(encoder or table.uns.get("encoder") or name.removesuffix(f"_{region}"))
     return features, corners[rows, :2], told
 
 
@@ -260,11 +268,13 @@ def read_spatial_head(path: Path, encoder: str | None = None) -> tuple[str, tupl
     """
     name, region = _chosen(path, encoder)
     try:
-        held = _open(path)[f"tables/{name}/X"]
+        table = _open(path)[f"tables/{name}"]
+        held = table["X"]
         shape = tuple(int(side) for side in (held.attrs.get("shape") or held.shape))
+        told = str(table["uns/encoder"][()]) if "uns/encoder" in table else None
     except UNREADABLE as error:
         raise StoreCorruptError(f"{path}: no readable SpatialData: {error}") from error
-    return encoder or name.removesuffix(f"_{region}"), shape
+    return encoder or told or name.removesuffix(f"_{region}"), shape
 
 
 def _chosen(path: Path, encoder: str | None) -> tuple[str, str]:
@@ -289,7 +299,8 @@ def _chosen(path: Path, encoder: str | None) -> tuple[str, str]:
         raise StoreCorruptError(f"{path}: no readable SpatialData: {error}") from error
     fits = {name: region for name, region in regions.items() if name.endswith(f"_{region}")}
     if encoder is not None and len(fits) != 1:
-        fits = {n: r for n, r in regions.items() if n in (encoder, f"{encoder}_{r}")}
+        asked = _in_names(encoder)
+        fits = {n: r for n, r in regions.items() if n in (asked, f"{asked}_{r}")}
     if len(fits) == 1:
         return next(iter(fits.items()))
     if fits:
