@@ -1,7 +1,7 @@
 """Masks drawn at the screen, and what is told of tiles that were not kept."""
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -79,21 +79,20 @@ def test_tile_takes_the_mask_that_was_drawn(
 def test_areas_are_added_and_undone_by_two_people(client: TestClient, tmp_path: Path) -> None:
     corners = [(100 + 300 * k, 100) for k in range(8)]
 
-    def add(x: int, y: int) -> None:
+    def add(at: tuple[int, int]) -> None:
+        x, y = at
         ring = [[x, y], [x + 200, y], [x + 200, y + 200], [x, y + 200]]
-        assert client.post(PATH, json={"do": "add", "ring": ring}).status_code == 200
+        told = client.post(PATH, json={"do": "add", "ring": ring})
+        while told.status_code == 422 and "try again" in told.text:  # a machine that is slow
+            told = client.post(PATH, json={"do": "add", "ring": ring})
+        assert told.status_code == 200, told.text
 
-    people = [threading.Thread(target=add, args=at) for at in corners]
-    for person in people:
-        person.start()
-    for person in people:
-        person.join()
+    with ThreadPoolExecutor(len(corners)) as people:
+        list(people.map(add, corners))
     area = _drawn(tmp_path / "run")
     squares = [Polygon([(x, y), (x + 200, y), (x + 200, y + 200), (x, y + 200)])
                for x, y in corners]  # fmt: skip
-    rounded = 0.05 * 4 * 200  # corners stand to a tenth of a pixel
-    for square in squares:
-        assert area.intersection(square).area > square.area - rounded
+    assert all(area.intersection(square).area > 39_999 for square in squares)
     for _ in squares:
         told = client.post(f"{PATH}/undo", json={})
         assert told.status_code == 200
