@@ -12,16 +12,15 @@ from .encoders import (
     load_encoder,
     register_encoder,
 )
-from .interop import (
-    LAYOUTS,
+from .foreign import (
     ForeignBag,
     Known,
-    export_features,
     import_features,
     read_shape,
     read_width,
     um_to_level0,
 )
+from .layouts import LAYOUTS, export_features
 from .published import (
     EXACT,
     IMPORTED,

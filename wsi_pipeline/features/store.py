@@ -27,8 +27,9 @@ JSON_NAMES: Final = "json_attributes"  # root attributes that hold JSON text
 AGAIN: Final = "repair the run folder, or extract again with --overwrite"
 UM_PER_PX_AT_1X: Final = 10.0  # 20x is 0.5 µm/px by convention
 NOMINAL: Final = (5, 10, 20, 40, 60, 80, 100)
+MAGNIFICATIONS: Final = ("level0_magnification", "target_magnification")
 COORDS_ATTRIBUTES: Final = (
-    "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap",
+    "patch_size", "patch_size_level0", *MAGNIFICATIONS, "overlap",
     "name", "savetodir", "level0_width", "level0_height",
 )  # fmt: skip
 FEATURES_ATTRIBUTES: Final = ("name", "savetodir", "encoder")
