@@ -148,6 +148,25 @@ def test_a_damaged_record_of_what_is_verified_costs_a_second_look(
     assert set(statuses(out).values()) == {"present"}
 
 
+def test_what_a_killed_download_left_beside_a_finished_file_goes(
+    stand_in: Any, command: Command, out: Path
+) -> None:
+    entry, late = stand_in.add(100_000), stand_in.add(1000)
+    stand_in.tell()
+    assert main(command(entry)) == 0
+    record, state = out / "verified.tsv", f"{out / entry.relative_path}.partial.state"
+    (line,) = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(line + line[:40])  # the next file's line, half of it
+    Path(state).write_bytes(b"{}\n")
+    stand_in.tell()
+    assert main(command(entry, late)) == 0
+    assert is_right(out, late)
+    assert not list(out.rglob("*.partial*"))
+    lines = record.read_bytes().splitlines(keepends=True)
+    assert lines[0] == line
+    assert [each.count(b"\t") for each in lines] == [3, 3]
+
+
 def test_a_folder_in_the_place_of_what_is_verified(
     stand_in: Any, command: Command, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from wsi_pipeline.remote.client import Client, NoWayError
 from wsi_pipeline.remote.connections import Connections, Gate, RateLimit
 from wsi_pipeline.remote.files import COMING, FileResult, RemoteFile, slide_ids
 from wsi_pipeline.remote.ledger import Ledger, is_present, note_for_gdc_client
-from wsi_pipeline.remote.partial import PartialFile, read_state
+from wsi_pipeline.remote.partial import PartialFile, read_state, sweep
 from wsi_pipeline.remote.progress import Meters, Moving, size_text
 from wsi_pipeline.remote.retry import DOWN_AFTER, RefusedError, StoppedError
 from wsi_pipeline.remote.segment import Fetch, Road
@@ -289,6 +289,7 @@ def _bring(entry: RemoteFile, site: _Site) -> FileResult:
     try:
         if not site.settings.again and is_present(entry, site.root, site.ledger, stop):
             _note(entry, site.root)
+            sweep(entry.place(site.root))
             return FileResult(entry=entry, status="present", seconds=time.monotonic() - begun)
         result = _fetch(entry, site, entry)
     except (StoppedError, NoWayError):

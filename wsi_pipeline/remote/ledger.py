@@ -37,7 +37,7 @@ class Ledger:
         self._root = root
         self._path = root / LEDGER
         self._lock = threading.Lock()
-        self._gap = ""
+        self._torn_at: int | None = None
         self._rows = self._read()
 
     def knows(self, entry: RemoteFile) -> bool:
@@ -67,8 +67,10 @@ class Ledger:
                 return
             self._rows[name] = row
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(self._gap + "\t".join((name, *row)) + "\n")
-            self._gap = ""
+                if self._torn_at is not None:
+                    file.truncate(self._torn_at)
+                file.write("\t".join((name, *row)) + "\n")
+            self._torn_at = None
 
     def _row(self, entry: RemoteFile) -> tuple[str, str, str]:
         stat = entry.place(self._root).stat()
@@ -76,7 +78,7 @@ class Ledger:
 
     def _read(self) -> dict[str, tuple[str, str, str]]:
         try:
-            text = self._path.read_text("utf-8", errors="replace")
+            content = self._path.read_bytes()
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -84,9 +86,10 @@ class Ledger:
                 f"{self._path}: what has been verified cannot be read ({error.strerror}); move it "
                 "away, and the files are read once more"
             ) from None
-        if text and not text.endswith("\n"):
-            self._gap = "\n"  # a killed process may have left half a line
-        rows = [line.split("\t") for line in text.splitlines()]
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            self._torn_at = len(whole)  # a killed process left half a line
+        rows = [line.split("\t") for line in whole.decode("utf-8", errors="replace").splitlines()]
         return {row[0]: (row[1], row[2], row[3]) for row in rows if len(row) == 4}
 
 

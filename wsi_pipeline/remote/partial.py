@@ -159,6 +159,12 @@ class PartialFile:
         ]
 
 
+def sweep(path: Path) -> None:
+    """Remove what a killed process left beside the finished file ``path``."""
+    for left in _paths(path):
+        left.unlink(missing_ok=True)
+
+
 def read_state(path: Path, size: int, md5: str) -> Arrived | None:
     """Return what an earlier run left of the file ``path``, or None if nothing can be used."""
     data_path, state_path = _paths(path)
