@@ -215,14 +215,15 @@ class _Words(ProgressColumn):
         words = [f"{pace.finished}/{pace.total}", *filter(None, [str(task.fields["words"])])]
         if pace.failed:
             words.append(f"{pace.failed} failed")
-        if pace.per_hour is not None and pace.left_s is not None and not task.finished:
-            words.append(f"{pace.per_hour:,.0f}/h" if self._narrow else _an_hour(pace.per_hour))
-            words.append(f"{duration(pace.left_s)} left")
+        if pace.per_hour is not None and not task.finished:
+            words.append(_an_hour(pace.per_hour, "/h" if self._narrow else " an hour"))
+        if pace.words and not task.finished:
+            words.append(pace.words)
         return Text(", ".join(words), style="red" if pace.failed else "")
 
 
-def _an_hour(number: float) -> str:
-    return f"{number:,.0f} an hour"
+def _an_hour(number: float, unit: str) -> str:
+    return f"{number:,.0f}{unit}" if number >= 10 else f"{number:.2g}{unit}"
 
 
 def _lanes(lanes: Sequence[tuple[str, Lane]], width: int) -> Iterator[Text]:

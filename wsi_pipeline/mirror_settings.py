@@ -65,10 +65,11 @@ class MirrorSettings(Settings):
         if values.get("new_slides"):
             raise ValueError(f"{run}: tile and extract the new slides there, then predict")
         url = run.rstrip("/")
-        root = _cache() if scratch is None else Path(scratch)
+        root = cache_folder() if scratch is None else Path(scratch)
         shard = str(values.get("shard") or Shard()).replace("/", "-of-")
         return values | {"run": root / url.removeprefix("s3://") / shard, "remote": url}
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Return where what can be had again is kept between calls, on the user's own account."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wsi_pipeline"

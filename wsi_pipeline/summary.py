@@ -76,13 +76,29 @@ class Took:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How far a stage is; ``per_hour`` and ``left_s`` are None before anything was worked on."""
+    """How far a stage is.
+
+    Attributes:
+        finished, failed, total: Slides, or what else is counted.
+        per_hour: How many are worked on; None before the first is finished.
+        left_s: Until the end; None where nothing tells.
+        at_least: ``left_s`` is a bound, as nothing is finished yet: the others take as long as that
+            which is at work has taken already.
+    """
 
     finished: int
     failed: int
     total: int
     per_hour: float | None
     left_s: float | None
+    at_least: bool = False
+
+    @property
+    def words(self) -> str:
+        """Say how long still; empty where nothing tells."""
+        if self.left_s is None:
+            return ""
+        return f"{'over ' * self.at_least}{duration(self.left_s)} left"
 
 
 @dataclass(kw_only=True)
@@ -133,15 +149,20 @@ class Summary:
     @property
     def pace(self) -> Pace:
         """Slides skipped because they were done earlier cost no time, and say nothing of it."""
-        seconds = time.monotonic() - self.started
-        worked = self.done + len(self.failed)
-        left = max(0, self.total - self.finished) * seconds / worked if worked else None
+        now = time.monotonic()
+        seconds, worked = now - self.started, self.done + len(self.failed)
+        missing, lanes = max(0, self.total - self.finished), self.at_work
+        left = missing * seconds / worked if worked else None
+        if not worked and missing > len(lanes) > 0:
+            longest = now - min(lane.since for lane in lanes)
+            left = (missing / len(lanes) - 1) * longest
         return Pace(
             finished=self.finished,
             failed=len(self.failed),
             total=self.total,
             per_hour=worked / seconds * 3600 if worked and seconds > 0 else None,
             left_s=left,
+            at_least=left is not None and not worked,
         )
 
     @property
@@ -233,8 +254,10 @@ def progress_line(summary: Summary) -> str:
     """Return how far a stage is: done of all, lost, how fast, how long still, what is at work."""
     pace = summary.pace
     parts = [f"{pace.finished} of {pace.total} {summary.unit}", f"{pace.failed} failed"]
-    if pace.per_hour is not None and pace.left_s is not None:
-        parts += [f"{pace.per_hour:.3g} an hour", f"about {duration(pace.left_s)} left"]
+    if pace.per_hour is not None:
+        parts.append(f"{pace.per_hour:.3g} an hour")
+    if pace.words:
+        parts.append(pace.words if pace.at_least else f"about {pace.words}")
     if summary.epoch:
         parts.append(summary.epoch)
     now = f"; running for {duration(time.monotonic() - summary.started)}"

@@ -19,7 +19,7 @@ from wsi_pipeline.cli import command, main
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.events import Event, SlideDone, SlideFailed, SlideStarted, StageStarted
 from wsi_pipeline.settings import StageConfig
-from wsi_pipeline.summary import Summaries
+from wsi_pipeline.summary import Summaries, progress_line
 from wsi_pipeline.verbs import Verb
 
 CUT = Verb(CutConfig)
@@ -188,6 +188,23 @@ def test_the_three_that_took_longest_are_named_with_what_of() -> None:
         ("s7", 1.7, "100 tiles; decode 100%"),
         ("s6", 1.6, "100 tiles; decode 100%"),
     )
+
+
+def test_before_the_first_slide_is_done_a_bound_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of ten have been at work for a minute: the other eight take four turns of that."""
+    monkeypatch.setattr("wsi_pipeline.summary.time.monotonic", lambda: 0.0)
+    sums = Summaries("cut")
+    sums.take(StageStarted(stage="cut", total=10))
+    sums.current.started = 0.0
+    for name in ("a", "b"):
+        sums.take(SlideStarted(slide_id=name))
+    monkeypatch.setattr("wsi_pipeline.summary.time.monotonic", lambda: 60.0)
+    pace = sums.current.pace
+    assert (pace.per_hour, pace.left_s, pace.at_least) == (None, 240.0, True)
+    assert "over 4 min left" in progress_line(sums.current)
+    sums.take(SlideDone(slide_id="a", seconds=60))
+    pace = sums.current.pace
+    assert (pace.left_s, pace.at_least) == (9 * 60.0, False)
 
 
 def test_a_lane_goes_from_slide_to_slide() -> None:

@@ -23,12 +23,12 @@ REQUIREMENT = re.compile(r"([\w-]+) ?(?:\[[\w,]+\])?(.*)")
 
 def test_the_conda_recipe_asks_for_what_the_wheel_asks_for() -> None:
     yaml = pytest.importorskip("yaml")
-    recipe = yaml.safe_load((ROOT / "deploy/conda/meta.yaml").read_text("utf-8"))
+    recipe = yaml.safe_load((ROOT / "deploy/conda/recipe.yaml").read_text("utf-8"))
     assert recipe["package"] == {"name": PROJECT["name"], "version": __version__}
     assert recipe["about"]["summary"] == PROJECT["description"]
     assert recipe["about"]["license"] == PROJECT["license"]
     (script,) = PROJECT["scripts"].items()
-    assert recipe["build"]["entry_points"] == [" = ".join(script)]
+    assert recipe["build"]["python"]["entry_points"] == [" = ".join(script)]
     asked = dict(REQUIREMENT.fullmatch(text).groups() for text in recipe["requirements"]["run"])
     assert asked.pop("python") == PROJECT["requires-python"]
     wheel = dict(REQUIREMENT.fullmatch(text).groups() for text in PROJECT["dependencies"])

@@ -1,5 +1,6 @@
 """A slide and a run in a cell of a notebook; overviews of slides that have no small level."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import wsi_pipeline as wsi
 from benchmarks.browser import Tab
 from benchmarks.slides import Scan, write_scan
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.workbench import OpenedSlide, Shrunk, levels_of, slide_app
+from wsi_pipeline.workbench import Kept, OpenedSlide, Shrunk, levels_of, slide_app
 
 
 def test_a_cell_shows_a_slide_to_who_has_its_address(data_dir: Path) -> None:
@@ -66,20 +67,22 @@ def test_a_cell_shows_a_run_and_nothing_else(run: Path, tmp_path: Path) -> None:
         wsi.view(tmp_path)
 
 
-def test_a_sketch_becomes_the_average(data_dir: Path, tmp_path: Path) -> None:
+def test_a_sketch_becomes_the_average_and_is_kept(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a slide whose smallest level is large, what is shown at once is near, and right soon."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with open_slide(data_dir / "slides/liver_glycogen_HE.tif") as real:
         patch = real.read(0, 6000, 1500, 2048, 2048)
     path = write_scan(tmp_path / "large.svs", Scan(side=28672, downsamples=(1, 4)), patch)
     with open_slide(path) as slide:
-        opened = OpenedSlide(slide)
+        kept = Kept.of(slide)
+        assert kept is not None
+        opened = OpenedSlide(slide, kept)
         level = levels_of(slide.dimensions) - 7
-        started = time.perf_counter()
         first = opened.tile(level, 0, 0)
-        waited = time.perf_counter() - started
         assert first is not None
-        assert not opened.coarse.whole
-        assert waited < 5  # seconds, on a machine that does other work
+        assert not opened.coarse.whole, "it is shown before all of the slide is read"
         end = time.monotonic() + 60
         while not opened.coarse.whole and time.monotonic() < end:
             time.sleep(0.05)
@@ -91,6 +94,15 @@ def test_a_sketch_becomes_the_average(data_dir: Path, tmp_path: Path) -> None:
         assert np.abs(found.astype(int) - truth).mean() < 3
         assert np.abs(first.astype(int) - truth).mean() < 25
         opened.coarse.stop()
+        again = OpenedSlide(slide, kept)
+        later = again.tile(level, 0, 0)
+        assert again.coarse.whole, "as it was kept"
+        assert later is not None
+        assert np.abs(later.astype(int) - found).mean() < 2
+        kept.path.write_bytes(kept.path.read_bytes()[:-5000])
+        assert kept.read() is None, "a damaged one is not shown"
+        os.utime(path, (1, 1))
+        assert Kept.of(slide) != kept, "nor one of another file in the same place"
 
 
 def test_a_coarse_tile_of_a_slide_without_small_levels_is_bounded(

@@ -2,6 +2,7 @@
 
 from wsi_pipeline.workbench.answers import QUALITY, tile_response
 from wsi_pipeline.workbench.app import slide_app, workbench_app
+from wsi_pipeline.workbench.coarse import Kept
 from wsi_pipeline.workbench.outlines import mask_area
 from wsi_pipeline.workbench.placing import CoreEdit, edited
 from wsi_pipeline.workbench.pyramid import SIDE, OpenedSlide, OpenSlides, SlideFile, levels_of
@@ -13,6 +14,7 @@ __all__ = [
     "QUALITY",
     "SIDE",
     "CoreEdit",
+    "Kept",
     "OpenSlides",
     "OpenedSlide",
     "Shrunk",

@@ -90,6 +90,7 @@ class Bench:
             Route(f"{slide}/tiles/{{row:int}}/nearest/{{model}}", told(self.nearest)),
             Route(f"{slide}/layers/{NOVELTY}/{{model}}", told(self.novelty)),
             Route(f"{slide}/layers", told(self.layer)),
+            Route(f"{slide}/decisions", told(self.decided)),
             Route(f"{slide}/decisions", changed(Decided, self.decide), methods=["POST"]),
             Route(f"{slide}/rejected", told(lambda asked: self.surveys.rejected(_id(asked)))),
             Route(f"{slide}/annotations", told(lambda asked: self.surveys.annotations(_id(asked)))),
@@ -213,6 +214,10 @@ class Bench:
             if kind == "attended" or (row["split"] != "train" and (row["truth"] or row["label"]))
         }
         return wall(self.facts, model, kind, truths)
+
+    def decided(self, request: Request) -> dict[str, Any]:
+        """Tell what stands in the table of decisions, which others write too."""
+        return self.facts.decided(_id(request), self._store(_id(request))[0])
 
     def decide(self, request: Request, asked: Decided) -> dict[str, Any]:
         slide_id = _id(request)

@@ -2,23 +2,30 @@
 
 A slide of 100,000 × 100,000 px whose coarsest level has 25,000 takes seconds to be averaged. Until
 that is done in the background there is a sketch: the mean of small squares, spread evenly. Whoever
-asks for tiles meanwhile goes first.
+asks for tiles meanwhile goes first. What was averaged is kept for the next visit.
 """
 
 import math
 import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Final
+from typing import Final, Self
 
 import cv2
 import numpy as np
+import simplejpeg
 
+from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.digests import digest_of
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.mirror_settings import cache_folder
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.types import RgbImage
 from wsi_pipeline.workbench.shrunk import Shrunk
 
-CANVAS_PX: Final = 4096  # of the picture's longer side, at most
+CANVAS_PX: Final = 6400  # of the picture's longer side, at most: a sixteenth of 100,000
 STEP: Final = 4  # between it and the smaller one, of which the coarsest tiles are cut
 AT_ONCE_PX: Final = 32e6  # of the coarsest level: so many are averaged while one waits
 SQUARES: Final = 16  # of a sketch, a side
@@ -27,12 +34,64 @@ NATIVE_PX: Final = 256  # of most files' tiles: a square in the middle of one ne
 STRIP_PX: Final = 6e6  # of the level, read at a time
 QUIET_S: Final = 0.15  # since a tile was asked for; then averaging goes on …
 PATIENCE_S: Final = 0.4  # … as it does after so long in any case
+KEPT_QUALITY: Final = 92
+MOST_KEPT: Final = 60  # pictures of some 10 MB; the longest unused goes
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a slide's picture is kept between visits.
+
+    Attributes:
+        path: A JPEG, whose name depends on the file's place, size and time.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, slide: Slide) -> Self | None:
+        """Return the place; None of a slide that is no single file of this machine."""
+        file = Path(slide.info.path)
+        try:
+            about = file.stat()
+            if not file.is_file():
+                return None
+            said = (str(file.resolve()), about.st_size, about.st_mtime_ns, slide.info.reader)
+        except OSError:
+            return None
+        name = digest_of(repr((*said, CANVAS_PX)).encode())
+        return cls(cache_folder() / "overviews" / f"{name}.jpg")
+
+    def read(self) -> RgbImage | None:
+        """Return the picture; None where there is none, or a damaged one."""
+        with suppress(OSError, ValueError):
+            picture: RgbImage = simplejpeg.decode_jpeg(self.path.read_bytes(), "RGB")
+            self.path.touch()
+            return picture
+        return None
+
+    def write(self, picture: RgbImage) -> None:
+        """Keep it, for this user alone to read; where nothing can be written it is made anew."""
+        with suppress(OSError, WsiError):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data = simplejpeg.encode_jpeg(picture, KEPT_QUALITY, "RGB", "420")
+            with atomic_file(self.path) as partial:
+                partial.write_bytes(data)
+            used = sorted(self.path.parent.glob("*.jpg"), key=lambda each: each.stat().st_mtime)
+            for old in used[:-MOST_KEPT]:
+                old.unlink(missing_ok=True)
 
 
 class Coarse:
-    """The picture, white where nothing was scanned; safe to ask from several threads."""
+    """The picture, white where nothing was scanned; safe to ask from several threads.
 
-    def __init__(self, slide: Slide) -> None:
+    Args:
+        slide: Of what.
+        kept: Where it was kept, or will be; None: nowhere.
+    """
+
+    def __init__(self, slide: Slide, kept: Kept | None = None) -> None:
+        self._kept = kept
         width, height = slide.dimensions
         level = len(slide.level_downsamples) - 1
         self.downsample = max(slide.level_downsamples[level], max(width, height) / CANVAS_PX)
@@ -95,11 +154,25 @@ class Coarse:
                 return
             if self._decoded_px <= AT_ONCE_PX:
                 self._average()
-            else:
+            elif not self._recall():
                 self._sketch()
                 self._thread = Thread(target=self._average_later, daemon=True)
                 self._thread.start()
             self._begun = True
+
+    def _recall(self) -> bool:
+        """Take the picture as it was kept at an earlier visit."""
+        picture = None if self._kept is None else self._kept.read()
+        if picture is None or picture.shape != self._canvas.shape:
+            return False
+        self._finish(picture)
+        return True
+
+    def _finish(self, picture: RgbImage) -> None:
+        small = picture[::STEP, ::STEP].shape[1::-1]
+        self._small = np.asarray(cv2.resize(picture, small, interpolation=cv2.INTER_AREA))
+        self._canvas = picture
+        self._rows = len(picture)
 
     def _sketch(self) -> None:
         """Fill the picture with colours, of which there are few."""
@@ -115,6 +188,8 @@ class Coarse:
     def _average_later(self) -> None:
         try:
             self._average()
+            if self._kept is not None and self.whole:
+                self._kept.write(self._canvas)
         except WsiError as error:  # the sketch stays; tiles close by say what is wrong where it is
             self.failed = str(error)
 
@@ -132,8 +207,7 @@ class Coarse:
             size = (canvas.shape[1], bottom - top)
             canvas[top:bottom] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
             if bottom == len(canvas):
-                small = canvas[::STEP, ::STEP].shape[1::-1]
-                self._small = np.asarray(cv2.resize(canvas, small, interpolation=cv2.INTER_AREA))
+                self._finish(canvas)
             self._rows = bottom
 
     def _give_way(self) -> None:

@@ -159,11 +159,10 @@ class RunFacts:
             row.choice for row in decisions.rows if (row.slide_id, row.place) == (slide_id, None)
         ]
         dropped = decisions.dropped_tiles(slide_id)
-        kept = None if store is None else kept_mask(store.coords, dropped)
-        return {
-            "whole": whole[0] if whole else None,
-            "dropped": [] if kept is None else np.flatnonzero(~kept).tolist(),
-        }
+        rows: list[int] = []
+        if dropped and store is not None:
+            rows = np.flatnonzero(~kept_mask(store.coords, dropped)).tolist()
+        return {"whole": whole[0] if whole else None, "dropped": rows}
 
     def predictions(self, slide_id: str) -> Iterator[tuple[str, SlidePrediction]]:
         """Yield what each model says of a slide's tiles."""

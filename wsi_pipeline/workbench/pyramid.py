@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock, Thread
 from typing import Final
 
@@ -17,16 +16,19 @@ import cv2
 import numpy as np
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.settings import usable_cores
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.types import Modality, RgbImage
-from wsi_pipeline.workbench.coarse import Coarse
+from wsi_pipeline.workbench.coarse import Coarse, Kept
 from wsi_pipeline.workbench.shrunk import SAME, Shrunk
 
 SIDE: Final = 256  # px of a tile
 FAR: Final = 16.0  # no level near: a tile is cut from a picture of the whole …
 FAR_WHOLE: Final = 8.0  # … where a level cannot be decoded to a fraction of its size
 NEAR: Final = 4.0  # … already from here where that picture is as fine as is asked
-MOST_OPEN: Final = 8  # slides kept open
+SKETCH_PX: Final = 4096  # a side: of levels that are finer no sketch is shown
+MOST_OPEN: Final = 6  # slides kept open
+MOST_THREADS: Final = 4  # that decode for one tile
 
 
 def levels_of(size: tuple[int, int]) -> int:
@@ -35,12 +37,17 @@ def levels_of(size: tuple[int, int]) -> int:
 
 
 class OpenedSlide:
-    """A slide between requests; several threads may cut tiles from it."""
+    """A slide between requests; several threads may cut tiles from it.
 
-    def __init__(self, slide: Slide) -> None:
+    Args:
+        slide: It is closed with this.
+        kept: Where its picture of the whole is kept between visits.
+    """
+
+    def __init__(self, slide: Slide, kept: Kept | None = None) -> None:
         self.slide = slide
         self.users = 0
-        self.coarse = Coarse(slide)
+        self.coarse = Coarse(slide, kept)
         last = len(slide.level_downsamples) - 1
         self._far = FAR if Shrunk.of(slide, last, NEAR).factor > 1 else FAR_WHOLE
 
@@ -76,7 +83,8 @@ class OpenedSlide:
         """Whether a level is so far from the slide's own that it comes from one small picture."""
         scale = 2 ** (levels_of(self.slide.dimensions) - level)
         ratio = scale / max(self.slide.level_downsamples)
-        return bool(ratio > self._far or (ratio > NEAR and self._is_finer(scale)))
+        is_small = max(self.slide.dimensions) <= SKETCH_PX * scale * SAME
+        return bool(ratio > self._far or (ratio > NEAR and is_small and self._is_finer(scale)))
 
     def warm(self) -> None:
         """Do now what the first tile of the whole slide will wait for.
@@ -165,8 +173,9 @@ class OpenSlides:
         with self._lock:  # opening takes milliseconds; two that open one slide would waste more
             opened = self._open.get(file)
             if opened is None:
-                found = open_slide(Path(file.path), file.reader, modality=file.modality)
-                opened = self._open[file] = OpenedSlide(found)
+                threads = min(MOST_THREADS, usable_cores())
+                found = open_slide(file.path, file.reader, threads, modality=file.modality)
+                opened = self._open[file] = OpenedSlide(found, Kept.of(found))
             self._open.move_to_end(file)
             opened.users += 1
             for other in [key for key, each in self._open.items() if not each.users]:

@@ -48,7 +48,22 @@ export class Layers {
   flagChoices() {
     $("more-flags").replaceChildren(...(this.shown?.flags || []).map(flag => make("label", {},
       make("input", { type: "checkbox", id: `flag-${flag.name}`, checked: true, onchange: this.redraw }),
-      make("span", { class: "swatch", style: `background: rgb(${flag.colour.join(" ")})` }), `${flag.label}, ${flag.rows.length}`)));
+      make("span", { class: "swatch", style: `background: rgb(${flag.colour.join(" ")})` }), make("span", { id: `flag-${flag.name}-words` }))));
+    this.countDropped();
+  }
+
+  // Rows with a flag that is switched on, in order: what one steps through.
+  flagged() {
+    const on = this.shown.flags.filter(flag => $(`flag-${flag.name}`)?.checked ?? true);
+    return [...new Set(on.flatMap(flag => flag.rows))].sort((a, b) => a - b);
+  }
+
+  countDropped() {
+    for (const { name, label, rows } of this.shown.flags) {
+      const dropped = rows.filter(row => this.shown.dropped.has(row)).length;
+      const words = $(`flag-${name}-words`);
+      if (words) words.textContent = `${label}, ${number(rows.length)}${dropped ? `, ${number(dropped)} dropped` : ""}`;
+    }
   }
 
   draw(paper, colour) {

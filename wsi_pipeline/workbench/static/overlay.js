@@ -51,6 +51,8 @@ export class Tiles {
     return null;
   }
 
+  placeOf(row) { return this.places.slice(2 * row, 2 * row + 2); }
+
   paint(paper, layer, opacity) {
     const wide = layer.high - layer.low || 1;
     layer.colours ??= layer.values.map(value => value == null ? null : (value - layer.low) / wide);

@@ -3,21 +3,7 @@
 export const $ = id => document.getElementById(id);
 export const say = text => { $("told").textContent = text; };
 
-const coming = new Map();
-
-// Asks for what will be needed soon; whoever then asks for it gets that answer, once.
-export function askAhead(path) {
-  const answer = ask(path);
-  answer.catch(() => {});
-  coming.set(path, answer);
-}
-
 export async function ask(path, options) {
-  if (!options && coming.has(path)) {
-    const answer = coming.get(path);
-    coming.delete(path);
-    return answer;
-  }
   const answer = await fetch(path, options);
   const told = await answer.json().catch(() => ({ error: answer.statusText }));
   if (!answer.ok) throw new Error(told.error || answer.statusText);

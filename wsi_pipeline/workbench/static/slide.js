@@ -8,23 +8,16 @@ import { Tiles } from "./overlay.js";
 import { Pane, together } from "./pane.js";
 
 let open = null; // the slide in sight: its pane, layers, colours
+const WATCH_MS = 3000; // between two looks at what others have decided
 let turns = 0; // how often one went elsewhere: what is answered late is not shown
 
 export async function showSlide(id, place) {
-  const row = state.cohort.slides.map(said).find(each => each.id === id) || {};
   say("…");
-  const tiles = row.tiles ? ask(`${slidePath(id)}/tiles`) : null;
-  tiles?.catch(() => {}); // it is awaited below, where it is needed
   const turn = turns, slide = { ...await ask(slidePath(id)), picked: null };
   if (turn !== turns) return;
   const here = open = { slide, panes: [], lasso: null };
   $("name").textContent = document.title = id;
   $("tile").replaceChildren();
-  $("about").replaceChildren(...facts({ Patient: row.patient, Label: row.label, Split: row.split,
-    Prediction: row.said && `${row.said}, ${row.sure.toFixed(2)}`, Tiles: number(slide.tiles),
-    Resolution: slide.mpp && `${number(slide.mpp)} µm/px`, Size: slide.width && `${number(slide.width)} × ${number(slide.height)} px`,
-    Stain: row.stain, Reader: slide.reader, Flags: (slide.flags || []).join(", "),
-    "Novelty of the slide": Object.values(slide.novelty || {}).join(", "), Failure: row.failure || slide.damaged }));
   $("missing").hidden = !slide.missing;
   $("missing").textContent = slide.missing ? `Only the thumbnail: ${slide.missing}` : "";
   const tiled = !!slide.tiles && !slide.missing;
@@ -35,22 +28,38 @@ export async function showSlide(id, place) {
   here.colours = [new Colour(slide, layers, redraw, "colour of the tiles"), new Colour(slide, layers, redraw, "colour of the tiles on the right")];
   $("colours").replaceChildren(here.colours[0].select, here.colours[0].key);
   $("layer-rows").replaceChildren(layers.box);
+  tellRow();
   if (!slide.missing || slide.thumbnail) addPane(0);
   if (tiled) {
-    layers.shown = new Tiles(await (tiles ?? ask(`${slidePath(id)}/tiles`)));
+    layers.shown = new Tiles(await ask(`${slidePath(id)}/tiles`));
     if (open !== here) return;
     here.panes[0].whenOpen(() => lookAt(here));
-    here.colours.forEach(colour => colour.offer(layers.shown.layers, state.cohort.trained || []));
+    tellRow();
     layers.flagChoices();
-    askNearest();
   }
   $("side").setAttribute("aria-pressed", "false");
   if (slide.decided) showDecisions(slide.decided);
+  if (!slide.alone) watch(here);
   say(slide.missing ? "the slide is not at hand" : "");
   if (place && layers.shown) {
     const at = layers.shown.rowAt(...place);
     if (at == null) say("the tile that was asked for is not kept any more"); else here.panes[0].whenOpen(() => visit(at));
   }
+}
+
+// Tells what the cohort's table knows of the slide in sight; the table may come after the slide.
+export function tellRow() {
+  if (!open) return;
+  const { slide, colours, layers } = open;
+  const row = (state.cohort?.slides || []).map(said).find(each => each.id === slide.id) || {};
+  $("about").replaceChildren(...facts({ Patient: row.patient, Label: row.label, Split: row.split,
+    Prediction: row.said && `${row.said}, ${row.sure.toFixed(2)}`, Tiles: number(slide.tiles),
+    Resolution: slide.mpp && `${number(slide.mpp)} µm/px`, Size: slide.width && `${number(slide.width)} × ${number(slide.height)} px`,
+    Stain: row.stain, Reader: slide.reader, Flags: (slide.flags || []).join(", "),
+    "Novelty of the slide": Object.values(slide.novelty || {}).join(", "), Failure: row.failure || slide.damaged }));
+  if (!layers.shown) return;
+  colours.forEach(colour => colour.offer(layers.shown.layers, state.cohort?.trained || []));
+  askNearest();
 }
 
 export function closeSlide() {
@@ -102,7 +111,7 @@ async function pick(row) {
   slide.picked = row;
   panes.forEach(pane => pane.redraw());
   if (row == null) { $("tile").replaceChildren(); return; }
-  const told = slide.told = await ask(`${slidePath(slide.id)}/tiles/${row}`);
+  const told = await ask(`${slidePath(slide.id)}/tiles/${row}`);
   if (open !== here || slide.picked !== row) return;
   const picture = how => make("img", { src: `tiles/${encodeURIComponent(slide.id)}/${row}/${how}.jpg`, alt: `The tile ${how === "stored" ? "as stored, normalised" : "as scanned"}`,
     title: how === "stored" ? "as stored, normalised" : "as scanned", onerror: event => event.target.remove() });
@@ -112,7 +121,7 @@ async function pick(row) {
     make("p", { class: "dropped", hidden: !layers.shown.dropped.has(row) }, "dropped"),
     make("p", { class: "bad" }, told.reasons.join("; ")),
     make("p", {}, ...[["drop", "D"], ["keep", "K"], ["undo", "U"]].map(([choice, key]) =>
-      button(`${choice} (${key})`, () => decide(choice, [told.x, told.y])))),
+      button(`${choice} (${key})`, () => decide(choice, layers.shown.placeOf(row))))),
     make("div", { id: "nearest" }),
     ...Object.entries(told.probabilities).map(([model, values]) => make("div", {}, make("b", {}, model), list(Object.entries(values)))),
     list(Object.entries(told.measures)));
@@ -120,7 +129,7 @@ async function pick(row) {
 }
 
 function askNearest() {
-  const box = $("nearest"), { slide } = open, models = state.cohort.trained || [];
+  const box = $("nearest"), { slide } = open, models = state.cohort?.trained || [];
   if (!box) return;
   box.replaceChildren(...models.map(model => make("details", { ontoggle: async event => {
     const details = event.target, row = slide.picked;
@@ -137,16 +146,31 @@ function askNearest() {
 
 function showDecisions(decided) {
   const { slide, layers, panes } = open;
+  open.decided = JSON.stringify(decided);
   slide.whole = decided.whole === "drop";
   $("whole").textContent = slide.whole ? "Keep the slide" : "Drop the slide";
   $("whole").setAttribute("aria-pressed", slide.whole);
   if (!layers.shown) return;
   layers.shown.dropped = new Set(decided.dropped);
   const { flagged, dropped } = layers.shown;
+  layers.countDropped();
   $("counts").textContent = `${flagged.length} flagged, ${flagged.filter(row => dropped.has(row)).length} of them dropped; ${dropped.size} dropped in all`;
   const mark = $("tile").querySelector(".dropped");
   if (mark) mark.hidden = !dropped.has(slide.picked);
   panes.forEach(pane => pane.redraw());
+}
+
+// Somebody else may decide about the same slide: what stands on disk is shown soon after.
+async function watch(here) {
+  const gone = () => open !== here;
+  while (!gone()) {
+    await new Promise(done => setTimeout(done, WATCH_MS));
+    if (gone() || document.hidden) continue;
+    const before = here.decided, decided = await ask(`${slidePath(here.slide.id)}/decisions`).catch(() => null);
+    if (gone() || !decided || here.decided !== before || JSON.stringify(decided) === before) continue;
+    showDecisions(decided);
+    say("somebody else has decided: shown is how it stands in qc/decisions.csv");
+  }
 }
 
 const decide = trying(async (choice, place) => {
@@ -162,7 +186,8 @@ function visit(row) {
 }
 
 function step(way) {
-  const { shown } = open.layers, { picked } = open.slide, rows = shown.flagged.length ? shown.flagged : shown.all;
+  const { shown } = open.layers, { picked } = open.slide, flagged = open.layers.flagged();
+  const rows = flagged.length ? flagged : shown.all;
   visit(way > 0 ? rows.find(row => picked == null || row > picked) ?? rows[0] : rows.findLast(row => picked == null || row < picked) ?? rows.at(-1));
 }
 
@@ -203,13 +228,13 @@ function showMask(told, words) {
 
 export function slideKey(key) {
   if (!open) return false;
-  const { layers, slide, lasso } = open, { picked, told } = slide;
+  const { layers, slide, lasso } = open, { picked } = slide;
   if (key === "escape" && lasso) stopDrawing();
   else if (key === "enter" && lasso) lasso.close();
   else if (key === "escape") location.hash = "#/";
   else if (layers.shown && (key === "n" || key === "p")) step(key === "n" ? 1 : -1);
   else if (layers.shown && key === "s") sideBySide();
-  else if (picked != null && told && "dku".includes(key)) decide({ d: "drop", k: "keep", u: "undo" }[key], [told.x, told.y]);
+  else if (picked != null && "dku".includes(key)) decide({ d: "drop", k: "keep", u: "undo" }[key], layers.shown.placeOf(picked));
   else return false;
   return true;
 }

@@ -1,8 +1,8 @@
 // The workbench: where one is, and which keys do what.
 
-import { $, ask, askAhead, choices, say, slidePath } from "./page.js";
+import { $, ask, choices, say } from "./page.js";
 import { showCohort, startCohort, state } from "./cohort.js";
-import { closeSlide, showSlide, slideKey, startSlide } from "./slide.js";
+import { closeSlide, showSlide, slideKey, startSlide, tellRow } from "./slide.js";
 import { arrayKey, closeArray, showArray, startArray } from "./cores.js";
 import { showTiles } from "./tiles.js";
 
@@ -24,7 +24,7 @@ async function route() {
     if (kind === "slide") { turnTo("slide"); await showSlide(parts[0], at && [+at[1], +at[2]]); }
     else if (kind === "array") { turnTo("array"); await showArray(parts[0]); }
     else if (kind === "wall") { turnTo("tiles"); await showTiles(parts[0], parts[1]); }
-    else { turnTo("cohort"); showCohort(); }
+    else { turnTo("cohort"); if (state.cohort) showCohort(); }
   } catch (error) { say(error.message); }
 }
 
@@ -46,16 +46,18 @@ function offer(told) {
 }
 
 say("reading the run folder …");
-const first = location.hash.match(/^#\/slide\/([^?/]+)/);
-if (first) askAhead(slidePath(decodeURIComponent(first[1]))); // it need not wait for the table
+startSlide();
+startArray();
+const elsewhere = () => /^#\/(slide|array|wall)\//.test(location.hash);
+const early = elsewhere() && route(); // it need not wait for the table
 ask("api/cohort").then(async told => {
   startCohort(told, showCohort);
-  startSlide();
-  startArray();
   offer(told);
   document.body.dataset.ready = "yes";
   if (told.alone) history.replaceState(null, "", `#/slide/${encodeURIComponent(told.slides[0].id)}`);
-  await route();
+  if (early && elsewhere()) tellRow();
+  else await route();
+  await early;
   if (told.checked !== false) return;
   state.cohort = await ask("api/damage"); // every store is opened: damaged ones are told of
   if (!$("cohort").hidden) showCohort();
