@@ -221,7 +221,7 @@ def test_memory_for_shared_tiles_is_bounded(
         assert isinstance(slide, JpegTiffReader)
         for x in range(0, 900, 130):
             slide.read(0, x, 5, 100, 700)
-        held = len(slide._levels[0].memory)
+        held = len(slide._levels[0][0].memory)
     assert 0 < held <= 2
 
 
@@ -328,7 +328,7 @@ def test_tables_that_point_outside_the_file_are_not_trusted(
 
 
 def test_a_damaged_tile_is_never_passed_on_as_the_decoder_left_it(
-    written: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    written: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "cut.tif"
     with tifffile.TiffFile(written["ycbcr420"]) as tiff:
@@ -337,19 +337,11 @@ def test_a_damaged_tile_is_never_passed_on_as_the_decoder_left_it(
     content = bytearray(written["ycbcr420"].read_bytes())
     content[start + size // 2 : start + size] = bytes(size - size // 2)
     path.write_bytes(content)
-    with (
-        caplog.at_level(logging.WARNING),
-        open_slide(path) as fast,
-        open_slide(path, reader="openslide") as reference,
-    ):
-        try:
-            expected = reference.read(0, 200, 200, 400, 400)
-        except SlideReadError:
-            with pytest.raises(SlideReadError):
-                fast.read(0, 200, 200, 400, 400)
-        else:
-            assert np.array_equal(fast.read(0, 200, 200, 400, 400), expected)
-        assert fast.info.reader == "openslide" or "tile 5 of level 0" in caplog.text
+    with open_slide(path) as fast, open_slide(written["ycbcr420"]) as whole:
+        assert fast.info.reader == "jpeg-tiff"
+        with pytest.raises(SlideReadError, match=r"near x=256, y=256 \(a hole of 1024"):
+            fast.read(0, 200, 200, 400, 400)
+        assert np.array_equal(fast.read(0, 512, 0, 400, 700), whole.read(0, 512, 0, 400, 700))
 
 
 def test_colours_that_contradict_the_tag_follow_openslide(tmp_path: Path) -> None:

@@ -96,14 +96,14 @@ def test_a_grid_off_the_native_tiles_keeps_little_more_than_a_row(data_dir: Path
     with open_slide(path) as slide:
         assert isinstance(slide, JpegTiffReader)
         columns, rows = (length // side - 1 for length in slide.info.dimensions)
-        table = slide._levels[0].table
+        table = slide._levels[0][0].table
         in_a_row = columns * side // table.tile_width + 2
         out = np.empty((side, side, 3), np.uint8)
         for row in range(rows):
             for column in range(columns):
                 slide.read_into(0, 77 + column * side, 33 + row * side, out)
             # one row is wanted again; the first row, and the ends of all, nobody asks for whole
-            assert len(slide._levels[0].memory) <= 2 * in_a_row + 2 * row
+            assert len(slide._levels[0][0].memory) <= 2 * in_a_row + 2 * row
 
 
 def test_threads_that_share_tiles_see_the_same_pixels(data_dir: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import tifffile
-from slides_vendor.hamamatsu import write_ndpi
+from slides_vendor.hamamatsu import Restarts, write_ndpi
 from slides_vendor.leica import write_leica
 from slides_vendor.philips import write_philips
 from slides_vendor.picture import picture
@@ -125,6 +125,7 @@ SEEDS: dict[str, Callable[[Path], None]] = {
     "leica.scn": write_leica,
     "ventana.bif": write_ventana,
     "hamamatsu.ndpi": write_ndpi,
+    "restarts.ndpi": lambda path: write_ndpi(path, steps=(1, 4), restarts=Restarts(across=3)),
 }
 
 

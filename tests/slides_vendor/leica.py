@@ -1,58 +1,83 @@
-"""A Leica SCN: a BigTIFF whose XML lays a scanned region on the glass, with an overview."""
+"""A Leica SCN: a BigTIFF whose XML lays scanned regions on the glass, with an overview."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tifffile
-from slides_vendor.picture import level_of
+from slides_vendor.picture import PICTURE
+
+from wsi_pipeline.types import RgbImage
 
 NAMESPACE = "http://www.leica-microsystems.com/scn/2010/10/01"
+GLASS = (1536, 1024)
+Size = tuple[int, int]
 
 
-def write_leica(path: Path, mpp: float = 0.5, offset_px: tuple[int, int] = (256, 256)) -> None:
-    """Write a region of two levels at ``offset_px`` of a glass of 1,536 × 1,024 px, and a macro."""
-    glass = (1536, 1024)
-    levels = [level_of(1), level_of(4)]
-    macro = level_of(8)
-    sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in (macro, *levels)]
-    per_cm = 10_000 / mpp
+def write_leica(
+    path: Path,
+    mpp: float = 0.5,
+    offset_px: Size = (256, 256),
+    *,
+    regions: Sequence[tuple[Size, RgbImage]] = (),
+    glass: Size = GLASS,
+    planes: int = 1,
+) -> None:
+    """Write a macro, and regions of two levels on a glass of so many pixels.
+
+    Args:
+        path: The file.
+        mpp: µm per pixel.
+        offset_px: Where the picture lies, if no regions are given.
+        regions: Each a place on the glass in pixels, and its pixels.
+        glass: Width and height in pixels of level 0.
+        planes: Focal planes of each level, of which the first is the picture.
+    """
+    regions = regions or [(offset_px, PICTURE)]
+    nm = round(mpp * 1000)
+    pictures, images = [np.ascontiguousarray(PICTURE[::8, ::8])], []
+    images.append(_image([(*_size(pictures[0]), 0, 0)], (0, 0, *glass), nm))
+    for (left, top), rgb in regions:
+        dimensions = []
+        for step in (1, 4):
+            for plane in range(planes):
+                level = np.ascontiguousarray(rgb[::step, ::step])
+                dimensions.append((*_size(level), len(pictures), plane))
+                pictures.append(level if plane == 0 else 255 - level)
+        images.append(_image(dimensions, (left, top, *_size(rgb)), nm))
+    xml = (
+        f'<?xml version="1.0"?><scn xmlns="{NAMESPACE}"><collection name="c" '
+        f'sizeX="{glass[0] * nm}" sizeY="{glass[1] * nm}">{"".join(images)}</collection></scn>'
+    )
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        for number, rgb in enumerate((macro, *levels)):
-            step = (16, 1, 4)[number]
+        for number, rgb in enumerate(pictures):
+            step = 16 if number == 0 else 1 if (number - 1) // planes % 2 == 0 else 4
             tiff.write(
                 rgb, tile=(256, 256), photometric="rgb", compression="jpeg",
                 compressionargs={"level": 95}, metadata=None,
-                resolution=(per_cm / step, per_cm / step), resolutionunit="CENTIMETER",
-                description=_xml(glass, offset_px, sizes, mpp) if number == 0 else None,
+                resolution=(10_000 / mpp / step,) * 2, resolutionunit="CENTIMETER",
+                description=xml if number == 0 else None,
             )  # fmt: skip
 
 
-def _xml(
-    glass: tuple[int, int], offset: tuple[int, int], sizes: list[tuple[int, int]], mpp: float
-) -> str:
-    """Lengths on the glass are in nanometres."""
-    nm = round(mpp * 1000)
-    overview = _image(sizes[:1], (glass[0] * nm, glass[1] * nm), (0, 0), 0)
-    scan = _image(
-        sizes[1:], (sizes[1][0] * nm, sizes[1][1] * nm), (offset[0] * nm, offset[1] * nm), 1
-    )
-    return (
-        f'<?xml version="1.0"?><scn xmlns="{NAMESPACE}"><collection name="c" '
-        f'sizeX="{glass[0] * nm}" sizeY="{glass[1] * nm}">{overview}{scan}</collection></scn>'
-    )
+def _size(rgb: RgbImage) -> Size:
+    return rgb.shape[1], rgb.shape[0]
 
 
 def _image(
-    sizes: list[tuple[int, int]], view: tuple[int, int], offset: tuple[int, int], first: int
+    dimensions: Sequence[tuple[int, int, int, int]], view_px: tuple[int, int, int, int], nm: int
 ) -> str:
-    dimensions = "".join(
-        f'<dimension sizeX="{width}" sizeY="{height}" r="{number}" ifd="{first + number}"/>'
-        for number, (width, height) in enumerate(sizes)
+    """An image's (width, height, directory, focal plane)s; lengths on the glass are in nm."""
+    left, top, width, height = (each * nm for each in view_px)
+    listed = "".join(
+        f'<dimension sizeX="{w}" sizeY="{h}" r="{number}" z="{plane}" ifd="{directory}"/>'
+        for number, (w, h, directory, plane) in enumerate(dimensions)
     )
     return (
-        f'<image name="i{first}"><creationDate>2020-01-01T00:00:00Z</creationDate>'
+        f'<image name="i{dimensions[0][2]}"><creationDate>2020-01-01T00:00:00Z</creationDate>'
         '<device model="Leica SCN400" version="1.4"/>'
-        f'<pixels sizeX="{sizes[0][0]}" sizeY="{sizes[0][1]}">{dimensions}</pixels>'
-        f'<view sizeX="{view[0]}" sizeY="{view[1]}" offsetX="{offset[0]}" offsetY="{offset[1]}"/>'
+        f'<pixels sizeX="{dimensions[0][0]}" sizeY="{dimensions[0][1]}">{listed}</pixels>'
+        f'<view sizeX="{width}" sizeY="{height}" offsetX="{left}" offsetY="{top}"/>'
         "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>"
         "<illuminationSettings><illuminationSource>brightfield</illuminationSource>"
         "</illuminationSettings></scanSettings></image>"

@@ -2,21 +2,27 @@
 
 from pathlib import Path
 
+import numpy as np
 import tifffile
-from slides_vendor.picture import level_of, padded
+from slides_vendor.picture import PICTURE, padded
+
+from wsi_pipeline.types import RgbImage
 
 SIDE = 256
 
 
-def write_philips(path: Path, mpp: float = 0.25, levels: int = 3) -> None:
+def write_philips(
+    path: Path, mpp: float = 0.25, levels: int = 3, *, rgb: RgbImage = PICTURE
+) -> None:
     """Write ``levels`` levels, each half the one before, padded to whole tiles as the scanner does.
 
     The true size of a level is known from its spacing alone, as the ratio to level 0.
     """
     with tifffile.TiffWriter(path) as tiff:
         for number in range(levels):
+            level = np.ascontiguousarray(rgb[:: 2**number, :: 2**number])
             tiff.write(
-                padded(level_of(2**number), SIDE), tile=(SIDE, SIDE), photometric="rgb",
+                padded(level, SIDE), tile=(SIDE, SIDE), photometric="rgb",
                 compression="jpeg", compressionargs={"level": 95}, metadata=None,
                 subfiletype=int(number > 0), software="Philips DP v1.0",
                 description=_xml(mpp, levels) if number == 0 else f"Level {number}",

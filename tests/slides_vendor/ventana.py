@@ -1,28 +1,55 @@
 """A Ventana BIF: an area of tiles whose joints stand in the XMP of level 0."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tifffile
-from slides_vendor.picture import level_of, padded
+from slides_vendor.picture import PICTURE, level_of, padded
+
+from wsi_pipeline.types import RgbImage
 
 SIDE = 256
 XMP = 700
 
 
-def write_ventana(path: Path, mpp: float = 0.25) -> None:
-    """Write a label, then two levels of one area of 3 × 2 tiles that meet without overlap."""
+@dataclass(frozen=True, kw_only=True)
+class Aoi:
+    """An area: its first tile in the file, its extent in tiles, and where it belongs.
+
+    ``x`` and ``y`` are pixels; ``y`` is measured from below all areas to its lower edge.
+    """
+
+    column: int = 0
+    row: int = 0
+    columns: int = 3
+    rows: int = 2
+    x: int = 0
+    y: int = 0
+
+
+def write_ventana(
+    path: Path,
+    mpp: float = 0.25,
+    *,
+    areas: Sequence[Aoi] = (Aoi(),),
+    overlap: float = 0,
+    rgb: RgbImage = PICTURE,
+    steps: Sequence[int] = (1, 2),
+) -> None:
+    """Write a label, then levels of areas of tiles that overlap by so many pixels across."""
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(
             level_of(4), photometric="rgb", metadata=None, description="Label_Image",
             rowsperstrip=128, extratags=[_xmp(_scan_xml(mpp))],
         )  # fmt: skip
-        for number in range(2):
+        for number, step in enumerate(steps):
             tiff.write(
-                padded(level_of(2**number), SIDE), tile=(SIDE, SIDE), photometric="rgb",
-                compression="jpeg", compressionargs={"level": 95}, metadata=None,
-                description=f"level={number} mag={40 / 2**number:g} quality=95",
-                extratags=[_xmp(_stitch_xml())] if number == 0 else [],
+                padded(np.ascontiguousarray(rgb[::step, ::step]), SIDE), tile=(SIDE, SIDE),
+                photometric="rgb", compression="jpeg", compressionargs={"level": 95},
+                metadata=None, description=f"level={number} mag={40 / step:g} quality=95",
+                extratags=[_xmp(_stitch_xml(areas, overlap))] if number == 0 else [],
             )  # fmt: skip
 
 
@@ -38,17 +65,24 @@ def _scan_xml(mpp: float) -> str:
     )
 
 
-def _stitch_xml(columns: int = 3, rows: int = 2) -> str:
+def _stitch_xml(areas: Sequence[Aoi], overlap: float) -> str:
+    images = "".join(
+        f'<ImageInfo AOIScanned="1" AOIIndex="{number}" Width="{SIDE}" Height="{SIDE}" '
+        f'NumRows="{area.rows}" NumCols="{area.columns}" Pos-X="{area.x}" Pos-Y="{area.y}">'
+        f"{''.join(_joints(area.columns, area.rows, overlap))}</ImageInfo>"
+        for number, area in enumerate(areas)
+    )
+    origins = "".join(
+        f'<AOI{number} OriginX="{area.column * SIDE}" OriginY="{area.row * SIDE}"/>'
+        for number, area in enumerate(areas)
+    )
     return (
-        '<EncodeInfo Ver="2"><SlideInfo/><SlideStitchInfo>'
-        f'<ImageInfo AOIScanned="1" AOIIndex="0" Width="{SIDE}" Height="{SIDE}" '
-        f'NumRows="{rows}" NumCols="{columns}" Pos-X="0" Pos-Y="0">'
-        f"{''.join(_joints(columns, rows))}</ImageInfo></SlideStitchInfo>"
-        '<AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>'
+        f'<EncodeInfo Ver="2"><SlideInfo/><SlideStitchInfo>{images}</SlideStitchInfo>'
+        f"<AoiOrigin>{origins}</AoiOrigin></EncodeInfo>"
     )
 
 
-def _joints(columns: int, rows: int) -> Iterator[str]:
+def _joints(columns: int, rows: int, overlap: float) -> Iterator[str]:
     """Tiles are numbered from 1, from the bottom up, to and fro along the rows."""
 
     def number(column: int, row: int) -> int:
@@ -58,14 +92,14 @@ def _joints(columns: int, rows: int) -> Iterator[str]:
 
     for row in range(rows):
         for column in range(columns - 1):
-            yield _joint("RIGHT", number(column, row), number(column + 1, row))
+            yield _joint("RIGHT", number(column, row), number(column + 1, row), overlap)
     for row in range(1, rows):
         for column in range(columns):
             yield _joint("UP", number(column, row), number(column, row - 1))
 
 
-def _joint(direction: str, first: int, second: int) -> str:
+def _joint(direction: str, first: int, second: int, overlap: float = 0) -> str:
     return (
         f'<TileJointInfo FlagJoined="1" Confidence="100" Direction="{direction}" '
-        f'Tile1="{first}" Tile2="{second}" OverlapX="0" OverlapY="0"/>'
+        f'Tile1="{first}" Tile2="{second}" OverlapX="{overlap:g}" OverlapY="0"/>'
     )

@@ -24,6 +24,7 @@ from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import (
     Slide,
     compression_of,
+    has_native_tiles,
     open_for_metadata,
     open_slide,
     reduce_area,
@@ -95,15 +96,13 @@ def check(task: CutTask) -> Checked:
 def _about(slide: Slide, task: CutTask, *, automatic: bool) -> Row:
     info = slide.info
     width, height = info.dimensions
-    compression = compression_of(task.path, info.dimensions)
-    native = info.reader == "openslide" and info.vendor in ("aperio", "generic-tiff")
-    decoded = native and compression in ("JPEG", "JPEG 2000 (33005)")
+    native = automatic and has_native_tiles(task.path, info)
     return {
-        "reader": "jpeg-tiff" if automatic and decoded else info.reader,
+        "reader": "jpeg-tiff" if native else info.reader,
         "vendor": info.vendor,
         "size": f"{width}×{height}",
         "levels": len(info.level_dimensions),
-        "compression": compression,
+        "compression": compression_of(task.path, info.dimensions),
     }
 
 

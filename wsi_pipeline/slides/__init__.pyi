@@ -20,6 +20,7 @@ from .open import (
 from .overview import LowImage, read_low, reduce_area
 from .protocol import Slide, SlideInfo
 from .reader import SlideReader, UnsuitableError
+from .tile_layout import has_native_tiles
 
 __all__ = [
     "DICOM_SUFFIXES",
@@ -38,6 +39,7 @@ __all__ = [
     "companion_of",
     "compression_of",
     "find_slides",
+    "has_native_tiles",
     "is_slide_file",
     "open_for_metadata",
     "open_slide",

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,7 +13,6 @@ from typing import Self
 import numpy as np
 
 from wsi_pipeline.errors import SlideReadError
-from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.overview import reduce_area
 from wsi_pipeline.slides.reader import (
     DamagedError,
@@ -22,19 +21,22 @@ from wsi_pipeline.slides.reader import (
     UnsuitableError,
     reason,
 )
-from wsi_pipeline.slides.tile_codec import VERSION, JpegTiles, decode_jpeg2000
+from wsi_pipeline.slides.tile_codec import VERSION
+from wsi_pipeline.slides.tile_layout import exact_levels, find_areas, open_judge
 from wsi_pipeline.slides.tile_memory import TileMemory
 from wsi_pipeline.slides.tile_table import (
+    HOLE,
+    Area,
+    Decode,
     Span,
     TileTable,
     covering,
-    read_tile_tables,
     require_inside,
 )
 from wsi_pipeline.types import RgbImage
 
-VENDORS = ("aperio", "generic-tiff")  # others crop, stitch or overlap their TIFF tiles
 REMEMBERED_BYTES = 96 << 20  # at most, of decoded tiles that a neighbouring read will want again
+PROBES = 3  # native tiles of an area, of which one must be whole
 FEW = 32  # native tiles: a read of no more is done before threads would have been told of it
 
 log = getLogger(__name__)
@@ -44,9 +46,10 @@ class JpegTiffReader(SlideReader):
     """A slide whose tiles are read from the file and decoded by libjpeg-turbo or OpenJPEG.
 
     OpenSlide opens it first and stays beside: it tells the metadata and the associated images,
-    and delivers any tile that is missing or does not decode cleanly. Where OpenSlide does not
-    interpolate, the pixels are the same to the bit; on levels whose downsample is no whole
-    number they are the level's own pixels, where OpenSlide's lie between them.
+    and delivers what is wanted of a tile that is missing or does not decode cleanly. Where
+    OpenSlide does not interpolate, the pixels are the same to the bit; on levels whose downsample
+    is no whole number they are the level's own pixels, where OpenSlide's lie between them. Beside
+    an OME-TIFF with a pyramid, of which OpenSlide sees level 0, stays TiffSlide.
 
     Args:
         path: A tiled TIFF.
@@ -60,19 +63,25 @@ class JpegTiffReader(SlideReader):
     decodes_once = True
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        self._openslide = OpenSlideReader(path)
+        self._judge = open_judge(Path(path))
         try:
-            info = self._openslide.info
-            if info.vendor not in VENDORS:
-                raise UnsuitableError(f"the format is {info.vendor}")
-            tables = read_tile_tables(Path(path), info.level_dimensions)
+            info = self._judge.info
+            self._exact = exact_levels(info)
+            levels = find_areas(Path(path), info)
+            tables = (area.table for areas in levels for area in areas)
             require_inside(tables, Path(path).stat().st_size)
         except UnsuitableError:
-            self._openslide.close()
+            self._judge.close()
             raise
-        self._levels = tuple(_Native.of(level, table) for level, table in enumerate(tables))
+        self._levels = tuple(
+            tuple(_Native.of(level, area) for area in areas) for level, areas in enumerate(levels)
+        )
+        self._whole = tuple(
+            natives[0] if natives[0].fills(size) else None
+            for natives, size in zip(self._levels, info.level_dimensions, strict=True)
+        )
         self._reduced: dict[tuple[int, int], _Native] = {}
-        version = f"{VERSION}, openslide {info.reader_version}"
+        version = f"{VERSION}, {info.reader} {info.reader_version}"
         self.info = replace(info, reader="jpeg-tiff", reader_version=version)
         self._file = os.open(path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -85,7 +94,7 @@ class JpegTiffReader(SlideReader):
 
     def read_inside(self, level: int, x: int, y: int, width: int, height: int) -> RgbImage:
         rgb = np.empty((height, width, 3), np.uint8)
-        self._fill(self._levels[level], x, y, rgb)
+        self._fill_level(level, x, y, rgb)
         return rgb
 
     def read_into(self, level: int, x: int, y: int, out: RgbImage) -> None:
@@ -94,24 +103,41 @@ class JpegTiffReader(SlideReader):
         if level < 0 or not inside or self.recolour is not None:
             super().read_into(level, x, y, out)
         else:
-            self._fill(self._levels[level], x, y, out)
+            self._fill_level(level, x, y, out)
 
     def reduced(self, level: int, factor: int) -> ReducedLevel | None:
         """A level decoded straight to a half, a quarter or an eighth of its size.
 
         Returns:
-            None where that cannot be: JPEG 2000, native tiles that do not divide, or colours that
-            are to be changed, which is done on the level's own pixels.
+            None where that cannot be: JPEG 2000, native tiles that do not divide or do not fill the
+            level, or colours that are to be changed, which is done on the level's own pixels.
         """
-        native = self._levels[level]
-        divides = native.table.tile_width % factor == native.table.tile_height % factor == 0
-        if native.table.preamble is None or not divides or self.recolour is not None:
+        native = self._whole[level]
+        table = None if native is None or self.recolour else native.table.reduced(factor)
+        if table is None:
             return None
-        reduced = self._reduced.setdefault((level, factor), _Native.of(level, native.table, factor))
+        reduced = _Native.of(level, Area.whole(table), factor)
+        reduced = self._reduced.setdefault((level, factor), reduced)
         return ReducedLevel(self, lambda x, y, out: self._fill(reduced, x, y, out))
 
+    def _fill_level(self, level: int, x: int, y: int, rgb: RgbImage) -> None:
+        """Fill a rectangle that lies inside a level."""
+        whole = self._whole[level]
+        if whole is not None:
+            self._fill(whole, x, y, rgb)
+            return
+        rgb[...] = 255
+        height, width = rgb.shape[:2]
+        for native in self._levels[level]:
+            area = native.area
+            left, top = max(x, area.box[0]), max(y, area.box[1])
+            right, bottom = min(x + width, area.box[2]), min(y + height, area.box[3])
+            if left < right and top < bottom:
+                part = rgb[top - y : bottom - y, left - x : right - x]
+                self._fill(native, left - area.left, top - area.top, part)
+
     def _fill(self, native: "_Native", x: int, y: int, rgb: RgbImage) -> None:
-        """Fill a rectangle that lies inside the level."""
+        """Fill a rectangle that lies inside an area's tiles, from (x, y) of these."""
         rows, columns = covering(native.table, x, y, rgb.shape[1], rgb.shape[0])
         if self._pool is None or len(rows) * len(columns) <= FEW:
             for row in rows:
@@ -121,34 +147,39 @@ class JpegTiffReader(SlideReader):
             list(self._pool.map(lambda at: self._copy(native, at[0], at[1:], rgb), places))
 
     def read_associated(self, name: str) -> RgbImage:
-        return self._openslide.associated_image(name)
+        return self._judge.associated_image(name)
 
     def icc_profile(self) -> bytes:
-        return self._openslide.icc_profile()
+        return self._judge.icc_profile()
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        for native in (*self._levels, *self._reduced.values()):
-            native.memory.clear()
+        for natives in (*self._levels, tuple(self._reduced.values())):
+            for native in natives:
+                native.memory.clear()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        self._openslide.close()
+        self._judge.close()
 
     def _copy(self, native: "_Native", row: Span, columns: Sequence[Span], rgb: RgbImage) -> None:
         """Copy what a rectangle has of a row of native tiles."""
-        before = row.number * native.table.columns
+        table = native.table
+        before = row.number * table.columns
         for column in columns:
             number = before + column.number
+            wanted = rgb[row.of_read, column.of_read]
+            if table.empty_is_glass and not table.byte_counts.item(number):
+                wanted[...] = 255
+                continue
             tile, known = native.memory.take(number)
             if known or self._decoded_whole(native, number, tile):
-                pixels = tile
+                wanted[...] = tile[row.of_tile, column.of_tile]
                 copied, whole = row.pixels * column.pixels, row.visible * column.visible
             else:
-                pixels = self._tile_by_openslide(native, number)
+                wanted[...] = self._by_judge(native, row, column)
                 copied = whole = 0
-            rgb[row.of_read, column.of_read] = pixels[row.of_tile, column.of_tile]
             native.memory.give_back(number, tile, copied, whole)
 
     def _decoded_whole(self, native: "_Native", number: int, out: RgbImage) -> bool:
@@ -158,23 +189,44 @@ class JpegTiffReader(SlideReader):
         try:
             self._decode(native, number, out)
         except (DamagedError, OSError) as error:
+            self._refuse_hole(native, number)
             self._complain(f"tile {number} of level {native.level}: {reason(error)}")
             return False
         return True
 
+    def _refuse_hole(self, native: "_Native", number: int) -> None:
+        """Refuse a damaged tile that has what a bad disk block leaves: OpenSlide may show it grey.
+
+        Raises:
+            SlideReadError: It has.
+        """
+        try:
+            hole = HOLE in native.table.stored(self._file, number)
+        except (DamagedError, OSError):
+            return
+        if hole:
+            x, y = native.table.corner(number)
+            raise SlideReadError(
+                f"{self.info.path}: level {native.level} cannot be decoded near"
+                f" x={x + native.area.left}, y={y + native.area.top} (a hole of {len(HOLE)} or more"
+                " zero bytes); the file is damaged, so fetch it again or leave it out."
+            )
+
     def _decode(self, native: "_Native", number: int, out: RgbImage) -> None:
         """Decode a native tile into ``out``, which has its size."""
-        table = native.table
         begun = time.perf_counter()
-        stored = os.pread(self._file, table.byte_counts.item(number), table.offsets.item(number))
+        stored = native.table.stored(self._file, number)
         self.file_s += time.perf_counter() - begun
         native.decode(stored, out)
 
-    def _tile_by_openslide(self, native: "_Native", number: int) -> RgbImage:
-        table, factor = native.table, native.factor
-        (x, y), size = table.corner(number), (table.tile_width, table.tile_height)
-        whole = self._openslide.read(native.level, *(each * factor for each in (x, y, *size)))
-        return whole if factor == 1 else reduce_area(whole, factor)
+    def _by_judge(self, native: "_Native", row: Span, column: Span) -> RgbImage:
+        """What is wanted of one native tile."""
+        area, factor = native.area, native.factor
+        x = area.left + column.number * area.table.tile_width + column.of_tile.start
+        y = area.top + row.number * area.table.tile_height + row.of_tile.start
+        place = (each * factor for each in (x, y, column.pixels, row.pixels))
+        pixels = self._judge.read(native.level, *place)
+        return pixels if factor == 1 else reduce_area(pixels, factor)
 
     def _complain(self, text: str) -> None:
         if not self._complained:
@@ -182,57 +234,81 @@ class JpegTiffReader(SlideReader):
             log.warning("%s: read through OpenSlide instead: %s", self.info.path, text)
 
     def _probe(self) -> None:
-        """Compare tiles with OpenSlide's: the fullest of level 0, the first of each other level.
+        """Compare tiles with OpenSlide's, the fullest of each area, where it never interpolates.
 
-        These are the places where OpenSlide never interpolates.
+        One that is damaged says nothing of the others; the next is taken.
+
+        Raises:
+            UnsuitableError: A tile differs, or none decodes.
         """
-        for native in self._levels:
-            level, table = native.level, native.table
-            index = int(table.byte_counts.argmax()) if level == 0 else 0
-            if table.byte_counts[index] == 0:
-                continue
-            x, y = table.corner(index)
-            width, height = (
-                min(table.tile_width, table.width - x),
-                min(table.tile_height, table.height - y),
+        for native in (native for natives in self._levels for native in natives):
+            refusal: UnsuitableError | None = None
+            for number in self._to_probe(native):
+                try:
+                    self._compare(native, number)
+                    refusal = None
+                except UnsuitableError as error:
+                    refusal = error
+                    if isinstance(error.__cause__, DamagedError):
+                        continue
+                break
+            if refusal is not None:
+                raise refusal
+
+    def _compare(self, native: "_Native", number: int) -> None:
+        area, table = native.area, native.table
+        x, y = table.corner(number)
+        x, y = x + area.left, y + area.top
+        left, top = max(x, area.box[0]), max(y, area.box[1])
+        right = min(x + table.tile_width, area.box[2])
+        bottom = min(y + table.tile_height, area.box[3])
+        ours = np.empty((table.tile_height, table.tile_width, 3), np.uint8)
+        try:
+            self._decode(native, number, ours)
+            theirs = self._judge.read(native.level, left, top, right - left, bottom - top)
+        except (DamagedError, OSError, SlideReadError) as error:
+            raise UnsuitableError(
+                f"tile {number} of level {native.level} does not decode ({reason(error)})",
+                suspicious=True,
+            ) from error
+        if not np.array_equal(ours[top - y : bottom - y, left - x : right - x], theirs):
+            raise UnsuitableError(
+                f"tile {number} of level {native.level} differs from OpenSlide's", suspicious=True
             )
-            ours = np.empty((table.tile_height, table.tile_width, 3), np.uint8)
-            try:
-                self._decode(native, index, ours)
-                theirs = self._openslide.read(level, x, y, width, height)
-            except (DamagedError, OSError, SlideReadError) as error:
-                raise UnsuitableError(
-                    f"tile {index} of level {level} does not decode ({reason(error)})",
-                    suspicious=True,
-                ) from error
-            if not np.array_equal(ours[:height, :width], theirs):
-                raise UnsuitableError(
-                    f"tile {index} of level {level} differs from OpenSlide's", suspicious=True
-                )
+
+    def _to_probe(self, native: "_Native") -> Sequence[int]:
+        """Stored tiles of which OpenSlide gives the pixels that are stored, the best first."""
+        area, counts = native.area, native.table.byte_counts
+        if self._exact[native.level]:
+            fullest = np.argsort(-counts, kind="stable")[:PROBES]
+            return [number for number in fullest.tolist() if counts[number]]
+        return [0] if area.left == area.top == 0 and counts[0] else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Native:
-    """A level's native tiles, decoded to a ``factor``-th of their size; ``table`` has that size."""
+    """An area's native tiles; ``factor`` is how much smaller they are than OpenSlide's level."""
 
     level: int
     factor: int
-    table: TileTable
-    decode: Callable[[bytes, RgbImage], None]
+    area: Area
+    decode: Decode
     memory: TileMemory
 
     @classmethod
-    def of(cls, level: int, table: TileTable, factor: int = 1) -> Self:
-        table = replace(
-            table, width=table.width // factor, height=table.height // factor,
-            tile_width=table.tile_width // factor, tile_height=table.tile_height // factor,
-        )  # fmt: skip
-        preamble = table.preamble
-        decode = decode_jpeg2000 if preamble is None else JpegTiles(preamble, factor).decode
-        return cls(level=level, factor=factor, table=table, decode=decode, memory=_memory(table))
+    def of(cls, level: int, area: Area, factor: int = 1) -> Self:
+        decode, memory = area.table.decoder(), _memory(area.table)
+        return cls(level=level, factor=factor, area=area, decode=decode, memory=memory)
+
+    @property
+    def table(self) -> TileTable:
+        return self.area.table
+
+    def fills(self, size: tuple[int, int]) -> bool:
+        """Whether the area is the whole of a level of this (width, height)."""
+        return self.area.left == self.area.top == 0 and self.area.box == (0, 0, *size)
 
 
 def _memory(table: TileTable) -> TileMemory:
-    """Room for two rows of native tiles: rows of a grid meet on one, and its ends stay behind."""
     most = REMEMBERED_BYTES // (table.tile_width * table.tile_height * 3)
-    return TileMemory(table.tile_width, table.tile_height, min(2 * table.columns, most))
+    return TileMemory(table.tile_width, table.tile_height, min(table.worth_keeping, most))

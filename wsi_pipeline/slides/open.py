@@ -17,10 +17,9 @@ from PIL import Image, ImageCms
 
 from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.registry import Registry
-from wsi_pipeline.slides.mpp import is_ome
 from wsi_pipeline.slides.protocol import Slide
 from wsi_pipeline.slides.reader import SlideReader, UnsuitableError, is_url, reason
-from wsi_pipeline.slides.tiff_header import check_levels, check_tiff, read_directories
+from wsi_pipeline.slides.tiff_header import check_levels, check_tiff, hides_levels
 from wsi_pipeline.types import Icc, Modality, RgbImage
 
 Open = Callable[[str | Path, int], SlideReader]  # a path, and threads for one large read
@@ -116,7 +115,7 @@ READERS: Final = Registry(
     "slide reader",
     {
         AUTO: Reader(load=_auto, urls=True),
-        "jpeg-tiff": Reader(load=_jpeg_tiff, suffixes=TIFFS, native=True),
+        "jpeg-tiff": Reader(load=_jpeg_tiff, suffixes=TIFFS, native=True, subifds=True),
         "openslide": Reader(
             load=_openslide,
             suffixes=(*TIFFS, ".mrxs", ".vms", ".vmu", ".vsi", ".svslide", ".czi", ANY),
@@ -216,15 +215,9 @@ def _suitable(path: str | Path) -> dict[str, Reader]:
     named = {name: each for name, each in readers.items() if suffix in each.suffixes}
     if not named:
         return {name: each for name, each in readers.items() if ANY in each.suffixes}
-    if suffix in TIFFS and _hides_levels(Path(path)):
+    if suffix in TIFFS and hides_levels(Path(path)):
         return {name: each for name, each in named.items() if each.subifds}
     return named
-
-
-def _hides_levels(path: Path) -> bool:
-    """Whether it is an OME-TIFF with its pyramid in SubIFDs, of which OpenSlide sees level 0."""
-    directories = read_directories(path)
-    return any(d.reduced for d in directories) and is_ome(directories[0].description)
 
 
 def _check_file(path: str | Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from wsi_pipeline.errors import SlideOpenError
+from wsi_pipeline.slides.mpp import is_ome
 
 MAX_SIDE_PX: Final = 4_000_000  # 200 mm at 0.05 µm/px
 MIN_TILE_PX: Final = 8  # OpenSlide divides by the size of a tile in whole JPEG blocks
@@ -131,6 +132,12 @@ def _directories(path: Path, size: int, _modified_ns: int) -> tuple[TiffDirector
                 f"{path}: its header is damaged or hostile, for its directories go round in a"
                 " circle; fetch the file again."
             ) from None
+
+
+def hides_levels(path: Path) -> bool:
+    """Whether it is an OME-TIFF with its pyramid in SubIFDs, of which OpenSlide sees level 0."""
+    directories = read_directories(path)
+    return any(d.reduced for d in directories) and is_ome(directories[0].description)
 
 
 def check_tiff(path: Path) -> None:

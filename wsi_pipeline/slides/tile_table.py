@@ -1,12 +1,13 @@
 """Where a tiled TIFF keeps its JPEG or JPEG 2000 tiles, and what sizes these claim to have."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import tifffile
@@ -20,7 +21,17 @@ from wsi_pipeline.slides.reader import (
     reason,
 )
 from wsi_pipeline.slides.tiff_header import TiffDirectory, read_directories
-from wsi_pipeline.slides.tile_codec import HEAD_BYTES, expect_jpeg2000, jpeg_preamble
+from wsi_pipeline.slides.tile_codec import (
+    HEAD_BYTES,
+    JpegTiles,
+    decode_jpeg2000,
+    expect_jpeg2000,
+    jpeg_preamble,
+)
+from wsi_pipeline.types import RgbImage
+
+Decode = Callable[[bytes, RgbImage], None]  # a tile as stored, and where its pixels go
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 _JPEG = 7  # TIFF compression "new-style JPEG"; 6 is another thing
 _JPEG2000_YCBCR = 33003  # Aperio's; OpenSlide converts it in its own way
@@ -42,6 +53,8 @@ class TileTable:
         offsets, byte_counts: (N,) int64, row-major; a byte count of 0 is a missing tile.
         preamble: What every tile lacks to be a whole JPEG, see ``jpeg_preamble``; None when
             the tiles are JPEG 2000, which lack nothing.
+        factor: Tiles are decoded to that fraction of their size; all sizes here are then.
+        empty_is_glass: A missing tile is white; else OpenSlide knows what it is.
     """
 
     width: int
@@ -52,11 +65,62 @@ class TileTable:
     offsets: NDArray[np.int64]
     byte_counts: NDArray[np.int64]
     preamble: bytes | None
+    factor: int = 1
+    empty_is_glass: bool = False
 
     def corner(self, number: int) -> tuple[int, int]:
         """A tile's left and top, pixels of the level."""
         row, column = divmod(number, self.columns)
         return column * self.tile_width, row * self.tile_height
+
+    @property
+    def worth_keeping(self) -> int:
+        """Decoded tiles that a neighbouring read may want again.
+
+        Two rows of them: rows of a grid meet on one, and its ends stay behind.
+        """
+        return 2 * self.columns
+
+    def stored(self, file: int, number: int) -> bytes:
+        """Read a tile as it is in the file, an open descriptor."""
+        return os.pread(file, self.byte_counts.item(number), self.offsets.item(number))
+
+    def decoder(self) -> Decode:
+        """Make what decodes its tiles; several threads may use it."""
+        if self.preamble is None:
+            return decode_jpeg2000
+        return JpegTiles(self.preamble, self.factor).decode
+
+    def reduced(self, factor: int) -> Self | None:
+        """The same tiles at a half, a quarter or an eighth of their size; None where none are."""
+        if self.preamble is None or self.tile_width % factor or self.tile_height % factor:
+            return None
+        return replace(
+            self, width=self.width // factor, height=self.height // factor,
+            tile_width=self.tile_width // factor, tile_height=self.tile_height // factor,
+            factor=self.factor * factor,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Area:
+    """Tiles, and where they lie on their level; what no area covers is glass.
+
+    Attributes:
+        table: The tiles.
+        left, top: Of the first tile, pixels of the level; may lie outside.
+        box: The part of the level that they fill.
+    """
+
+    table: TileTable
+    left: int = 0
+    top: int = 0
+    box: Box
+
+    @classmethod
+    def whole(cls, table: TileTable) -> Self:
+        """Tiles that are the level."""
+        return cls(table=table, box=(0, 0, table.width, table.height))
 
 
 class Span(NamedTuple):
@@ -93,10 +157,28 @@ def read_tile_tables(
         UnsuitableError: A level is not made of 8-bit JPEG or JPEG 2000 tiles, or the tables
             cannot be true.
     """
+    with tiff_pages(path) as pages:
+        pages += [below for page in pages for below in _below(page)]
+        return tuple(_level_table(pages, wanted, compressions) for wanted in level_dimensions)
+
+
+@contextmanager
+def tiff_pages(path: Path, *, ndpi: bool = False) -> Iterator[list[tifffile.TiffPage]]:
+    """The directories of a TIFF, in order; what a library stumbles on in them, too, is told.
+
+    Args:
+        path: A TIFF file.
+        ndpi: It has the long offsets of an NDPI.
+
+    Raises:
+        UnsuitableError: They cannot be read.
+    """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(path, **({"is_ndpi": True} if ndpi else {})) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            return tuple(_level_table(pages, wanted, compressions) for wanted in level_dimensions)
+            if not pages:
+                raise UnsuitableError("it has no directories")
+            yield pages
     except library_errors() as error:
         raise_own_slip(error)
         raise UnsuitableError(
@@ -104,7 +186,33 @@ def read_tile_tables(
         ) from error
 
 
-def require_inside(tables: tuple[TileTable, ...], file_size: int) -> None:
+def _below(page: tifffile.TiffPage) -> list[tifffile.TiffPage]:
+    """What hangs below a directory, as OME-TIFF keeps its pyramids."""
+    return [] if page.pages is None else [p for p in page.pages if isinstance(p, tifffile.TiffPage)]
+
+
+def check_areas(areas: Sequence[Area], size: tuple[int, int]) -> tuple[Area, ...]:
+    """Return the areas of a level of ``size``, which must be parts of their tiles and of the level.
+
+    Raises:
+        UnsuitableError: They are not, or overlap, so that it matters which is drawn last.
+    """
+    for area in areas:
+        left, top, right, bottom = area.box
+        table = area.table
+        if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]) or not (
+            area.left <= left < right <= area.left + table.width
+            and area.top <= top < bottom <= area.top + table.height
+        ):
+            raise UnsuitableError("an area reaches beyond its tiles or its level")
+    for one, other in combinations(areas, 2):
+        (x0, y0, x1, y1), (left, top, right, bottom) = one.box, other.box
+        if max(x0, left) < min(x1, right) and max(y0, top) < min(y1, bottom):
+            raise UnsuitableError("its areas overlap")
+    return tuple(areas)
+
+
+def require_inside(tables: Iterable[TileTable], file_size: int) -> None:
     """Refuse tables that point beyond the file.
 
     Raises:
@@ -126,7 +234,29 @@ def _level_table(
         raise UnsuitableError(
             f"{len(matches)} tiled directories have the size {wanted[0]} × {wanted[1]}"
         )
-    page = matches[0]
+    return table_of(matches[0], wanted, compressions)
+
+
+def table_of(
+    page: tifffile.TiffPage,
+    size: tuple[int, int],
+    compressions: tuple[int, ...] = NATIVE,
+    *,
+    empty_is_glass: bool = False,
+) -> TileTable:
+    """The tiles of a directory.
+
+    Args:
+        page: The directory.
+        size: (width, height) of what is shown of it.
+        compressions: Those accepted.
+        empty_is_glass: See :class:`TileTable`.
+
+    Raises:
+        UnsuitableError: See :func:`read_tile_tables`.
+    """
+    if not page.is_tiled:
+        raise UnsuitableError("its pixels are in strips")
     compression, photometric = int(page.compression), int(page.photometric)
     if compression not in compressions:
         raise UnsuitableError(f"its compression is {page.compression!r}, not JPEG")
@@ -134,7 +264,9 @@ def _level_table(
         raise UnsuitableError("its pixels are not 3 × 8 bit, interleaved")
     if photometric != _RGB and (compression, photometric) != (_JPEG, _YCBCR):
         raise UnsuitableError(f"its colours are {page.photometric!r}")
-    columns, rows = -(-wanted[0] // page.tilewidth), -(-wanted[1] // page.tilelength)
+    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+    if size[0] > columns * page.tilewidth or size[1] > rows * page.tilelength:
+        raise UnsuitableError(f"a level of {size[0]} × {size[1]} px is larger than its tiles")
     offsets = np.asarray(page.dataoffsets, np.int64)
     byte_counts = np.asarray(page.databytecounts, np.int64)
     if not len(offsets) == len(byte_counts) == columns * rows:
@@ -144,8 +276,8 @@ def _level_table(
             suspicious=True,
         )
     return TileTable(
-        width=wanted[0],
-        height=wanted[1],
+        width=size[0],
+        height=size[1],
         tile_width=page.tilewidth,
         tile_height=page.tilelength,
         columns=columns,
@@ -156,6 +288,7 @@ def _level_table(
             if compression == _JPEG
             else None
         ),
+        empty_is_glass=empty_is_glass,
     )
 
 
