@@ -1,5 +1,6 @@
 """Peers as contestants: each run in its own environment, by the script that runs it."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -40,11 +41,26 @@ class Ran:
         return self.figures["tiles"] / self.seconds
 
 
-def peers_for(task: Task, folder: Path) -> tuple[list[Ready], list[str]]:
-    """Make the environments of those that do a task; also return why others cannot."""
+def add_peer_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where the peers' environments lie, and which of them take part."""
+    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
+    names = [peer.name for peer in PEERS]
+    parser.add_argument("--only", nargs="*", choices=names, metavar="PEER", help=", ".join(names))
+
+
+def peers_for(
+    task: Task, folder: Path, only: Sequence[str] | None = None
+) -> tuple[list[Ready], list[str]]:
+    """Make the environments of those that do a task; also return why others cannot.
+
+    Args:
+        task: What they shall do.
+        folder: Where their environments lie.
+        only: The peers that take part; None lets all.
+    """
     ready, missing = [], []
     for peer in PEERS:
-        if task not in peer.does:
+        if task not in peer.does or (only is not None and peer.name not in only):
             continue
         python = prepare(peer, folder)
         if isinstance(python, Path):

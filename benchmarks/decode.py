@@ -1,8 +1,9 @@
-"""From a slide's file to tiles: OpenSlide, our reader, and bare libjpeg-turbo as the floor.
+"""From a slide's file to tiles: OpenSlide, other readers, ours, and bare libjpeg-turbo.
 
-python -m benchmarks.decode [--pixels SLIDE]
+python -m benchmarks.decode [--pixels SLIDE] [--peers FOLDER] [--only PEER ...]
 """
 
+import argparse
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import simplejpeg
 import tifffile
 from PIL import Image
 
+from benchmarks.contest import add_peer_flags
 from benchmarks.measure import Table, arguments, interleave, per_cpu_second, write_tables
+from benchmarks.readers import reading_peers
 from benchmarks.slides import MPP, TILE_PX, Scan, read_patch, write_scan
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.tiles import map_blocks, plan_grid
@@ -25,31 +28,41 @@ SIDE = 16_384
 MARGIN = 512  # the grid begins here …
 OFFSET = 77  # … and so far off the native tiles' corners
 INSIDE = SIDE - 2 * MARGIN
+DECODE_NATIVE = "Decode, native resolution, unaligned grid"
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    add_peer_flags(parser)
+    given = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
         scan = Scan(side=SIDE, tissue=1.0, downsamples=(1,))
         path = write_scan(Path(name) / "scan.svs", scan, read_patch(given.pixels))
-        tables = [_native(path, given.rounds), _halved(path, given.rounds)]
+        native = [_native(path, corner, given) for corner in (MARGIN + OFFSET, MARGIN)]
+        tables = [*native, _halved(path, given.rounds)]
     write_tables(tables, given.out)
 
 
-def _native(path: Path, rounds: int) -> Table:
+def _native(path: Path, corner: int, given: argparse.Namespace) -> Table:
+    """Tiles of the file's own size, at its own corners or between them."""
+    across, aligned = INSIDE // TILE_PX, corner % TILE_PX == 0
+    readers, notes = reading_peers(path, corner, across, given.peers, given.only)
     rates = interleave(
         {
-            "OpenSlide": per_cpu_second(lambda: _by_openslide(path, 1, _as_read)),
-            "bare libjpeg-turbo": per_cpu_second(lambda: _floor(path, 1)),
-            "wsi_pipeline": per_cpu_second(lambda: _ours(path, 0.25)),
+            "OpenSlide": per_cpu_second(lambda: _by_openslide(path, 1, _as_read, corner)),
+            **readers,
+            "bare libjpeg-turbo": per_cpu_second(lambda: _floor(path, 1, corner)),
+            "wsi_pipeline": per_cpu_second(lambda: _ours(path, 0.25, corner)),
         },
-        rounds,
+        given.rounds,
     )
-    notes = ("256 px tiles at native resolution on a grid 77 px off the file's own tiles",)
+    grid = "on the file's own grid" if aligned else f"{OFFSET} px off the file's own tiles"
     return Table(
-        name="decode-native", title="Decode, native resolution, unaligned grid",
-        unit="tiles per CPU-second", rates=rates, notes=notes, ours=("wsi_pipeline",),
+        name="decode-stored" if aligned else "decode-native",
+        title="Decode, the file's own tiles" if aligned else DECODE_NATIVE,
+        unit="tiles per CPU-second", rates=rates, ours=("wsi_pipeline",),
+        notes=(f"256 px tiles at native resolution {grid}", *notes),
     )  # fmt: skip
 
 
@@ -70,14 +83,16 @@ def _halved(path: Path, rounds: int) -> Table:
     )  # fmt: skip
 
 
-def _by_openslide(path: Path, factor: int, finish: Callable[[Image.Image], object]) -> int:
+def _by_openslide(
+    path: Path, factor: int, finish: Callable[[Image.Image], object], start: int = MARGIN + OFFSET
+) -> int:
     """Read tile by tile, as most tools do; a fresh slide, so that nothing is in its cache."""
     side = TILE_PX * factor
     count = INSIDE // side
     with openslide.OpenSlide(path) as slide:
         for row in range(count):
             for column in range(count):
-                corner = (MARGIN + OFFSET + column * side, MARGIN + OFFSET + row * side)
+                corner = (start + column * side, start + row * side)
                 finish(slide.read_region(corner, 0, (side, side)))
     return count * count
 
@@ -96,12 +111,12 @@ def _area(region: Image.Image) -> object:
     return cv2.resize(pixels, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
 
 
-def _floor(path: Path, factor: int) -> int:
+def _floor(path: Path, factor: int, start: int = MARGIN + OFFSET) -> int:
     """Decode each native tile that the grid touches once, and reduce as many tiles as it has."""
     side = TILE_PX * factor
     count = INSIDE // side
-    first = (MARGIN + OFFSET) // TILE_PX
-    last = (MARGIN + OFFSET + count * side - 1) // TILE_PX
+    first = start // TILE_PX
+    last = (start + count * side - 1) // TILE_PX
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         offsets, sizes = page.dataoffsets, page.databytecounts
@@ -120,8 +135,8 @@ def _floor(path: Path, factor: int) -> int:
     return count * count
 
 
-def _ours(path: Path, mpp: float) -> int:
-    area = Region(x=MARGIN + OFFSET, y=MARGIN + OFFSET, width=INSIDE, height=INSIDE)
+def _ours(path: Path, mpp: float, start: int = MARGIN + OFFSET) -> int:
+    area = Region(x=start, y=start, width=INSIDE, height=INSIDE)
     with open_slide(path) as slide:
         grid = plan_grid(slide.info, MPP, mpp, tile_px=TILE_PX, region=area)
         every = np.ones(len(grid), bool)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Task = Literal["tile", "tile-stain", "stain", "extract"]
+Task = Literal["tile", "tile-stain", "stain", "extract", "decode"]
 
 RUNNERS: Final = Path(__file__).parent / "runners"
 _MARKER: Final = "requested.txt"  # written last: an environment without it is not finished
@@ -19,6 +19,7 @@ _PREFIXES: Final[dict[Task, str]] = {
     "tile-stain": "tile_",
     "stain": "stain_",
     "extract": "extract_",
+    "decode": "decode_",
 }
 
 
@@ -80,6 +81,72 @@ PEERS: Final = (
         does=("tile", "tile-stain", "extract"),
     ),
     Peer(
+        name="ratiopath",
+        python="3.12",
+        # it asks for torch too, for its training alone: gigabytes that tiling does not import
+        requirements=(
+            "ray[data]==2.56.1",
+            "openslide-python==1.4.7",
+            "openslide-bin==4.0.1.2",
+            "pyvips-binary==8.18.2",
+            "pyvips==3.2.0",
+            "imagecodecs==2026.6.26",
+            "tifffile==2026.7.14",
+            "zarr==3.2.1",
+            "numpy==2.4.6",
+            "pandas==2.3.3",
+            "pillow==13.0.0",
+            "scikit-image==0.26.0",
+            "shapely==2.2.0",
+            "rasterio==1.4.4",
+        ),
+        without_deps=("ratiopath==1.5.0",),
+        runner="ratiopath",
+        does=("tile",),
+    ),
+    Peer(
+        name="atlaspatch",
+        python="3.11",
+        # it asks for torch and hydra too, for its network that finds tissue (see ABSENT)
+        requirements=(
+            *_OPENSLIDE,
+            "numpy==2.4.6",
+            "pillow==13.0.0",
+            "h5py==3.16.0",
+            "opencv-python-headless==5.0.0.93",
+            "tqdm==4.70.1",
+            "click==8.5.1",
+            "huggingface-hub==1.32.0",
+        ),
+        without_deps=("atlas-patch==1.1.0",),
+        runner="atlaspatch",
+        does=("tile",),
+    ),
+    Peer(
+        name="fastslide",
+        python="3.11",
+        requirements=("numpy==2.4.6",),
+        without_deps=("fastslide==0.8.1",),
+        runner="fastslide",
+        does=("decode",),
+    ),
+    Peer(
+        name="microtome-wsi",
+        python="3.11",
+        requirements=("numpy==2.4.6", "microtome-wsi==0.1.0"),
+        runner="microtome",
+        does=("decode",),
+    ),
+    Peer(
+        name="cucim",
+        python="3.11",
+        # without cupy, which reading on a CPU does not import
+        requirements=("numpy==2.4.6", "lazy-loader==0.5", "scipy==1.17.1", "click==8.5.1"),
+        without_deps=("cucim-cu12==26.10.0",),
+        runner="cucim",
+        does=("decode",),
+    ),
+    Peer(
         name="tiatoolbox",
         python="3.11",
         requirements=("tiatoolbox==2.1.3", "torch==2.12.1", "torchvision==0.27.1"),
@@ -107,6 +174,24 @@ PEERS: Final = (
         requirements=("hs2p==6.1.0", *_OPENSLIDE),
         runner="hs2p",
         does=("tile",),
+    ),
+    Peer(
+        name="slide2vec",
+        python="3.11",
+        # without wandb, and what hs2p could read and segment by besides: cupy, sam2, vips
+        requirements=(
+            "hs2p==6.1.0",
+            *_OPENSLIDE,
+            *_TORCH,
+            "omegaconf==2.3.0",
+            "rich==15.0.0",
+            "transformers==4.57.6",
+            "einops==0.8.2",
+            "einops-exts==0.0.4",
+        ),
+        without_deps=("slide2vec==7.1.4",),
+        runner="slide2vec",
+        does=("extract",),
     ),
     Peer(
         name="slideflow",
@@ -175,6 +260,12 @@ PEERS: Final = (
         does=("stain",),
     ),
 )
+
+ABSENT: Final = (
+    "STAMP is in no package registry, where the name is another program's",
+    "slide2vec 7 cuts tiles by hs2p: its row is that one",
+    "AtlasPatch is given Otsu's mask: its own network for tissue takes weights from a hub",
+)  # of tiling: what a reader of its table must know of peers that are not, or not whole, in it
 
 
 def prepare(peer: Peer, folder: Path) -> Path | str:

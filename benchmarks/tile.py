@@ -1,6 +1,6 @@
 """The tile stage, from the start of the process to tiles on disk, against peers and its floor.
 
-python -m benchmarks.tile [--stain] [--pixels SLIDE] [--peers FOLDER]
+python -m benchmarks.tile [--stain] [--pixels SLIDE] [--peers FOLDER] [--only PEER ...]
 """
 
 import shutil
@@ -8,14 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from benchmarks.contest import ENVIRONMENTS, Ran, Ready, peers_for, run_peer, willing
-from benchmarks.environments import Task
+from benchmarks.contest import Ran, Ready, add_peer_flags, peers_for, run_peer, willing
+from benchmarks.environments import ABSENT, PEERS, Task
 from benchmarks.floor import floor_rate
 from benchmarks.measure import Table, arguments, interleave, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
@@ -29,13 +29,14 @@ SMALL: Final = Scan(side=4096, tissue=0.8)  # on which peers show that they run
 
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
-    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
+    add_peer_flags(parser)
     parser.add_argument("--stain", action="store_true", help="with Macenko normalisation")
     parser.add_argument("--side", type=int, default=20_480, help="of the slide, px")
     given = parser.parse_args()
     task: Task = "tile-stain" if given.stain else "tile"
     patch = read_patch(given.pixels)
-    found, missing = peers_for(task, given.peers)
+    found, missing = peers_for(task, given.peers, given.only)
+    missing += _lacking(task, given.only)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small = write_scan(folder / "small.svs", SMALL, patch)
@@ -62,6 +63,17 @@ def main() -> None:
         notes=(f"one slide of {given.side} px, start of the process included", *missing),
     )  # fmt: skip
     write_tables([table], given.out)
+
+
+def _lacking(task: Task, only: Sequence[str] | None) -> list[str]:
+    """Say why peers that a reader may look for are not in the table."""
+    told = list(ABSENT)
+    unable = [peer.name for peer in PEERS if "tile" in peer.does and task not in peer.does]
+    if unable:
+        told.append(f"no stain normalisation of their own: {', '.join(unable)}")
+    if only is not None:
+        told.append(f"of the peers {', '.join(only) or 'none'} took part")
+    return told
 
 
 def _peer(ready: Ready, task: Task, slide: Path, folder: Path) -> Ran:

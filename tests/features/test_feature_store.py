@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -17,6 +19,7 @@ from wsi_pipeline.features import (
     find_features,
     import_features,
     read_attributes,
+    read_digest,
     read_features,
     verify_features,
     write_features,
@@ -61,6 +64,24 @@ def test_what_is_written_is_read(store: Path, rows: tuple[np.ndarray, np.ndarray
     assert bag.attributes["mpp"] == 0.5
     assert read_attributes(store) == bag.attributes
     assert verify_features(store) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_store_tells_the_digest_of_the_features_that_are_read_from_it(
+    tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], dtype: Literal["float32", "float16"]
+) -> None:
+    path, copy = tmp_path / "S1.h5", tmp_path / "S2.h5"
+    write_features(path, *rows, META, dtype)
+    bag = read_features(path)
+    assert bag.told is not None
+    assert read_digest(path) == bag.told == dataclasses.replace(bag, told=None).digest
+    assert "features_digest" not in bag.attributes  # what is made of them does not inherit it
+    shutil.copy(path, copy)
+    with h5py.File(copy, "a") as file:  # another program changes them, and takes the seal away
+        file["features"][3, 3] += 1
+        del file.attrs["sealed"]
+    assert read_features(copy).told is None
+    assert read_digest(copy) == read_features(copy).digest != bag.digest
 
 
 def test_clam_and_trident_find_what_they_look_for(

@@ -17,7 +17,7 @@ from wsi_pipeline.reporting import (
     store_heatmap,
     write_heatmap,
 )
-from wsi_pipeline.reporting.heatmap import colours_of
+from wsi_pipeline.reporting.heatmap import boxes_of, colours_of, lay_boxes
 from wsi_pipeline.reporting.heatmap_files import mosaic
 from wsi_pipeline.tiles import create_tiles, open_tiles
 
@@ -43,6 +43,22 @@ def test_a_tile_is_painted_where_it_lies(
     x, y = (column - origin[0]) * 10, (row - origin[1]) * 10
     expected[max(y, 0) : max(y + 10, 0), max(x, 0) : max(x + 10, 0)] = True
     assert (coloured(drawn) == expected).all()
+
+
+@given(
+    tiles=st.lists(st.tuples(st.integers(-300, 900), st.integers(-300, 900)), max_size=60),
+    lattice=st.integers(1, 300), side=st.floats(1, 400), step=st.floats(1, 90),
+)  # fmt: skip
+def test_boxes_laid_at_once_lie_as_those_laid_one_by_one(
+    tiles: list[tuple[int, int]], lattice: int, side: float, step: float
+) -> None:
+    corners = np.array(tiles, np.int64).reshape(-1, 2) // lattice * lattice
+    boxes = boxes_of(corners, side, step)
+    expected = np.full((40, 50), -1)
+    for number, (x0, y0, x1, y1) in enumerate(boxes.clip(0)):
+        assert (x1 > x0 and y1 > y0) or boxes[number].min() < 0
+        expected[y0:y1, x0:x1] = number
+    assert np.array_equal(lay_boxes(boxes, (50, 40)).pixels(), expected)
 
 
 def test_lightness_rises_evenly_with_the_value() -> None:

@@ -5,6 +5,7 @@ tiles of the tile store. The attributes on ``coords`` and ``features`` carry the
 tools use; everything else that is known stands on the root.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from wsi_pipeline.types import Coords
 SCHEMA: Final = "wsi_pipeline.features"
 SCHEMA_VERSION: Final = 1
 JSON_NAMES: Final = "json_attributes"  # root attributes that hold JSON text
+DIGEST: Final = "features_digest"  # of the features as they are read, in stores that tell it
 AGAIN: Final = "repair the run folder, or extract again with --overwrite"
 UM_PER_PX_AT_1X: Final = 10.0  # 20x is 0.5 µm/px by convention
 NOMINAL: Final = (5, 10, 20, 40, 60, 80, 100)
@@ -75,14 +77,21 @@ class FeatureBag:
         features: (N, D) float32.
         coords: (N, 2) int64, level-0 (x, y) of each tile's top-left corner.
         attributes: Those of root, ``coords`` and ``features`` in one mapping.
+        told: Digest of the features as a sealed store tells it; None where it has to be computed.
     """
 
     features: NDArray[np.float32]
     coords: Coords
     attributes: Mapping[str, Any]
+    told: str | None = None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def digest(self) -> str:
+        """Of the features, see :func:`features_digest`."""
+        return self.told or features_digest(self.features)
 
 
 def write_features(
@@ -122,6 +131,13 @@ def write_features(
         places = file.create_dataset("coords", data=np.asarray(coords, np.int64))
         places.attrs.update(_coords_attributes(meta))
         _write_root(file, _root_attributes(meta))
+        file.attrs[DIGEST] = features_digest(values)
+
+
+def features_digest(features: NDArray[np.floating[Any]]) -> str:
+    """Return the digest of a bag's features, (N, D), as float32 in C order."""
+    whole = np.ascontiguousarray(features, np.float32)
+    return hashlib.blake2b(whole.data, digest_size=16).hexdigest()
 
 
 def read_features(path: str | Path) -> FeatureBag:
@@ -143,9 +159,27 @@ def read_features(path: str | Path) -> FeatureBag:
                 features=np.asarray(file["features"][()], np.float32),
                 coords=np.asarray(file["coords"][()], np.int64),
                 attributes=_all_attributes(file),
+                told=_told(file),
             )
         except (OSError, KeyError, RuntimeError) as error:
             raise StoreCorruptError(f"{path}: damaged: {error}; {AGAIN}") from error
+
+
+def read_digest(path: Path) -> str:
+    """Return the digest of a store's features; stores from before they told it are read for it.
+
+    Raises:
+        StoreError: There is no such store, or it is no feature file.
+        StoreCorruptError: It cannot be read.
+    """
+    with _open(path) as file:
+        told = _told(file)
+    return told or read_features(path).digest
+
+
+def _told(file: h5py.File) -> str | None:
+    """Return the digest that a store tells; one without a seal may have been changed since."""
+    return file.attrs[DIGEST] if SEALED in file.attrs and DIGEST in file.attrs else None
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -260,7 +294,8 @@ def _write_root(file: h5py.File, attributes: Mapping[str, Any]) -> None:
 
 def _all_attributes(file: h5py.File) -> dict[str, Any]:
     attributes = _plain(file.attrs)
-    attributes.pop(SEALED, None)
+    for ours in (SEALED, DIGEST):  # of this file alone, never of what is made of it
+        attributes.pop(ours, None)
     nested = json.loads(attributes.pop(JSON_NAMES, "[]"))
     attributes |= {name: json.loads(attributes[name]) for name in nested}
     for name in ("coords", "features"):

@@ -19,7 +19,6 @@ from .bags import (
     Bag,
     FeatureFolder,
     feature_settings,
-    features_digest,
     same_setting,
     shared_settings,
 )
@@ -221,7 +220,6 @@ __all__ = [
     "evaluate_scores",
     "external_ids",
     "feature_settings",
-    "features_digest",
     "fit_aggregator",
     "fit_novelty",
     "fit_temperature",

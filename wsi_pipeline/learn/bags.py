@@ -1,6 +1,5 @@
 """Bags of tile features, read from the feature folder one slide at a time."""
 
-import hashlib
 import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -88,7 +87,7 @@ class FeatureFolder:
         )
         if slide_id not in self._seen:
             self._seen[slide_id] = _Seen(
-                digest=features_digest(features),
+                digest=stored.digest,
                 tiles=len(features),
                 prepared=feature_settings(bag.attributes) | {WIDTH: features.shape[1]},
             )
@@ -181,11 +180,6 @@ def draw_rows(rows: NDArray[FloatT], count: int, rng: np.random.Generator) -> ND
     if len(rows) <= count:
         return rows
     return rows[np.sort(rng.choice(len(rows), count, replace=False, shuffle=False))]
-
-
-def features_digest(features: NDArray[np.float32]) -> str:
-    """Return the digest of a bag's features, (N, D) float32 in C order."""
-    return hashlib.blake2b(np.ascontiguousarray(features).data, digest_size=16).hexdigest()
 
 
 def feature_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:

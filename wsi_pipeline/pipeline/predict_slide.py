@@ -22,7 +22,6 @@ from wsi_pipeline.learn import (
     Ensemble,
     SlidePrediction,
     feature_settings,
-    features_digest,
     load_ensemble,
     read_prediction,
     require_same_features,
@@ -91,7 +90,7 @@ def predict_slide(task: PredictTask) -> SlideDone | SlideSkipped:
     made_from: dict[str, Any] = {
         "weights": task.weights,
         "novelty": task.novelty,
-        "features": features_digest(bag.features),
+        "features": bag.digest,
         "heatmaps": list(FORMATS) if task.heatmaps else [],
         "geojson": task.geojson,
     }

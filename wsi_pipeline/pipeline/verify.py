@@ -23,11 +23,10 @@ from wsi_pipeline.events import (
     StageStarted,
     Unmatched,
 )
-from wsi_pipeline.features import read_attributes, read_features, verify_features
+from wsi_pipeline.features import read_attributes, read_digest, verify_features
 from wsi_pipeline.inventory import NAME
 from wsi_pipeline.learn import (
     check_bundle,
-    features_digest,
     read_bundle_config,
     read_prediction,
 )
@@ -214,10 +213,8 @@ def _prediction(path: Path, task: VerifyTask) -> Iterator[str]:
             if found.made_from.get("weights") != model.digests.get("weights"):
                 yield f"{path}: is of an earlier model {path.parent.name}; {again}"
             store = RunFolder(task.run).feature_store(model.encoder, task.slide_id)
-            if store.exists():
-                digest = features_digest(read_features(store).features)
-                if found.made_from.get("features") != digest:
-                    yield f"{path}: is of other features than {store}; {again}"
+            if store.exists() and found.made_from.get("features") != read_digest(store):
+                yield f"{path}: is of other features than {store}; {again}"
     except WsiError as error:
         yield str(error)
         return
@@ -350,7 +347,7 @@ def _model(run: Path, path: Path) -> Iterator[SlideDone | SlideFailed]:
 def _differs(store: Path, digest: str) -> bool:
     """Say whether a feature store has other features; one that is damaged is named elsewhere."""
     try:
-        return store.exists() and features_digest(read_features(store).features) != digest
+        return store.exists() and read_digest(store) != digest
     except StoreError:
         return False
 

@@ -5,6 +5,9 @@ also in grey and to the colour-blind. Each tile is painted as the square it is; 
 because a value was computed for each tile and for nothing between.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import cv2
 import matplotlib as mpl
 import numpy as np
@@ -57,21 +60,82 @@ def draw_heatmap(  # noqa: PLR0913  a picture, its tiles and where they lie
             f"{numbers.shape}."
         )
     low, high = limits if limits is not None else value_limits(numbers)
-    places = np.rint((coords - np.asarray(origin)) / downsample).astype(int)
-    ends = np.rint((coords + tile_px_level0 - np.asarray(origin)) / downsample).astype(int)
-    boxes = np.hstack([places, np.maximum(ends, places + 1)]).clip(0)
-    grey = np.repeat(cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    painted, covered = grey.copy(), np.zeros(grey.shape[:2], bool)
-    colours = colours_of(numbers, low, high)
     # where tiles overlap, the larger value is painted last, so that nothing hot is hidden
-    for index in np.argsort(numbers, kind="stable"):
-        x0, y0, x1, y1 = boxes[index]
-        painted[y0:y1, x0:x1] = colours[index]
-        covered[y0:y1, x0:x1] = True
+    order = np.argsort(numbers, kind="stable")
+    corners = coords[order] - np.asarray(origin)
+    grey = np.repeat(cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    height, width = grey.shape[:2]
+    seen = lay_boxes(boxes_of(corners, tile_px_level0, downsample), (width, height)).pixels()
+    covered = seen >= 0
+    colours = np.append(colours_of(numbers[order], low, high), [[0, 0, 0]], axis=0)
+    painted = np.where(covered[..., None], colours[seen], grey).astype(np.uint8)
     blended = cv2.addWeighted(painted, _OPACITY, grey, 1 - _OPACITY, 0)
     pale = cv2.addWeighted(grey, 0.5, np.full_like(grey, 255), 0.5, 0)
     drawn = np.where(covered[..., None], blended, pale).astype(np.uint8)
     return with_colour_bar(drawn, (low, high)) if colour_bar else drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """A picture cut along every edge of the boxes in it: a grid far smaller than its pixels.
+
+    Attributes:
+        seen: (R, C) int64, which box is on top in a cell: the last that covers it, -1 if none does.
+        rows: (height,) int64, the cell of each row of pixels.
+        columns: (width,) int64, that of each column.
+    """
+
+    seen: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+
+    def pixels(self) -> NDArray[np.int64]:
+        """Return which box is seen at each pixel, (height, width)."""
+        return self.seen[self.rows][:, self.columns]
+
+
+def boxes_of(corners: NDArray[Any], side: float, step: float) -> NDArray[np.int64]:
+    """Return (N, 4) int64, x0 y0 x1 y1 of tiles on a picture of ``step`` px a pixel.
+
+    Each is at least a pixel wide; ``corners`` (N, 2) and ``side`` are in the px of ``step``.
+    """
+    starts = np.rint(corners / step).astype(np.int64)
+    ends = np.rint((corners + side) / step).astype(np.int64)
+    return np.hstack([starts, np.maximum(ends, starts + 1)])
+
+
+def lay_boxes(boxes: NDArray[np.int64], size: tuple[int, int]) -> Cells:
+    """Lay boxes (N, 4) over each other, the last on top, on a picture of (width, height)."""
+    inside = boxes.clip(0, [*size, *size])
+    columns, left, right, wide = _cut(inside[:, 0::2], size[0])
+    rows, top, bottom, high = _cut(inside[:, 1::2], size[1])
+    seen = np.full((high, wide), -1, np.int64)
+    most = int((right - left).max(initial=0)), int((bottom - top).max(initial=0))
+    if most[0] * most[1] > len(boxes):  # a few large ones, cut by many edges
+        for number, (x0, x1, y0, y1) in enumerate(zip(left, right, top, bottom, strict=True)):
+            seen[y0:y1, x0:x1] = number
+        return Cells(seen=seen, rows=rows, columns=columns)
+    for across, down in np.ndindex(most):
+        here = np.flatnonzero((left + across < right) & (top + down < bottom))
+        np.maximum.at(seen, (top[here] + down, left[here] + across), here)
+    return Cells(seen=seen, rows=rows, columns=columns)
+
+
+def _cut(
+    ends: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+    """Cut a side of a picture where boxes begin and end, (N, 2).
+
+    Returns:
+        The cell of each of ``size`` pixels, the first cell of each box, the one after its last,
+        and the count of cells.
+    """
+    cut = np.zeros(size + 1, np.int64)
+    cut[ends] = 1
+    cut[0] = 0  # the first cell begins there, cut or not
+    cells = cut.cumsum()
+    first, last = cells[ends].T
+    return cells[:size], first, last, int(cells[-1]) + 1
 
 
 def with_colour_bar(rgb: RgbImage, limits: tuple[float, float], what: str = "") -> RgbImage:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.reporting.frame import SlideFrame
-from wsi_pipeline.reporting.heatmap import colours_of
+from wsi_pipeline.reporting.heatmap import Cells, boxes_of, colours_of, lay_boxes
 from wsi_pipeline.types import Coords
 
 PX_PER_TILE: Final = 16  # of a slide's tile at full resolution; its edge is then off by 3 % at most
@@ -58,8 +58,10 @@ def write_ome_heatmap(  # noqa: PLR0913  a map, its tiles and where they lie
     with atomic_file(path) as partial, tifffile.TiffWriter(partial, ome=True) as file:
         for number, step in enumerate(steps):
             width, height = (-(-side // step) for side in (frame.area.width, frame.area.height))
+            whole = (-(-width // BLOCK_PX) * BLOCK_PX, -(-height // BLOCK_PX) * BLOCK_PX)
+            cells = lay_boxes(boxes_of(corners, tile_px_level0, step), whole)
             file.write(
-                _blocks(corners, painted, tile_px_level0, step, (width, height)),
+                _blocks(cells, painted),
                 shape=(height, width, *painted.shape[1:]),
                 dtype=painted.dtype,
                 photometric="rgb" if painted.ndim == 2 else "minisblack",
@@ -82,26 +84,14 @@ def pyramid(frame: SlideFrame, tile_px_level0: float) -> list[int]:
     return steps
 
 
-def _blocks(
-    corners: NDArray[np.int64],
-    painted: NDArray[Any],
-    side: float,
-    step: int,
-    size: tuple[int, int],
-) -> Iterator[NDArray[Any]]:
+def _blocks(cells: Cells, painted: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield a level's blocks, row by row; ``painted`` are (N, 3) uint8 or (N,) float32."""
-    empty = 255 if painted.ndim == 2 else np.nan
-    starts = np.rint(corners / step).astype(np.int64)
-    ends = np.maximum(np.rint((corners + side) / step).astype(np.int64), starts + 1)
-    for top in range(0, size[1], BLOCK_PX):
-        in_row = np.flatnonzero((starts[:, 1] < top + BLOCK_PX) & (ends[:, 1] > top))
-        for left in range(0, size[0], BLOCK_PX):
-            here = in_row[(starts[in_row, 0] < left + BLOCK_PX) & (ends[in_row, 0] > left)]
-            block = np.full((BLOCK_PX, BLOCK_PX, *painted.shape[1:]), empty, painted.dtype)
-            boxes = np.hstack([starts[here], ends[here]]) - (left, top, left, top)
-            for (x0, y0, x1, y1), colour in zip(boxes.clip(0).tolist(), painted[here], strict=True):
-                block[y0:y1, x0:x1] = colour
-            yield block
+    empty = np.full_like(painted[:1], 255 if painted.ndim == 2 else np.nan)
+    shown = np.concatenate([painted, empty])[cells.seen]  # -1 is the last
+    for top in range(0, len(cells.rows), BLOCK_PX):
+        band = np.take(shown, cells.rows[top : top + BLOCK_PX], axis=0)
+        for left in range(0, len(cells.columns), BLOCK_PX):
+            yield np.take(band, cells.columns[left : left + BLOCK_PX], axis=1)
 
 
 def _metadata(frame: SlideFrame, step: int, name: str, ndim: int) -> dict[str, Any]:
