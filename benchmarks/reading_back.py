@@ -7,6 +7,7 @@ is the work and not the disk: verify beside the reading of the same files and th
 predict beside the reading and scoring of the features, heatmaps of one slide of 100,000 px.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -48,7 +49,8 @@ def main() -> None:
         if "predict" in given.only:
             tables.append(_predict(folder / "run", given.rounds))
         if "verify" in given.only:
-            _call("predict", run=folder / "run")
+            if not (folder / "run" / "predictions").exists():
+                _call("predict", run=folder / "run", device="cpu")
             _cut(folder, read_patch(given.pixels))
             tables += [
                 _verify("tiles", folder / "cut", given.rounds),
@@ -114,7 +116,8 @@ def _predict(run: Path, rounds: int) -> Table:
 
     def predict(**settings: Any) -> Callable[[], float]:
         def work() -> int:
-            events = _call("predict", run=run, overwrite=True, device="cpu", **settings)
+            shutil.rmtree(run / "predictions", ignore_errors=True)  # else nothing is done anew
+            events = _call("predict", run=run, device="cpu", **settings)
             return sum(isinstance(event, SlideDone) for event in events)
 
         return per_second(work)
