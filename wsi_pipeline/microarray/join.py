@@ -1,6 +1,6 @@
 """Join a core map with the cores found, and say where that is in doubt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.cohort import MappedCore
 from wsi_pipeline.errors import CohortError
 from wsi_pipeline.microarray.core_map import places_of, squeezed
-from wsi_pipeline.microarray.dearray import Core, Dearray, core_name
+from wsi_pipeline.microarray.cores import Core, Dearray, core_name
 from wsi_pipeline.microarray.mapfit import (
     ORIENTATIONS,
     Orientation,
@@ -31,6 +31,8 @@ WIDEST: Final = 250  # rows or columns, empty ones too
 STRANGER: Final = 0.5  # coverage from which a spot without a row is a core
 
 Turn = Literal[0, 90, 180, 270]
+LIES: Final[Mapping[str, Turn]] = {"as-scanned": 0, "90": 90, "180": 180, "270": 270}
+"""How an array lies against its map, clockwise, as tables say it."""
 
 
 @dataclass(frozen=True, kw_only=True)

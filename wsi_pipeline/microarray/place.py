@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_pipeline.cohort import MappedCore, safe_id
 from wsi_pipeline.errors import CohortError, ConfigError, NoTissueError, SlideError
-from wsi_pipeline.microarray.dearray import CERTAIN, Core, Dearray, Hints, core_name, dearray
+from wsi_pipeline.microarray.cores import CERTAIN, Core, Dearray, Hints, core_name, dearray
 from wsi_pipeline.microarray.join import Joined, JoinedCore, Joining, join_core_map
 from wsi_pipeline.microarray.preview import CoreMark, draw_marks, side_by_side
 from wsi_pipeline.microarray.table import (

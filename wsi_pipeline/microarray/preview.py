@@ -8,7 +8,7 @@ from typing import Final, Literal
 import cv2
 import numpy as np
 
-from wsi_pipeline.microarray.dearray import Dearray
+from wsi_pipeline.microarray.cores import Dearray
 from wsi_pipeline.tissue import KEPT
 from wsi_pipeline.types import RgbImage
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,13 +19,13 @@ from wsi_pipeline.events import (
     Written,
 )
 from wsi_pipeline.microarray import (
+    LIES,
     MARGIN,
     CoreSearch,
     Correction,
     Joining,
     Microarray,
     PlacedCore,
-    Turn,
     check_review,
     cleared,
     correct,
@@ -48,7 +48,6 @@ from wsi_pipeline.slides import slide_digest
 from wsi_pipeline.types import Region, RgbImage
 from wsi_pipeline.verbs.slides import CoresConfig
 
-LIES: Final[Mapping[str, Turn]] = {"as-scanned": 0, "90": 90, "180": 180, "270": 270}
 LOOK: Final = (
     "look at {preview}, then say --accept, correct {table}, or say how the array lies (--lies)"
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
 
+from wsi_pipeline import microarray  # imported when an array comes
 from wsi_pipeline.cohort import (
     CohortSlide,
     cohort_of,
@@ -17,25 +18,7 @@ from wsi_pipeline.cohort import (
 )
 from wsi_pipeline.errors import CohortError, ConfigError, SlideError, WsiError, named
 from wsi_pipeline.events import Event, Note, SlideFailed
-from wsi_pipeline.microarray import (
-    CoreSearch,
-    Joining,
-    PlacedCore,
-    as_slides,
-    check_review,
-    doubts_of,
-    place_cores,
-    read_cores,
-    read_map,
-    read_review,
-    review_of,
-    unsure,
-    untold,
-    write_preview,
-    write_reviewed,
-)
 from wsi_pipeline.pipeline.bucket_slides import absent_from_bucket, slides_in_bucket
-from wsi_pipeline.pipeline.cores import LIES
 from wsi_pipeline.pipeline.deleted import DeletedSlide, read_deleted
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder
@@ -171,7 +154,7 @@ def resolve_rows(
             events.append(SlideFailed(slide_id=row.slide_id, error=str(error)))
             continue
         events += _missing(row, cores)
-        found = as_slides(row, cores)
+        found = microarray.as_slides(row, cores)
         slides += found
         table += found
     if unread and len(unread) == len(rows):
@@ -301,11 +284,15 @@ def cores_in_doubt(config: TileConfig, row: CohortSlide) -> str | None:
     table = RunFolder(config.run).cores_table(row.slide_id)
     mapped = beside(config, row, row.tma_map)
     try:
-        review = read_review(table) if table.exists() else None
-        if review is not None and (doubts := doubts_of(table, review)):
-            said = unsure(doubts, by_map=review.map is not None)
+        review = microarray.read_review(table) if table.exists() else None
+        if review is not None and (doubts := microarray.doubts_of(table, review)):
+            said = microarray.unsure(doubts, by_map=review.map is not None)
             return f"{said}; {_advice(config, row)}"
-        ways = untold(read_map(mapped)) if mapped.is_file() and not table.exists() else ()
+        ways = (
+            microarray.untold(microarray.read_map(mapped))
+            if mapped.is_file() and not table.exists()
+            else ()
+        )
     except CohortError as error:
         return str(error)
     if not ways:
@@ -319,7 +306,7 @@ def cores_in_doubt(config: TileConfig, row: CohortSlide) -> str | None:
     )
 
 
-def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
+def _cores(config: TileConfig, row: CohortSlide) -> "list[microarray.PlacedCore]":
     """Read where the cores are, or find them and write it down.
 
     Raises:
@@ -331,24 +318,30 @@ def _cores(config: TileConfig, row: CohortSlide) -> list[PlacedCore]:
     slide = row.locate(config.slides) or row.path
     advice = _advice(config, row)
     # what is told since outweighs cores in doubt that no person has touched
-    known = table.exists() and (row.tma_lies is None or not doubts_of(table, read_review(table)))
-    mapped = None if known and not map_path.is_file() else read_map(map_path)
+    known = table.exists() and (
+        row.tma_lies is None or not microarray.doubts_of(table, microarray.read_review(table))
+    )
+    mapped = None if known and not map_path.is_file() else microarray.read_map(map_path)
     if known:
-        check_review(table, slide, mapped, advice)
-        return read_cores(table)
+        microarray.check_review(table, slide, mapped, advice)
+        return microarray.read_cores(table)
     override = config.mpp_override if row.mpp is None else row.mpp
-    search = CoreSearch(
+    search = microarray.CoreSearch(
         reader=config.reader,
         mpp_override=override,
         region=row.region,
-        joining=Joining(turn=None if row.tma_lies is None else LIES[row.tma_lies]),
+        joining=microarray.Joining(
+            turn=None if row.tma_lies is None else microarray.LIES[row.tma_lies]
+        ),
     )
-    found = place_cores(slide, mapped, search)
+    found = microarray.place_cores(slide, mapped, search)
     if not config.dry_run:
-        write_preview(preview, found.picture)
-        write_reviewed(table, found.cores, review_of(slide, mapped, found.doubts, found))
+        microarray.write_preview(preview, found.picture)
+        microarray.write_reviewed(
+            table, found.cores, microarray.review_of(slide, mapped, found.doubts, found)
+        )
     if found.doubts:
-        raise SlideError(f"{slide}: {unsure(found.doubts)}; {advice}")
+        raise SlideError(f"{slide}: {microarray.unsure(found.doubts)}; {advice}")
     return found.cores
 
 
@@ -379,7 +372,7 @@ def beside(config: TileConfig, row: CohortSlide, name: str) -> Path:
     return beside_slides
 
 
-def _missing(row: CohortSlide, cores: list[PlacedCore]) -> Iterator[Event]:
+def _missing(row: CohortSlide, cores: "list[microarray.PlacedCore]") -> Iterator[Event]:
     """Say which cores of the map are not used, and which on the slide have no row in it."""
     said = {
         "are not on the slide": [c for c in cores if c.mapped.core_id and c.region is None],

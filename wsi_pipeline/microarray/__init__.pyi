@@ -1,0 +1,77 @@
+from .core_map import position, read_map
+from .cores import Core, Dearray, Hints, core_name, dearray
+from .correction import Correction, cleared, correct, rejoined, unnamed
+from .join import LIES, Joined, JoinedCore, Joining, Turn, join_core_map, untold
+from .mapfit import ORIENTATIONS, Orientation
+from .place import MARGIN, CoreSearch, Microarray, picture_cores, place_cores
+from .preview import CoreMark, draw_cores, draw_marks
+from .qupath import read_geojson_cores, write_geojson_cores
+from .review import (
+    Review,
+    check_review,
+    doubts_of,
+    is_by_hand,
+    map_digest,
+    now,
+    put_back,
+    read_review,
+    review_of,
+    review_path,
+    table_digest,
+    unsure,
+    write_reviewed,
+)
+from .table import PlacedCore, as_slides, place_name, read_cores, table_text, write_preview
+
+__all__ = [
+    "LIES",
+    "MARGIN",
+    "ORIENTATIONS",
+    "Core",
+    "CoreMark",
+    "CoreSearch",
+    "Correction",
+    "Dearray",
+    "Hints",
+    "Joined",
+    "JoinedCore",
+    "Joining",
+    "Microarray",
+    "Orientation",
+    "PlacedCore",
+    "Review",
+    "Turn",
+    "as_slides",
+    "check_review",
+    "cleared",
+    "core_name",
+    "correct",
+    "dearray",
+    "doubts_of",
+    "draw_cores",
+    "draw_marks",
+    "is_by_hand",
+    "join_core_map",
+    "map_digest",
+    "now",
+    "picture_cores",
+    "place_cores",
+    "place_name",
+    "position",
+    "put_back",
+    "read_cores",
+    "read_geojson_cores",
+    "read_map",
+    "read_review",
+    "rejoined",
+    "review_of",
+    "review_path",
+    "table_digest",
+    "table_text",
+    "unnamed",
+    "unsure",
+    "untold",
+    "write_geojson_cores",
+    "write_preview",
+    "write_reviewed",
+]
