@@ -106,7 +106,7 @@ def to_markdown(table: Table) -> str:
             f"| {middle / base:.2f} |"
         )
     rounds = len(table.rates[reference])
-    lines += ["", f"{rounds} {table.how}, {_machine()}."]
+    lines += ["", f"{rounds} {table.how}, {machine()}."]
     lines += [f"{note}." for note in table.notes]
     return "\n".join(lines) + "\n"
 
@@ -126,7 +126,8 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return what was measured on."""
     return f"{os.cpu_count()} cores ({platform.machine()}), CPython {platform.python_version()}"
 
 

@@ -19,29 +19,9 @@ from typing import Final
 from wsi_pipeline.errors import CohortError, named
 from wsi_pipeline.registry import unknown
 from wsi_pipeline.tables import Table, TableRow, read_table, write_csv
-from wsi_pipeline.types import LONGEST_ID, Region
+from wsi_pipeline.types import CLINICAL, LONGEST_ID, Region
 
 REQUIRED: Final = ("slide_id", "path", "patient_id", "label", "cohort")
-CLINICAL: Final = (  # of the patient and of the slide, as a record says it; never needed
-    "stage",
-    "grade",
-    "age",  # years
-    "sex",
-    "vital_status",
-    "days_to_death",
-    "days_to_last_follow_up",
-    "primary_diagnosis",
-    "percent_tumor_nuclei",
-    "percent_tumor_cells",
-    "percent_normal_cells",
-    "percent_stromal_cells",
-    "percent_necrosis",
-    "percent_lymphocytes",
-    "section_location",
-    "warnings",  # what the source says against the use of the slide
-    "licence",
-    "source_doi",
-)
 OPTIONAL: Final = (
     "mpp",
     "split",

@@ -10,13 +10,14 @@ from typing import Final, Protocol
 
 from wsi_pipeline.atomic import sweep, write_json
 from wsi_pipeline.display import Shown, shown_on
+from wsi_pipeline.engine import kept_workers
 from wsi_pipeline.errors import DiskFullError, UsageError, disk_error, os_reason
 from wsi_pipeline.events import Event, Note, Written
 from wsi_pipeline.inventory import begin
 from wsi_pipeline.journal import Journal, append_line
 from wsi_pipeline.settings import StageConfig
 from wsi_pipeline.summary import Summaries, Summary, exit_status, progress_line, time_line
-from wsi_pipeline.timing import trace_events
+from wsi_pipeline.timing import Span, trace_events
 
 TICK_S: Final = 60.0  # between two words on how far a stage is
 
@@ -57,9 +58,12 @@ def carry_out(
     sums: Summaries | None = None,
     shown: Shown | None = None,
 ) -> Sequence[Summary]:
-    """Run stages to their end, kept in the run folder's journal and log; return their sums."""
+    """Run stages to their end, kept in the run folder's journal and log; return their sums.
+
+    They share one pool of worker processes.
+    """
     sums = sums or Summaries(verb)
-    with ExitStack() as stack:
+    with kept_workers(), ExitStack() as stack:
         kept = _Kept(verb, config, stack)
         # the screen also where nothing can be kept
         listeners: list[Listener] = [kept] if shown is None else [shown, kept]
@@ -101,7 +105,10 @@ def _ticking(sums: Summaries, listeners: Sequence[Listener]) -> Iterator[None]:
 
 def _write_trace(path: Path, summaries: Sequence[Summary]) -> None:
     """Write where the time went, to be opened in Perfetto."""
-    spans = {name: own for summary in summaries for name, own in summary.spans.items()}
+    spans: dict[str, tuple[Span, ...]] = {}
+    for summary in summaries:  # of which several may have worked on the same slide
+        for name, own in summary.spans.items():
+            spans[name] = (*spans.get(name, ()), *own)
     write_json(path, trace_events(spans))
 
 

@@ -4,6 +4,7 @@ from wsi_pipeline.engine.attempt import NO_TISSUE, Executor, SlideTask, fate_of
 from wsi_pipeline.engine.mapping import executor_for, map_slides
 from wsi_pipeline.engine.origin import provenance
 from wsi_pipeline.engine.patience import GRACE_S, Limits, exceeded, limits_of
+from wsi_pipeline.engine.pool import forget, kept, kept_workers
 from wsi_pipeline.engine.resume import is_done
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "exceeded",
     "executor_for",
     "fate_of",
+    "forget",
     "is_done",
+    "kept",
+    "kept_workers",
     "limits_of",
     "map_slides",
     "provenance",

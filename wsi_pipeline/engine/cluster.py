@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from typing import Any, Final
@@ -31,11 +31,13 @@ from distributed import (
 
 from wsi_pipeline import __version__
 from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Stuck, Work, attempt
+from wsi_pipeline.engine.pool import forget
 from wsi_pipeline.errors import ClusterError, ConfigError, UsageError
 from wsi_pipeline.events import SlideFailed, SlideStarted
 from wsi_pipeline.settings import StageConfig
 
 RESTART_S: Final = 60.0  # for a worker in which a thread hangs
+FORGET_S: Final = 10.0  # for workers to let go of a model
 GPU: Final = "GPU"  # what a worker with one is started with: dask worker --resources GPU=1
 CHATTY: Final = ("distributed", "distributed.client", "tornado.application")
 LOOK_S: Final = 2.0  # between two looks at who is there
@@ -99,6 +101,21 @@ class OnDask:
                 owner[self._submit(work, task)] = task
             for future in self._ended(list(owner)):
                 yield self._fate_of(future, owner.pop(future))
+
+    def forget(self) -> bool:
+        """Have all workers let go of what they keep; return whether the next stage can have them.
+
+        Not those that have taken a GPU, or do not answer.
+        """
+        try:
+            asked = [
+                self._client.submit(forget, workers=[address], pure=False)
+                for address in self._client.nthreads()
+            ]
+            wait(asked, timeout=FORGET_S)
+            return not any(each.result() for each in asked)
+        except (CancelledError, KilledWorker, OSError):  # a timeout is one, too
+            return False
 
     def _submit(self, work: Work, task: SlideTask) -> Future:
         resources = {GPU: 1} if self._gpus() else None
@@ -205,7 +222,8 @@ def dask_executor(config: StageConfig) -> Iterator[OnDask]:
         cluster: SpecCluster | None = None
         try:
             cluster = stack.enter_context(_deaf_to_ctrl_c(config))
-            yield OnDask(stack.enter_context(Client(cluster)))
+            # closed by whichever thread ends it; as a context manager it belongs to one
+            yield OnDask(stack.enter_context(closing(Client(cluster))))
         except KeyboardInterrupt:
             stack.pop_all()  # no wait for slides under way
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that wait for them

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Final, Self
 
 from wsi_pipeline.engine.attempt import Busy, Died, Executor, Fate, SlideTask, Stuck, Work, attempt
+from wsi_pipeline.engine.pool import POOL
 from wsi_pipeline.events import Event, SlideFailed, SlideStarted
 from wsi_pipeline.settings import StageConfig
 
@@ -107,11 +108,16 @@ def _failure_of(fate: Died) -> SlideFailed:
 def executor_for(config: StageConfig) -> AbstractContextManager[Executor]:
     """Begin where the work is done, to be used for several lists of slides.
 
+    Workers of a call of several stages are lent, and stay: see :mod:`wsi_pipeline.engine.pool`.
+
     Raises:
         ConfigError: The scheduler does not answer or has no workers.
     """
     if config.scheduler is None and config.workers == 0:
         return InProcess(config)
+    pool = POOL.get()
+    if pool is not None and config.scheduler is None:
+        return pool.lend(config)
     from wsi_pipeline.engine.cluster import dask_executor
 
     return dask_executor(config)

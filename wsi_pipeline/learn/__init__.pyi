@@ -25,15 +25,19 @@ from .bags import (
 from .bootstrap import Bootstrap, Estimate, estimate
 from .bundle import (
     Bundle,
-    BundleConfig,
     Ensemble,
     check_bundle,
     load_bundle,
     load_ensemble,
-    read_bundle_config,
-    read_ensemble_config,
     require_same_features,
     write_bundle,
+)
+from .bundle_config import (
+    TILE_MEAN,
+    BundleConfig,
+    ModelSpec,
+    read_bundle_config,
+    read_ensemble_config,
 )
 from .calibration import apply_temperature, fit_temperature
 from .conformal import classes_in_set, describe_sets
@@ -65,7 +69,6 @@ from .intervals import lower_bound_if_perfect, patients_needed
 from .learner import FeatureLearner, FeatureModels, Learner, Models, Provenance
 from .metrics import METRICS, Metric, metric_of
 from .models import (
-    ModelSpec,
     TileHead,
     bag_scores,
     create_aggregator,
@@ -87,7 +90,6 @@ from .readers import (
     readings_of,
 )
 from .scores import (
-    TILE_MEAN,
     TILE_VOTE,
     Probabilities,
     Scores,

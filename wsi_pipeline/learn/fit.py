@@ -27,10 +27,10 @@ from wsi_pipeline.errors import LearnError
 from wsi_pipeline.features import choose_device
 from wsi_pipeline.learn.aggregators import Aggregator, Criterion, Standardise
 from wsi_pipeline.learn.bags import FeatureFolder
+from wsi_pipeline.learn.bundle_config import ModelSpec
 from wsi_pipeline.learn.means import regress_means
 from wsi_pipeline.learn.metrics import balanced_accuracy
 from wsi_pipeline.learn.models import (
-    ModelSpec,
     TileHead,
     bag_scores,
     create_aggregator,

@@ -20,7 +20,8 @@ from wsi_pipeline.events import EpochDone, Event, Note
 from wsi_pipeline.learn.aggregators import Aggregator
 from wsi_pipeline.learn.audit import gather
 from wsi_pipeline.learn.bags import WIDTH, FeatureFolder
-from wsi_pipeline.learn.bundle import TILE, Bundle, BundleConfig, load_bundle, write_bundle
+from wsi_pipeline.learn.bundle import TILE, Bundle, load_bundle, write_bundle
+from wsi_pipeline.learn.bundle_config import BundleConfig, ModelSpec
 from wsi_pipeline.learn.drift import describe_drift
 from wsi_pipeline.learn.figures import BY_SCHEDULE
 from wsi_pipeline.learn.fit import (
@@ -31,7 +32,7 @@ from wsi_pipeline.learn.fit import (
     fit_tile_classifier,
     is_fixed,
 )
-from wsi_pipeline.learn.models import ModelSpec, TileHead
+from wsi_pipeline.learn.models import TileHead
 from wsi_pipeline.learn.novelty import Novelty, fit_novelty
 from wsi_pipeline.learn.scores import Scores, fit_temperatures, score_slides
 from wsi_pipeline.learn.settings import FitSettings, OptimiserSettings

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,24 +11,11 @@ from torch import Tensor, nn
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.aggregators import Aggregator, Standardise
+from wsi_pipeline.learn.bundle_config import ModelSpec
 from wsi_pipeline.learn.settings import AGGREGATORS, HEADS
 from wsi_pipeline.registry import load
 
 CHUNK: Final = 512  # tiles at a time through a tile classifier; they stay in a processor's cache
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """One model: the name of a tile classifier or an aggregator, and its sizes.
-
-    ``hidden`` is the width of its hidden layer, ``dropout`` the probability that a value is dropped
-    in training, and ``temperature`` divides the logarithms of its slide probabilities.
-    """
-
-    name: str
-    hidden: int = 256
-    dropout: float = 0.25
-    temperature: float = 1.0
 
 
 def create_aggregator(spec: ModelSpec, width: int, classes: int) -> Aggregator:

@@ -11,12 +11,12 @@ from wsi_pipeline.cohort import SPLITS
 from wsi_pipeline.learn.aggregators import Aggregator
 from wsi_pipeline.learn.bags import FeatureFolder
 from wsi_pipeline.learn.bootstrap import DEFAULT, Bootstrap
+from wsi_pipeline.learn.bundle_config import TILE_MEAN
 from wsi_pipeline.learn.calibration import apply_temperature, fit_temperature
 from wsi_pipeline.learn.evaluate import Cases, evaluate, patient_cases, slide_cases, tile_cases
 from wsi_pipeline.learn.models import TileHead, bag_scores, majority_vote, tile_probabilities
 from wsi_pipeline.learn.splits import SplitSlide
 
-TILE_MEAN: Final = "tile_mean"  # mean of the tile classifier's probabilities
 TILE_VOTE: Final = "tile_vote"  # share of tiles that each class wins
 
 Probabilities = dict[str, NDArray[np.float64]]  # slide_id -> (C,)

@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from wsi_pipeline.cohort import CLINICAL
 from wsi_pipeline.errors import ConfigError, named
 from wsi_pipeline.registry import Registry, unknown
 from wsi_pipeline.settings import Chosen, Device, Settings
+from wsi_pipeline.types import CLINICAL
 
 LABEL_COLUMNS: Final = ("label", "site", "preservation", "scanner", "sample_type", *CLINICAL)
 Interval = Literal["percentile", "bca"]

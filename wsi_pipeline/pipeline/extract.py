@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -22,6 +21,8 @@ from wsi_pipeline.engine import (
     SlideTask,
     exceeded,
     fate_of,
+    forget,
+    kept,
     limits_of,
     map_slides,
     provenance,
@@ -104,7 +105,7 @@ def rest(config: ExtractConfig, told: Collection[str]) -> Iterator[Event]:
     Raises:
         ConfigError, CohortError, EncoderError: As :func:`run`.
     """
-    kept_encoder.cache_clear()
+    forget()
     encoder = identify(asked_of(config))
     origins = [pair for pair in find_origins(config) if pair[0] not in told]
     yield from _whole(config, encoder, origins, find_decisions(config))
@@ -468,7 +469,7 @@ def _done(claim: Claim) -> SlideDone:
     )
 
 
-@lru_cache(maxsize=1)  # many slides are encoded with one model
+@kept  # many slides are encoded with one model
 def kept_encoder(config: ExtractConfig) -> Encoder:
     """Return the encoder, loaded once a process.
 

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -375,7 +376,8 @@ class _Flow:
         """
         said: queue.SimpleQueue[Said | Exception | None] = queue.SimpleQueue()
         threads = [
-            threading.Thread(target=self._hear, args=(lane, said), daemon=True) for lane in lanes
+            threading.Thread(target=copy_context().run, args=(self._hear, lane, said), daemon=True)
+            for lane in lanes
         ]
         for thread in threads:
             thread.start()

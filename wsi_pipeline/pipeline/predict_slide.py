@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import remove, write_text
-from wsi_pipeline.engine import is_done
+from wsi_pipeline.engine import is_done, kept
 from wsi_pipeline.errors import LearnError, StoreCorruptError, StoreError
 from wsi_pipeline.events import SlideDone, SlideSkipped
 from wsi_pipeline.features import FeatureBag, choose_device, read_features
@@ -151,7 +150,7 @@ def _made_from(task: PredictTask) -> Mapping[str, Any] | None:
         raise
 
 
-@lru_cache(maxsize=1)  # a process predicts many slides with one model
+@kept  # a process predicts many slides with one model
 def _model(folder: Path, weights: str, device: str, own: tuple[str, ...]) -> Ensemble:
     """Load the model with these weights; one trained anew is another."""
     found = load_ensemble(folder, choose_device(device), own)

@@ -14,6 +14,7 @@ from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.events import Event, Note
 from wsi_pipeline.features import choose_device
+from wsi_pipeline.learn.bundle_config import TILE_MEAN
 from wsi_pipeline.learn.external import weights_digest
 from wsi_pipeline.learn.finetune.network import Built, Viewer, build_network, score_tiles, to_scores
 from wsi_pipeline.learn.finetune.ranks import Ranks
@@ -21,7 +22,7 @@ from wsi_pipeline.learn.finetune.tiles import TileSource
 from wsi_pipeline.learn.finetune.tuning import PRECISIONS, FineTuning, Workplace
 from wsi_pipeline.learn.fit import Epoch
 from wsi_pipeline.learn.learner import Learner, Models, Provenance, chosen_by, epoch_done
-from wsi_pipeline.learn.scores import TILE_MEAN, Scores, fit_temperatures
+from wsi_pipeline.learn.scores import Scores, fit_temperatures
 from wsi_pipeline.learn.settings import FineTuneSettings
 from wsi_pipeline.learn.splits import Splits
 from wsi_pipeline.learn.study import Study

@@ -13,12 +13,13 @@ from torch.nn import functional
 
 from wsi_pipeline.errors import LearnError
 from wsi_pipeline.features import EncoderModel, Preprocess, build_encoder, import_timm
+from wsi_pipeline.learn.bundle_config import TILE_MEAN
 from wsi_pipeline.learn.calibration import FLOOR, apply_temperature
 from wsi_pipeline.learn.finetune.ranks import Ranks
 from wsi_pipeline.learn.finetune.tiles import TileSource, all_tiles, read_batches
 from wsi_pipeline.learn.fit import balanced_weights
 from wsi_pipeline.learn.models import majority_vote
-from wsi_pipeline.learn.scores import TILE_MEAN, TILE_VOTE, Scores
+from wsi_pipeline.learn.scores import TILE_VOTE, Scores
 from wsi_pipeline.learn.splits import SplitSlide
 
 
