@@ -1,10 +1,10 @@
 """Map work over slides: in process or on Dask, resumable, one broken slide at a time."""
 
-from wsi_pipeline.engine.attempt import NO_TISSUE, Executor, SlideTask, fate_of
+from wsi_pipeline.engine.attempt import NO_TISSUE, Executor, SlideTask, fate_of, forget, kept
 from wsi_pipeline.engine.mapping import executor_for, map_slides
 from wsi_pipeline.engine.origin import provenance
 from wsi_pipeline.engine.patience import GRACE_S, Limits, exceeded, limits_of
-from wsi_pipeline.engine.pool import forget, kept, kept_workers
+from wsi_pipeline.engine.pool import kept_workers
 from wsi_pipeline.engine.resume import is_done
 
 __all__ = [

@@ -1,12 +1,15 @@
-"""One slide's attempt: what is asked of a worker, and every way it can end."""
+"""One slide's attempt: what is asked of a worker, how it can end, what is kept for the next."""
 
 import ctypes
+import gc
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from wsi_pipeline.atomic import try_lock
 from wsi_pipeline.engine.patience import Limits, watched
@@ -15,6 +18,9 @@ from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, SlideStart
 
 NO_TISSUE: Final = "no tissue"
 Work = Callable[[Any], SlideDone | SlideSkipped | SlideFailed]
+Made = TypeVar("Made")
+
+_FORGETTING: Final[list[Callable[[], None]]] = []  # of this process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,23 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def kept(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Have a function's last result kept for the slides of a stage; its arguments can be hashed."""
+    held = lru_cache(maxsize=1)(make)
+    _FORGETTING.append(held.cache_clear)
+    return held
+
+
+def forget() -> bool:
+    """Let go of all that is :func:`kept` in this process; return whether it has taken a GPU."""
+    for clear in _FORGETTING:
+        clear()
+    gc.collect()
+    give_memory_back()
+    torch: Any = sys.modules.get("torch")
+    return bool(torch is not None and torch.cuda.is_initialized())
 
 
 def fate_of(slide_id: str, error: Exception) -> SlideSkipped | SlideFailed:

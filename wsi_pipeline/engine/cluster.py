@@ -30,8 +30,7 @@ from distributed import (
 )
 
 from wsi_pipeline import __version__
-from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Stuck, Work, attempt
-from wsi_pipeline.engine.pool import forget
+from wsi_pipeline.engine.attempt import Died, Fate, SlideTask, Stuck, Work, attempt, forget
 from wsi_pipeline.errors import ClusterError, ConfigError, UsageError
 from wsi_pipeline.events import SlideFailed, SlideStarted
 from wsi_pipeline.settings import StageConfig

@@ -2,46 +2,23 @@
 
 Processes take seconds to start and to import what they work with. Where several stages are carried
 out in one call, the first that asks for workers starts them, and the others find them there.
-Between two stages they let go of what was kept for the slides of one, such as a model; those that
-have taken a GPU end with their stage, as its memory is whoever's that comes next.
+Between two stages they let go of what is ``kept`` for the slides of one, such as a model; those
+that have taken a GPU end with their stage, as its memory is whoever's that comes next.
 """
 
-import gc
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
-from wsi_pipeline.engine.attempt import Executor, give_memory_back
+from wsi_pipeline.engine.attempt import Executor
 from wsi_pipeline.settings import StageConfig
 
 if TYPE_CHECKING:
     from wsi_pipeline.engine.cluster import OnDask
-
-Made = TypeVar("Made")
-
-_FORGETTING: Final[list[Callable[[], None]]] = []  # of this process
-
-
-def kept(make: Callable[..., Made]) -> Callable[..., Made]:
-    """Have a function's last result kept for the slides of a stage; its arguments can be hashed."""
-    held = lru_cache(maxsize=1)(make)
-    _FORGETTING.append(held.cache_clear)
-    return held
-
-
-def forget() -> bool:
-    """Let go of all that is :func:`kept` in this process; return whether it has taken a GPU."""
-    for clear in _FORGETTING:
-        clear()
-    gc.collect()
-    give_memory_back()
-    torch: Any = sys.modules.get("torch")
-    return bool(torch is not None and torch.cuda.is_initialized())
 
 
 class Pool:
