@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Final
@@ -25,7 +26,7 @@ FACTOR: Final = 2  # native pixels per pixel, along a side
 Bytes = list[tuple[int, int]]
 
 
-def floor_rate(path: Path, *, stain: bool, cores: int | None = None) -> float:
+def floor_rate(path: Path, *, stain: bool, cores: int | None = None, scaled: bool = False) -> float:
     """Return tiles a second, every core at the same steps.
 
     They are: read and decode four native tiles, average them to one, normalise, pack as JPEG,
@@ -36,6 +37,7 @@ def floor_rate(path: Path, *, stain: bool, cores: int | None = None) -> float:
         path: A scan, see ``write_scan``.
         stain: Whether tiles are normalised.
         cores: How many; None takes all.
+        scaled: Native tiles are decoded at the tiles' own size, and nothing is averaged.
     """
     cv2.setNumThreads(1)
     cores = cores or len(os.sched_getaffinity(0))
@@ -49,7 +51,9 @@ def floor_rate(path: Path, *, stain: bool, cores: int | None = None) -> float:
     together = Barrier(cores + 1)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(cores) as pool:
         lanes = [
-            pool.submit(_lane, path, Path(name) / str(number), stored, transform, together)
+            pool.submit(
+                _lane, path, Path(name) / str(number), stored, transform, together, scaled=scaled
+            )
             for number in range(cores)
         ]
         together.wait()
@@ -66,10 +70,21 @@ def _decoded(path: Path, stored: Bytes) -> RgbTiles:
 
 
 def _lane(
-    source: Path, target: Path, stored: Bytes, transform: StainTransform | None, together: Barrier
+    source: Path,
+    target: Path,
+    stored: Bytes,
+    transform: StainTransform | None,
+    together: Barrier,
+    *,
+    scaled: bool,
 ) -> None:
     """Make tiles on one core, in memory that is warm."""
-    native = np.empty((TILE_PX, TILE_PX, 3), np.uint8)
+    side = TILE_PX // FACTOR if scaled else TILE_PX
+    native = np.empty((side, side, 3), np.uint8)
+    decode = partial(
+        simplejpeg.decode_jpeg, colorspace="RGB", buffer=native, min_height=side, min_width=side,
+        min_factor=FACTOR if scaled else 1,
+    )  # fmt: skip
     square = np.tile(_decoded(source, stored[:1])[0], (FACTOR, FACTOR, 1))
     tiles: RgbTiles = np.ones((AT_ONCE, TILE_PX, TILE_PX, 3), np.uint8)
     with source.open("rb") as file, target.open("wb") as out:
@@ -78,10 +93,9 @@ def _lane(
             for slot, tile in enumerate(tiles):
                 for part in range(FACTOR**2):
                     size, offset = stored[(FACTOR**2 * (begin + slot) + part) % len(stored)]
-                    simplejpeg.decode_jpeg(
-                        os.pread(file.fileno(), size, offset), "RGB", buffer=native
-                    )
-                cv2.resize(square, (TILE_PX, TILE_PX), dst=tile, interpolation=cv2.INTER_AREA)
+                    decode(os.pread(file.fileno(), size, offset))
+                if not scaled:
+                    cv2.resize(square, (TILE_PX, TILE_PX), dst=tile, interpolation=cv2.INTER_AREA)
             if transform is not None:
                 transform.apply(tiles, tiles)
             for tile in tiles:

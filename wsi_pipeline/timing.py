@@ -3,7 +3,7 @@
 The phases of a run are ``read`` (bytes from the file), ``decode``, ``resample``, ``normalise``,
 ``judge``, ``encode`` (tiles to bytes), ``forward`` (through the network), ``write``, ``wait`` (for
 the threads that work ahead), and the smaller ones ``open``, ``plan``, ``fit``, ``thumbnail``.
-From reading to judging, tiles are worked on in threads beside the rest.
+From reading to encoding, tiles are worked on in threads beside the rest.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from wsi_pipeline.pulse import pulse_in_hand
 
-AHEAD: Final = ("read", "decode", "resample", "normalise", "judge")  # by threads that work ahead
+AHEAD: Final = ("read", "decode", "resample", "normalise", "judge", "encode")  # by threads ahead
 DEVICE: Final = ("forward", "write")  # … and what is left beside it where there is a network
 FORWARD: Final = "forward"
 WAIT: Final = "wait"

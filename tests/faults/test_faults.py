@@ -189,8 +189,8 @@ def test_a_slide_that_is_replaced_half_way_is_refused(
         shutil.copy(slides / f"{sound}.svs", tmp_path / "other.svs").replace(path)
         return True
 
-    def finished(slide: Slide, *rest: object) -> Iterator[object]:
-        for number, part in enumerate(finish(slide, *rest)):
+    def finished(slide: Slide, *rest: object, **how: object) -> Iterator[object]:
+        for number, part in enumerate(finish(slide, *rest, **how)):
             if number == 0:
                 replaced(slide.info.path)
             yield part

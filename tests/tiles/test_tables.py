@@ -1,7 +1,7 @@
 """A toy of each kind that is chosen by name, through its one door, from the command line."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -241,8 +241,6 @@ class NpzTiles(TileArray):
 class NpzBackend:
     """Tile stores as NumPy archives."""
 
-    encode_s = 0.0
-
     @contextmanager
     def create_store(
         self, path: Path, _tile_px: int, _capacity: int, codec: str
@@ -252,8 +250,11 @@ class NpzBackend:
             self._partial, self._parts = partial, [np.empty(0, np.uint8)] * 0
             yield self
 
-    def write(self, tiles: np.ndarray) -> None:
-        self._parts.append(tiles.copy())
+    def pack(self, tiles: np.ndarray) -> list[np.ndarray]:
+        return list(tiles)
+
+    def write(self, packed: Sequence[np.ndarray]) -> None:
+        self._parts.append(np.stack(packed))
 
     def finish(
         self, coords: np.ndarray, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]

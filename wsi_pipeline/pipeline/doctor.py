@@ -40,7 +40,7 @@ from wsi_pipeline.verbs.tiles import ExtractConfig, TileConfig
 
 PACKAGES: Final = (
     "wsi-pipeline", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "tifffile",
-    "imagecodecs", "openslide-python", "tiffslide", "zarr", "tensorstore", "h5py", "dask",
+    "imagecodecs", "openslide-python", "tiffslide", "zarr", "h5py", "dask",
     "scikit-learn", "huggingface_hub",
 )  # fmt: skip
 EXTRAS: Final = ("transformers", "openvino", "anndata", "aiohttp", "s3fs")

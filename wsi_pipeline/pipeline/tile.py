@@ -48,7 +48,7 @@ from wsi_pipeline.tiles import (
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.verbs.tiles import TileConfig
 
-PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "zarr", "tensorstore")
+PACKAGES: Final = ("numpy", "opencv-python-headless", "openslide-python", "imagecodecs")
 DONE_EARLIER: Final = "done earlier"
 
 

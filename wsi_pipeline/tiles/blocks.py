@@ -54,7 +54,8 @@ class Workspace:
 
 BLOCK_PX: Final = 1024  # small enough for a cache
 BAND_BYTES: Final = 128 << 20  # finished tiles of one band
-GIVEN_OUT: Final = 32  # tiles given out at once, at most: few enough for a cache
+GIVEN_OUT: Final = 16  # tiles given out at once, at most: few enough for a cache
+AHEAD: Final = 2  # bands that each thread may have begun or done before their turn
 WHITE: Final = 255
 NOTHING: Final[Mapping[int, RgbImage]] = MappingProxyType({})
 
@@ -399,12 +400,15 @@ def _portions(block: Block) -> Iterator[Block]:
 def _ahead(
     make: Callable[[Indices, Workspace], Made], bands: Sequence[Indices], threads: int
 ) -> Iterator[Made]:
-    """Map ``make`` over ``bands`` in threads, in order, so many bands ahead of the caller."""
+    """Map ``make`` over ``bands`` in threads, in order.
+
+    A thread that is done goes on with the next band, also while an earlier one is waited for.
+    """
     if not threads:
         space = Workspace()
         yield from (make(band, space) for band in bands)
         return
-    free = deque(Workspace() for _ in range(threads + 1))  # one holds what the caller has
+    free = deque(Workspace() for _ in range(AHEAD * threads + 1))  # one holds what the caller has
     coming: deque[tuple[Future[Made], Workspace]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read-blocks")
     try:

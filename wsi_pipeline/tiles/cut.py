@@ -14,7 +14,14 @@ import numpy as np
 
 from wsi_pipeline.errors import NoTissueError
 from wsi_pipeline.slides import Slide, SlideReader, SlideState, open_slide, slide_digest
-from wsi_pipeline.tiles.finish import Finished, SlideFit, Tally, finish_tiles, fit_slide
+from wsi_pipeline.tiles.finish import (
+    Finished,
+    Pack,
+    SlideFit,
+    Tally,
+    finish_tiles,
+    fit_slide,
+)
 from wsi_pipeline.tiles.formats import create_tiles
 from wsi_pipeline.tiles.plan import SlidePlan, require_tissue, survey_slide
 from wsi_pipeline.tiles.record import (
@@ -60,25 +67,30 @@ class SlideCut:
         """(N, 2) int64, level-0 (x, y) of the tiles finished so far."""
         return np.concatenate([np.empty((0, 2), np.int64), *(part.coords for part in self.parts)])
 
-    def finished_tiles(self) -> Generator[Finished]:
+    def finished_tiles(self, pack: Pack | None = None) -> Generator[Finished]:
         """Yield normalised tiles that pass the rules, in canonical order.
+
+        Args:
+            pack: Packs them beside the caller, who then finds them so.
 
         Raises:
             NoTissueError: There is no tissue; or, in the end, no tile has passed.
             SlideReadError: The slide's pixels cannot be decoded, or its file has changed meanwhile.
         """
         try:
-            yield from self._finished()
+            yield from self._finished(pack)
         except NoTissueError:
             self._require_same()
             raise
         self._require_same()
 
-    def _finished(self) -> Generator[Finished]:
+    def _finished(self, pack: Pack | None) -> Generator[Finished]:
         slide, plan, settings = self.slide, self.plan, self.settings
         require_tissue(slide.info.path, plan, settings)
         self.fit = fit_slide(slide, plan, settings, self.tally, self.threads)
-        finished = finish_tiles(slide, plan, self.fit, settings, self.tally, self.threads)
+        finished = finish_tiles(
+            slide, plan, self.fit, settings, self.tally, threads=self.threads, pack=pack
+        )
         with closing(finished):
             for part in finished:
                 self.parts.append(PlacedTiles.of(part))
@@ -239,12 +251,11 @@ def _write(
             store, tile_px=cut.settings.tile_px, capacity=max(1, capacity),
             codec=cut.settings.codec,
         ) as writer,
-        closing(cut.finished_tiles()) as finished,
+        closing(cut.finished_tiles(writer.pack)) as finished,
     ):  # fmt: skip
         for part in finished:
             with watch.phase("write"):
-                writer.append(part.tiles, part.coords, part.columns)
-        watch.move(writer.encode_s, "write", "encode")
+                writer.append_packed(part.packed, part.coords, part.columns)
         if thumbnail is not None:
             cut.draw(thumbnail)
         with watch.phase("write"):

@@ -1,7 +1,7 @@
 """From a plan to finished tiles: stain fitted on a sample, then every wanted tile in order."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, TypeVar
@@ -29,12 +29,13 @@ from wsi_pipeline.tiles.plan import SlidePlan
 from wsi_pipeline.tiles.reference import stain_reference
 from wsi_pipeline.tiles.resample import pixel_source
 from wsi_pipeline.tiles.settings import Denoise, TileSettings
-from wsi_pipeline.tiles.store import Columns
+from wsi_pipeline.tiles.store import Columns, Packed
 from wsi_pipeline.timing import Stopwatch
 from wsi_pipeline.tissue import coarse_tiles, detail, ink_masks
 from wsi_pipeline.types import Coords, RgbTiles
 
 Made = TypeVar("Made")
+Pack = Callable[[RgbTiles], Packed]
 
 SAMPLED_TILES: Final = 128
 SAMPLED_PIXELS: Final = 100_000
@@ -86,12 +87,14 @@ class Finished:
             were drawn.
         flagged: (n,) int8; kept, but with a flag: the position in ``FLAGS`` of the tile's first
             one, ``NO_FLAG`` where there is none.
+        packed: The tiles as a store keeps them, if that was asked for.
     """
 
     tiles: RgbTiles
     coords: Coords
     columns: Columns
     flagged: NDArray[np.int8]
+    packed: Packed = ()
 
 
 def fit_slide(
@@ -190,13 +193,15 @@ def _judged(tiles: RgbTiles, normalised: RgbTiles | None, plan: SlidePlan, level
     )
 
 
-def finish_tiles(
+def finish_tiles(  # noqa: PLR0913  what to finish, and how
     slide: Slide,
     plan: SlidePlan,
     fit: SlideFit,
     settings: TileSettings,
     tally: Tally,
+    *,
     threads: int = 1,
+    pack: Pack | None = None,
 ) -> Generator[Finished]:
     """Yield normalised tiles that pass the rules, in canonical order; count the others.
 
@@ -207,13 +212,18 @@ def finish_tiles(
         settings: What is asked.
         tally: Told the fates of tiles, and where the time goes.
         threads: That read and finish tiles beside the caller.
+        pack: Packs tiles in those threads, while they are in a cache.
 
     Raises:
         SlideReadError: The slide's pixels cannot be decoded.
     """
 
     def finish(block: Block, space: Workspace) -> tuple[Finished, Counter[str]]:
-        return _finish(block, plan, fit, settings, tally.watch, space)
+        finished, fates = _finish(block, plan, fit, settings, tally.watch, space)
+        if pack is not None and len(finished.coords):
+            with tally.watch.phase("encode"):
+                finished = replace(finished, packed=pack(finished.tiles))
+        return finished, fates
 
     source, grid = pixel_source(slide, plan.grid, settings.resample)
     done = map_blocks(
@@ -287,7 +297,7 @@ def _under_ink(tiles: RgbTiles, plan: SlidePlan) -> NDArray[np.bool_]:
     """Return (n, tile_px, tile_px) bool: ink, which must not pass for a stain."""
     side = (plan.grid.tile_px, plan.grid.tile_px)
     found = np.zeros((len(tiles), *side), np.bool_)
-    for index, mask in enumerate(ink_masks(coarse_tiles(tiles, plan.grid.effective_mpp).rgb)):
+    for index, mask in enumerate(ink_masks(coarse_tiles(tiles, plan.grid.effective_mpp))):
         if mask.any():
             wide = cv2.resize(mask.view(np.uint8), side, interpolation=cv2.INTER_NEAREST)
             found[index] = wide != 0

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from wsi_pipeline.digests import Parts, part_digest, seal_file
 from wsi_pipeline.errors import StoreCorruptError
 from wsi_pipeline.hdf5 import SEALED, find_chunks, open_hdf5, stream_hdf5
-from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, Packer
+from wsi_pipeline.tiles.packed import JPEG, OFFSET, PackedTiles, pack_jpeg
 from wsi_pipeline.tiles.store import (
     AGAIN,
     Columns,
+    Packed,
     StoreFile,
     TileArray,
     TileStore,
@@ -40,7 +41,7 @@ def create_store(path: Path, tile_px: int, capacity: int, codec: str) -> Iterato
     """Yield the writing half of a file that takes ``path``'s place on leaving."""
     with stream_hdf5(path, parts=JPEG if codec == "jpeg" else "tiles") as (file, check):
         if codec == "jpeg":
-            yield _Hdf5File(file, _create(file, JPEG, 0, (), PACKED_CHUNK), check, Packer())
+            yield _Hdf5File(file, _create(file, JPEG, 0, (), PACKED_CHUNK), check)
         else:
             tile = (tile_px, tile_px, 3)
             yield _Hdf5File(file, _create(file, "tiles", capacity, tile, 1), check)
@@ -57,41 +58,35 @@ def _create(
 class _Hdf5File:
     """Writes tiles, or their packed bytes, as rows of one dataset."""
 
-    def __init__(
-        self,
-        file: h5py.File,
-        dataset: h5py.Dataset,
-        check: Callable[[], None],
-        packer: Packer | None = None,
-    ) -> None:
+    def __init__(self, file: h5py.File, dataset: h5py.Dataset, check: Callable[[], None]) -> None:
         self._file = file
         self._dataset = dataset
         self._check = check  # raises once the file cannot be written
-        self._packer = packer
+        self._jpeg = dataset.ndim == 1
+        self._sizes = [0]
         self._rows = 0
 
-    @property
-    def encode_s(self) -> float:
-        return 0.0 if self._packer is None else self._packer.seconds
+    def pack(self, tiles: RgbTiles) -> Packed:
+        return pack_jpeg(tiles) if self._jpeg else list(np.ascontiguousarray(tiles))
 
-    def write(self, tiles: RgbTiles) -> None:
-        if self._packer is None:
-            for tile in np.ascontiguousarray(tiles):
+    def write(self, packed: Packed) -> None:
+        if self._jpeg:
+            self._sizes += map(len, packed)
+            stream = np.frombuffer(b"".join(packed), np.uint8)
+            self._dataset.resize(self._rows + len(stream), axis=0)
+            self._dataset[self._rows :] = stream
+            self._rows += len(stream)
+        else:
+            for tile in packed:
                 self._dataset.id.write_direct_chunk((self._rows, 0, 0, 0), tile)
                 self._rows += 1
-            self._check()
-            return
-        packed = self._packer.pack(tiles)
-        self._dataset.resize(self._rows + len(packed), axis=0)
-        self._dataset[self._rows :] = packed
-        self._rows += len(packed)
         self._check()
 
     def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
         self._dataset.resize(self._rows, axis=0)
         arrays = {"coords": coords, **columns}
-        if self._packer is not None:
-            arrays[OFFSET] = self._packer.offsets
+        if self._jpeg:
+            arrays[OFFSET] = np.cumsum(self._sizes, dtype=np.int64)
         for name, values in arrays.items():
             self._file.create_dataset(name, data=values)
         nested = [name for name, value in attributes.items() if not _is_scalar(value)]

@@ -6,7 +6,6 @@ about as far as a shift by one pixel does (docs/performance.md). The array is th
 as tiles.
 """
 
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,28 +25,9 @@ QUALITY: Final = 90
 Bytes = NDArray[np.uint8]
 
 
-class Packer:
-    """Turns tiles into bytes and remembers where each ends."""
-
-    def __init__(self) -> None:
-        self._sizes = [0]
-        self.seconds = 0.0
-
-    def pack(self, tiles: RgbTiles) -> Bytes:
-        """Return (b,) uint8: the tiles' JPEG streams one after the other."""
-        begun = time.perf_counter()
-        streams = [
-            np.frombuffer(imagecodecs.jpeg8_encode(tile, level=QUALITY), np.uint8) for tile in tiles
-        ]
-        self._sizes += map(len, streams)
-        packed = np.concatenate(streams)
-        self.seconds += time.perf_counter() - begun
-        return packed
-
-    @property
-    def offsets(self) -> NDArray[np.int64]:
-        """(n + 1,) int64: tile ``i`` is bytes ``offsets[i]`` to ``offsets[i + 1]``."""
-        return np.cumsum(self._sizes, dtype=np.int64)
+def pack_jpeg(tiles: RgbTiles) -> list[bytes | bytearray]:
+    """Return each tile's JPEG stream."""
+    return [imagecodecs.jpeg8_encode(tile, level=QUALITY) for tile in tiles]
 
 
 class Stream(Protocol):

@@ -9,7 +9,7 @@ absent: it is written beside its place and renamed.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ CHECKED_AT_ONCE: Final = 256  # tiles
 CODES: Final = ("annotation_class",)  # columns of codes, whose names an attribute holds
 
 Columns = Mapping[str, NDArray[np.float32 | np.int32]]
+Packed = Sequence[Any]  # tiles as their format keeps them, one by one
 
 
 class TileArray(ABC):
@@ -159,12 +160,14 @@ class TileStore:
 class StoreFile(Protocol):
     """One format's writing half, at work on a temporary."""
 
-    @property
-    def encode_s(self) -> float:
-        """Seconds spent on packing tiles, where that is done here."""
+    def pack(self, tiles: RgbTiles) -> Packed:
+        """Return what :meth:`write` takes of tiles; called from several threads.
 
-    def write(self, tiles: RgbTiles) -> None:
-        """Take ``tiles`` as the next rows."""
+        It may be the tiles themselves, if that is what is kept.
+        """
+
+    def write(self, packed: Packed) -> None:
+        """Take tiles as the next rows."""
 
     def finish(self, coords: Coords, columns: Columns, attributes: Mapping[str, Any]) -> None:
         """Cut the tile array to ``len(coords)`` rows and write all the rest; completion last."""
@@ -234,10 +237,21 @@ class TileWriter:
     def __len__(self) -> int:
         return sum(map(len, self._coords))
 
-    @property
-    def encode_s(self) -> float:
-        """Seconds spent on packing tiles; where the store's library does that, it does not tell."""
-        return self._file.encode_s
+    def pack(self, tiles: RgbTiles) -> Packed:
+        """Pack tiles for :meth:`append_packed`, which several threads may do.
+
+        Args:
+            tiles: (n, tile_px, tile_px, 3) uint8; not to be changed before they are appended.
+
+        Raises:
+            StoreError: They are of another shape or type.
+        """
+        if tiles.shape[1:] != self._tile or tiles.dtype != np.uint8:
+            raise StoreError(
+                f"{self.path}: cannot append tiles {tiles.shape} {tiles.dtype}, expected "
+                f"{('n', *self._tile)} uint8"
+            )
+        return self._file.pack(tiles)
 
     def append(self, tiles: RgbTiles, coords: Coords, columns: Columns) -> None:
         """Add tiles with their level-0 (x, y) and measures.
@@ -250,12 +264,14 @@ class TileWriter:
         Raises:
             StoreError: The shapes or names disagree, or the capacity is exceeded.
         """
-        count = len(tiles)
-        shapes = {"tiles": tiles.shape, "coords": coords.shape}
-        shapes |= {name: column.shape for name, column in columns.items()}
-        asked = {"tiles": (count, *self._tile), "coords": (count, 2)}
-        asked |= dict.fromkeys(columns, (count,))
-        if shapes != asked or tiles.dtype != np.uint8:
+        self.append_packed(self.pack(tiles), coords, columns)
+
+    def append_packed(self, packed: Packed, coords: Coords, columns: Columns) -> None:
+        """Add what :meth:`pack` made of tiles; else as :meth:`append`."""
+        count = len(packed)
+        shapes = {"coords": coords.shape, **{name: each.shape for name, each in columns.items()}}
+        asked = {"coords": (count, 2), **dict.fromkeys(columns, (count,))}
+        if shapes != asked:
             raise StoreError(f"{self.path}: cannot append {shapes}, expected {asked}")
         if self._columns and self._columns[0].keys() != columns.keys():
             raise StoreError(
@@ -265,7 +281,7 @@ class TileWriter:
             raise StoreError(f"{self.path}: more than the {self._capacity} tiles announced")
         if not count:
             return
-        self._file.write(tiles)
+        self._file.write(packed)
         self._coords.append(np.array(coords, np.int64))
         self._columns.append(
             {name: np.array(column, column_dtype(name)) for name, column in columns.items()}

@@ -64,7 +64,7 @@ def blood_fractions(
         _, green, blue = few.planes
         return _reddish(few, reddest) & (blue < look_up(green, bluest))
 
-    handfuls = map(_smoothed, coarse.handfuls())
+    handfuls = map(_smoothed, coarse.handfuls)
     return np.concatenate([shares(blood(few).view(np.uint8)) for few in handfuls])
 
 

@@ -51,11 +51,18 @@ class CoarseTiles:
         return red, green, blue
 
     def at(self, places: NDArray[np.integer[Any]]) -> "CoarseTiles":
-        """Return those at (n,) places."""
+        """Return those at (n,) places, ascending; the very tiles, if those are all."""
+        if len(places) == len(self.rgb):
+            return self
         return CoarseTiles(rgb=self.rgb[places], um_per_px=self.um_per_px)
 
-    def handfuls(self, px: int = HANDFUL_PX) -> Iterator["CoarseTiles"]:
-        """Yield a few tiles at a time, see :func:`handfuls`."""
+    @cached_property
+    def handfuls(self) -> tuple["CoarseTiles", ...]:
+        """A few tiles at a time, see :func:`handfuls`; what they keep serves every rule."""
+        return tuple(self.handfuls_of(HANDFUL_PX))
+
+    def handfuls_of(self, px: int) -> Iterator["CoarseTiles"]:
+        """Yield so many tiles at a time as have about so many pixels."""
         for few in handfuls(self.rgb, px):
             yield CoarseTiles(rgb=few, um_per_px=self.um_per_px)
 

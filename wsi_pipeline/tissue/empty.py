@@ -51,7 +51,7 @@ def empty_fractions(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> NDArray[np
     area = coarse.rgb.shape[1] * coarse.rgb.shape[2]
     counts = [
         cv2.countNonZero(mask) if mask is not None else 0
-        for few in coarse.handfuls()
+        for few in coarse.handfuls
         for mask in _few(few, glass)
     ]
     return np.asarray(np.array(counts, np.float64) / max(area, 1), np.float32)
@@ -60,7 +60,7 @@ def empty_fractions(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> NDArray[np
 def empty_masks(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where each tile is empty; (N, h, w) bool. See :func:`empty_fractions`."""
     found = np.zeros(coarse.rgb.shape[:3], np.bool_)
-    for index, mask in enumerate(mask for few in coarse.handfuls() for mask in _few(few, glass)):
+    for index, mask in enumerate(mask for few in coarse.handfuls for mask in _few(few, glass)):
         if mask is not None:
             found[index] = mask != 0
     return found
@@ -70,20 +70,28 @@ def _few(coarse: CoarseTiles, glass: NDArray[np.uint8]) -> list[Levels | None]:
     """(h, w) uint8 for each tile, not 0 where it is empty; None where nothing is."""
     if not len(coarse.rgb):
         return []
-    picture, shape = as_picture(coarse.rgb), coarse.rgb.shape[:3]
-    bright, calm, edge = (
-        _as_bright(picture, glass, density).reshape(shape)
-        for density in (BRIGHT_DENSITY, CALM_DENSITY, EDGE_DENSITY)
-    )
-    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8).reshape(shape)
     find = _Finder(coarse.um_per_px)
-    return [find(*planes) for planes in zip(bright, calm, edge, grey, strict=True)]
+    calm = _as_bright(coarse, glass, CALM_DENSITY)
+    if not any(map(find.suffices, calm)):  # as most tissue: the rest need not be asked
+        return [None] * len(calm)
+    bright, edge = (
+        _as_bright(coarse, glass, density) for density in (BRIGHT_DENSITY, EDGE_DENSITY)
+    )
+    grey = np.asarray(cv2.cvtColor(as_picture(coarse.rgb), cv2.COLOR_RGB2GRAY), np.uint8)
+    return [
+        find(*planes) for planes in zip(bright, calm, edge, grey.reshape(calm.shape), strict=True)
+    ]
 
 
-def _as_bright(picture: Levels, glass: NDArray[np.uint8], density: float) -> Levels:
+def _as_bright(coarse: CoarseTiles, glass: NDArray[np.uint8], density: float) -> Levels:
     """255 where all channels let as much light through as glass of this optical density."""
     low = np.ceil(glass.astype(np.float64) * 10**-density)
-    return np.asarray(cv2.inRange(picture, low, np.full(3, 255.0)), np.uint8)
+    shape = coarse.planes[0].shape
+    red, green, blue = (
+        cv2.threshold(plane.reshape(-1, shape[2]), least - 1, 255, cv2.THRESH_BINARY)[1]
+        for plane, least in zip(coarse.planes, low.tolist(), strict=True)
+    )
+    return np.asarray(cv2.min(cv2.min(red, green, dst=red), blue, dst=red), np.uint8).reshape(shape)
 
 
 class _Finder:
@@ -95,11 +103,17 @@ class _Finder:
         )
         self._least_px = max(1, round(LEAST_UM2 / um_per_px**2))
 
+    def suffices(self, mask: Levels) -> bool:
+        """Whether so much could be larger than a cell."""
+        return cv2.countNonZero(mask) >= self._least_px
+
     def __call__(self, bright: Levels, calm: Levels, edge: Levels, grey: Levels) -> Levels | None:
-        if cv2.countNonZero(calm) < self._least_px:
+        if not self.suffices(calm):
             return None
+        if cv2.countNonZero(calm) == calm.size:
+            return calm  # however bright
         places = self._large(_opened(calm, self._calm))
-        if cv2.countNonZero(bright) < self._least_px:
+        if not self.suffices(bright):
             return places
         contrast = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, _CROSS)
         even = cv2.bitwise_and(bright, cv2.compare(contrast, MOST_CONTRAST, cv2.CMP_LE))
@@ -114,18 +128,23 @@ class _Finder:
         """Keep the pieces of a mask, or of two, that are larger than a cell; None if none is."""
         if more is not None:
             mask = np.asarray(cv2.bitwise_or(mask, more), np.uint8)
-        if cv2.countNonZero(mask) < self._least_px:
+        if not self.suffices(mask):
             return None
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-        keep = np.where(stats[:, cv2.CC_STAT_AREA] >= self._least_px, 255, 0).astype(np.uint8)
-        keep[0] = 0
-        if not keep.any():
-            return None
-        if keep[1:].all():
+        count, labels = cv2.connectedComponents(mask, connectivity=4)
+        if count == 2:  # one piece besides what is not set
             return mask
-        if count <= 256:
-            return np.asarray(cv2.LUT(labels.astype(np.uint8), np.pad(keep, (0, 256 - count))))
-        return np.asarray(keep[labels], np.uint8)
+        if count > 256:
+            large = np.bincount(labels.ravel()) >= self._least_px
+            large[0] = False
+            return np.asarray(np.where(large[labels], 255, 0), np.uint8) if large.any() else None
+        numbers = labels.astype(np.uint8)
+        areas = cv2.calcHist([numbers], [0], None, [256], [0, 256])
+        keep = np.asarray(cv2.compare(areas, self._least_px, cv2.CMP_GE), np.uint8)
+        keep[0] = 0
+        kept = cv2.countNonZero(keep)
+        if kept in (0, count - 1):
+            return mask if kept else None
+        return np.asarray(cv2.LUT(numbers, keep.reshape(256)), np.uint8)
 
 
 def _either(one: Levels | None, other: Levels | None) -> Levels | None:
@@ -137,4 +156,7 @@ def _either(one: Levels | None, other: Levels | None) -> Levels | None:
 def _opened(mask: Levels, element: Levels) -> Levels:
     """Open a mask as if it went on beyond the tile's sides."""
     border = cv2.BORDER_REPLICATE
-    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, element, borderType=border), np.uint8)
+    eroded = np.asarray(cv2.erode(mask, element, borderType=border), np.uint8)
+    if not cv2.countNonZero(eroded):
+        return eroded
+    return np.asarray(cv2.dilate(eroded, element, borderType=border), np.uint8)

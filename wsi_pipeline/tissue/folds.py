@@ -64,7 +64,9 @@ def fold_threshold(
         deviations: Standard deviations (estimated from the median absolute one) over the median.
     """
     darkness = _Darkness(coarse, glass)
-    values = np.concatenate([darkness(few)[_tissue(few, glass)] for few in coarse.handfuls(FEW_PX)])
+    values = np.concatenate(
+        [darkness(few)[_tissue(few, glass)] for few in coarse.handfuls_of(FEW_PX)]
+    )
     if not values.size:
         return NO_FOLDS
     median = float(np.median(values))
@@ -87,7 +89,7 @@ def fold_fractions(
     """
     darkness = _Darkness(coarse, glass)
     element = disc(coarse.radius_px(LEAST_WIDTH_UM / 2))
-    dark = (darkness(few) > threshold for few in coarse.handfuls(FEW_PX))
+    dark = (darkness(few) > threshold for few in coarse.handfuls_of(FEW_PX))
     return np.concatenate([shares(opened(few.view(np.uint8), element)) for few in dark])
 
 
@@ -107,7 +109,7 @@ class _Darkness:
         """Get ready for handfuls of these tiles."""
         self._levels = light_levels(glass)
         self._kernel = _gaussian(SMOOTH_UM / coarse.um_per_px)
-        self._memory = np.empty((4, *next(coarse.handfuls(FEW_PX)).rgb.shape[:3]), np.float32)
+        self._memory = np.empty((4, *next(coarse.handfuls_of(FEW_PX)).rgb.shape[:3]), np.float32)
 
     def __call__(self, few: CoarseTiles) -> NDArray[np.float32]:
         """Return (n, h, w) float32, which the next call overwrites."""

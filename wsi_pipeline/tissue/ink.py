@@ -24,7 +24,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from wsi_pipeline.tissue.coarse import Levels, look_up
+from wsi_pipeline.tissue.coarse import CoarseTiles, Levels, look_up
 from wsi_pipeline.types import Mask, RgbImage
 
 _LEVELS = np.arange(256)
@@ -146,25 +146,26 @@ def find_ink(rgb: RgbImage, radius_px: int) -> Mask:
     return found
 
 
-def black_ink(tiles: NDArray[np.uint8]) -> Levels:
+def black_ink(planes: Sequence[Levels]) -> Levels:
     """Where tiles at about 2 µm/px bear black ink, grains and all.
 
     Args:
-        tiles: (N, h, w, 3) uint8.
+        planes: Red, green and blue, (N, h, w) uint8 each.
 
     Returns:
         (N, h, w) uint8, 1 where there is ink.
     """
-    if not tiles.size:
-        return np.zeros(tiles.shape[:3], np.uint8)
-    count, height, width, _ = tiles.shape
-    red, green, blue = cv2.split(tiles.reshape(count * height, width, 3))
+    shape = planes[0].shape
+    if 0 in shape:
+        return np.zeros(shape, np.uint8)
+    red, green, blue = (plane.reshape(-1, shape[2]) for plane in planes)
     highest = cv2.max(cv2.max(red, green), blue)
+    darkest = _under(highest, BLACK_CORE[0])
+    if not cv2.countNonZero(darkest):
+        return np.zeros(shape, np.uint8)
     chroma = cv2.subtract(highest, cv2.min(cv2.min(red, green), blue))
-    core, soft = (
-        cv2.min(_under(highest, level), _under(chroma, colour)).reshape(tiles.shape[:3])
-        for level, colour in (BLACK_CORE, BLACK_EDGE)
-    )
+    core = cv2.min(darkest, _under(chroma, BLACK_CORE[1])).reshape(shape)
+    soft = cv2.min(_under(highest, BLACK_EDGE[0]), _under(chroma, BLACK_EDGE[1])).reshape(shape)
     found = np.asarray(core, np.uint8)
     for ink, edge in zip(found, soft, strict=True):
         if cv2.countNonZero(ink):
@@ -177,10 +178,10 @@ def _under(levels: MatLike, limit: int) -> MatLike:
     return cv2.threshold(levels, limit - 1, 1, cv2.THRESH_BINARY_INV)[1]
 
 
-def ink_masks(tiles: NDArray[np.uint8]) -> Mask:
+def ink_masks(coarse: CoarseTiles) -> Mask:
     """Where tiles at about 2 µm/px bear ink of any colour, and 4 µm around it; (N, h, w) bool."""
-    found = black_ink(tiles)
-    for index, tile in enumerate(tiles):
+    found = black_ink(coarse.planes)
+    for index, tile in enumerate(coarse.rgb):
         found[index] |= ink_marks(tile) != 0
         if found[index].any():
             found[index] = cv2.dilate(found[index], _NEAR)
