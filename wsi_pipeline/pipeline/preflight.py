@@ -24,6 +24,7 @@ from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.slides import (
     Slide,
     compression_of,
+    has_native_frames,
     has_native_tiles,
     open_for_metadata,
     open_slide,
@@ -96,9 +97,13 @@ def check(task: CutTask) -> Checked:
 def _about(slide: Slide, task: CutTask, *, automatic: bool) -> Row:
     info = slide.info
     width, height = info.dimensions
-    native = automatic and has_native_tiles(task.path, info)
+    reader = info.reader
+    if automatic and has_native_tiles(task.path, info):
+        reader = "jpeg-tiff"
+    elif automatic and has_native_frames(task.path, info):
+        reader = "dicom"
     return {
-        "reader": "jpeg-tiff" if native else info.reader,
+        "reader": reader,
         "vendor": info.vendor,
         "size": f"{width}×{height}",
         "levels": len(info.level_dimensions),

@@ -1,4 +1,5 @@
 from .cache import SlideCache
+from .dicom_frames import has_native_frames
 from .files import SlideState, compression_of, slide_digest
 from .find import (
     DICOM_SUFFIXES,
@@ -39,6 +40,7 @@ __all__ = [
     "companion_of",
     "compression_of",
     "find_slides",
+    "has_native_frames",
     "has_native_tiles",
     "is_slide_file",
     "open_for_metadata",

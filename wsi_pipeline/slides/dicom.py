@@ -24,7 +24,6 @@ _TAGS = (
     "ImageOrientationPatient",
 )
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the orientation of a slice that names none
-_JPEG_BASELINE = "1.2.840.10008.1.2.4.50"  # transfer syntax
 
 
 def is_dicom(path: Path) -> bool:
@@ -116,30 +115,6 @@ def slide_file(path: Path) -> Path:
         )
     _refuse_other_modality(files[0], path)
     return files[0]
-
-
-def holds_mislabelled_ycbcr(path: Path) -> bool:
-    """Whether frames that the DICOM header calls RGB are YCbCr by their own JPEG header.
-
-    Some writers label every frame RGB. A JFIF marker promises YCbCr, and a decoder that
-    believes the DICOM header instead shows a red slide.
-    """
-    if not is_dicom(path):
-        return False
-    import pydicom
-    from pydicom.encaps import generate_frames
-
-    try:
-        header = pydicom.dcmread(path, defer_size=1024)
-        if header.get("PhotometricInterpretation") != "RGB":
-            return False
-        if header.file_meta.TransferSyntaxUID != _JPEG_BASELINE:
-            return False
-        frame = next(generate_frames(header.PixelData, number_of_frames=header.NumberOfFrames))
-    except header_errors() as error:
-        raise_own_slip(error)
-        return False
-    return frame[6:10] == b"JFIF" and b"Adobe" not in frame[:1024]
 
 
 def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

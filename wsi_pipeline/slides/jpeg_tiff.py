@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from wsi_pipeline.errors import SlideReadError
+from wsi_pipeline.slides.codestream import BEFORE, BEHIND, recentred
 from wsi_pipeline.slides.overview import reduce_area
 from wsi_pipeline.slides.reader import (
     DamagedError,
@@ -22,7 +23,7 @@ from wsi_pipeline.slides.reader import (
     reason,
 )
 from wsi_pipeline.slides.tile_codec import VERSION
-from wsi_pipeline.slides.tile_layout import exact_levels, find_areas, open_judge
+from wsi_pipeline.slides.tile_layout import Levels, exact_levels, find_areas, open_judge
 from wsi_pipeline.slides.tile_memory import TileMemory
 from wsi_pipeline.slides.tile_table import (
     HOLE,
@@ -42,37 +43,34 @@ FEW = 32  # native tiles: a read of no more is done before threads would have be
 log = getLogger(__name__)
 
 
-class JpegTiffReader(SlideReader):
-    """A slide whose tiles are read from the file and decoded by libjpeg-turbo or OpenJPEG.
+class NativeReader(SlideReader):
+    """A slide whose tiles are read from its files and decoded by libjpeg-turbo or OpenJPEG.
 
-    OpenSlide opens it first and stays beside: it tells the metadata and the associated images,
-    and delivers what is wanted of a tile that is missing or does not decode cleanly. Where
-    OpenSlide does not interpolate, the pixels are the same to the bit; on levels whose downsample
-    is no whole number they are the level's own pixels, where OpenSlide's lie between them. Beside
-    an OME-TIFF with a pyramid, of which OpenSlide sees level 0, stays TiffSlide.
+    A judge, most often OpenSlide, has opened it and stays beside: it tells the metadata and the
+    associated images, and delivers what is wanted of a tile that is missing or does not decode
+    cleanly. Where OpenSlide does not interpolate, the pixels are the same to the bit; on levels
+    whose downsample is no whole number they are the level's own pixels, where OpenSlide's lie
+    between them.
 
     Args:
-        path: A tiled TIFF.
+        judge: The slide; it is closed with this reader, also where that cannot be made.
+        name: Of the reader.
+        levels: Where each level's tiles lie.
+        files: Those that hold the tiles.
         threads: Tiles decoded at a time within one ``read``, if it is a large one.
 
     Raises:
-        SlideOpenError: OpenSlide cannot open it.
-        UnsuitableError: Its tiles are of other kinds, or a probe differs from OpenSlide's pixels.
+        UnsuitableError: A probe differs from the judge's pixels.
     """
 
     decodes_once = True
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
-        self._judge = open_judge(Path(path))
-        try:
-            info = self._judge.info
-            self._exact = exact_levels(info)
-            levels = find_areas(Path(path), info)
-            tables = (area.table for areas in levels for area in areas)
-            require_inside(tables, Path(path).stat().st_size)
-        except UnsuitableError:
-            self._judge.close()
-            raise
+    def __init__(
+        self, judge: SlideReader, name: str, levels: Levels, files: Sequence[Path], threads: int
+    ) -> None:
+        self._judge = judge
+        info = judge.info
+        self._exact = exact_levels(info)
         self._levels = tuple(
             tuple(_Native.of(level, area) for area in areas) for level, areas in enumerate(levels)
         )
@@ -82,8 +80,8 @@ class JpegTiffReader(SlideReader):
         )
         self._reduced: dict[tuple[int, int], _Native] = {}
         version = f"{VERSION}, {info.reader} {info.reader_version}"
-        self.info = replace(info, reader="jpeg-tiff", reader_version=version)
-        self._file = os.open(path, os.O_RDONLY)
+        self.info = replace(info, reader=name, reader_version=version)
+        self._files = [os.open(each, os.O_RDONLY) for each in files]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._complained = False
         try:
@@ -109,16 +107,43 @@ class JpegTiffReader(SlideReader):
         """A level decoded straight to a half, a quarter or an eighth of its size.
 
         Returns:
-            None where that cannot be: JPEG 2000, native tiles that do not divide or do not fill the
-            level, or colours that are to be changed, which is done on the level's own pixels.
+            None where that cannot be: native tiles that do not divide or do not fill the level,
+            JPEG 2000 that is not ordered by resolution, or colours that are to be changed, which is
+            done on the level's own pixels.
         """
         native = self._whole[level]
         table = None if native is None or self.recolour else native.table.reduced(factor)
         if table is None:
             return None
         reduced = _Native.of(level, Area.whole(table), factor)
+        if table.preamble is None and not self._decodes(reduced):
+            return None
         reduced = self._reduced.setdefault((level, factor), reduced)
-        return ReducedLevel(self, lambda x, y, out: self._fill(reduced, x, y, out))
+        fill = self._fill if table.preamble is not None else self._fill_recentred
+        return ReducedLevel(self, lambda x, y, out: fill(reduced, x, y, out))
+
+    def _fill_recentred(self, native: "_Native", x: int, y: int, rgb: RgbImage) -> None:
+        """Fill a rectangle of JPEG 2000 without its finest resolutions."""
+        height, width = rgb.shape[:2]
+        left, top = max(x - BEFORE, 0), max(y - BEFORE, 0)
+        right = min(x + width + BEHIND, native.table.width)
+        bottom = min(y + height + BEHIND, native.table.height)
+        near = np.empty((bottom - top, right - left, 3), np.uint8)
+        self._fill(native, left, top, near)
+        moved = recentred(near, native.factor.bit_length() - 1)
+        rgb[...] = moved[y - top : y - top + height, x - left : x - left + width]
+
+    def _decodes(self, native: "_Native") -> bool:
+        """Whether one of the fullest tiles decodes at that size; the others are made alike."""
+        table = native.table
+        out = np.empty((table.tile_height, table.tile_width, 3), np.uint8)
+        for number in np.argsort(-table.byte_counts, kind="stable")[:PROBES].tolist():
+            try:
+                self._decode(native, number, out)
+            except (DamagedError, OSError):
+                continue
+            return True
+        return False
 
     def _fill_level(self, level: int, x: int, y: int, rgb: RgbImage) -> None:
         """Fill a rectangle that lies inside a level."""
@@ -158,9 +183,8 @@ class JpegTiffReader(SlideReader):
         for natives in (*self._levels, tuple(self._reduced.values())):
             for native in natives:
                 native.memory.clear()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        while self._files:
+            os.close(self._files.pop())
         self._judge.close()
 
     def _copy(self, native: "_Native", row: Span, columns: Sequence[Span], rgb: RgbImage) -> None:
@@ -201,7 +225,7 @@ class JpegTiffReader(SlideReader):
             SlideReadError: It has.
         """
         try:
-            hole = HOLE in native.table.stored(self._file, number)
+            hole = HOLE in native.table.stored(self._files, number)
         except (DamagedError, OSError):
             return
         if hole:
@@ -215,7 +239,7 @@ class JpegTiffReader(SlideReader):
     def _decode(self, native: "_Native", number: int, out: RgbImage) -> None:
         """Decode a native tile into ``out``, which has its size."""
         begun = time.perf_counter()
-        stored = native.table.stored(self._file, number)
+        stored = native.table.stored(self._files, number)
         self.file_s += time.perf_counter() - begun
         native.decode(stored, out)
 
@@ -283,6 +307,32 @@ class JpegTiffReader(SlideReader):
             fullest = np.argsort(-counts, kind="stable")[:PROBES]
             return [number for number in fullest.tolist() if counts[number]]
         return [0] if area.left == area.top == 0 and counts[0] else []
+
+
+class JpegTiffReader(NativeReader):
+    """A TIFF whose tiles are decoded natively.
+
+    Beside an OME-TIFF with a pyramid, of which OpenSlide sees level 0, stays TiffSlide.
+
+    Args:
+        path: A tiled TIFF.
+        threads: Tiles decoded at a time within one ``read``, if it is a large one.
+
+    Raises:
+        SlideOpenError: OpenSlide cannot open it.
+        UnsuitableError: Its tiles are of other kinds, or a probe differs from OpenSlide's pixels.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        judge = open_judge(Path(path))
+        try:
+            levels = find_areas(Path(path), judge.info)
+            tables = (area.table for areas in levels for area in areas)
+            require_inside(tables, Path(path).stat().st_size)
+        except UnsuitableError:
+            judge.close()
+            raise
+        super().__init__(judge, "jpeg-tiff", levels, [Path(path)], threads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,12 @@ def _jpeg_tiff() -> Open:
     return JpegTiffReader
 
 
+def _dicom() -> Open:
+    from wsi_pipeline.slides.dicom_reader import DicomReader
+
+    return DicomReader
+
+
 def _openslide() -> Open:
     from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 
@@ -116,6 +122,7 @@ READERS: Final = Registry(
     {
         AUTO: Reader(load=_auto, urls=True),
         "jpeg-tiff": Reader(load=_jpeg_tiff, suffixes=TIFFS, native=True, subifds=True),
+        "dicom": Reader(load=_dicom, suffixes=(ANY,), native=True),
         "openslide": Reader(
             load=_openslide,
             suffixes=(*TIFFS, ".mrxs", ".vms", ".vmu", ".vsi", ".svslide", ".czi", ANY),
@@ -142,9 +149,10 @@ def open_slide(
     Args:
         path: A slide file, a folder with one DICOM slide, or a URL that fsspec understands.
         reader: A name of ``READERS``, or ``module:function`` for one of your own. ``auto`` takes
-            TiffSlide for URLs, the flat-picture reader for PNG and JPEG, the native decoder for
-            TIFFs with JPEG tiles, OpenSlide for everything else; TiffSlide for an OME-TIFF with a
-            pyramid, and for a TIFF that OpenSlide refuses TiffSlide, then the flat-picture reader.
+            TiffSlide for URLs, the flat-picture reader for PNG and JPEG, the native decoders for
+            TIFFs and DICOM with JPEG tiles, OpenSlide for everything else; TiffSlide for an
+            OME-TIFF with a pyramid, and for a TIFF that OpenSlide refuses TiffSlide, then the
+            flat-picture reader.
         threads: Tiles the native decoder decodes at a time within one read, if it is a large one.
         modality: ``ct`` reads a DICOM CT slice as a flat grey picture, which is refused else.
         icc: ``apply`` changes the levels' colours to sRGB by the slide's ICC profile, where it

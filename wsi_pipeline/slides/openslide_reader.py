@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from openslide.lowlevel import OpenSlideError
 
 from wsi_pipeline.errors import SlideOpenError
-from wsi_pipeline.slides.dicom import holds_mislabelled_ycbcr, slide_file, ycbcr_to_rgb
+from wsi_pipeline.slides.dicom import slide_file, ycbcr_to_rgb
+from wsi_pipeline.slides.dicom_frames import holds_mislabelled_ycbcr
 from wsi_pipeline.slides.mpp import find_mpp, number, pixel_size
 from wsi_pipeline.slides.protocol import SlideInfo
 from wsi_pipeline.slides.reader import DamagedError, SlideReader, flatten, reason
 from wsi_pipeline.slides.tile_table import guard_for
 from wsi_pipeline.types import Region, RgbImage
 
+MISLABELLED = "repair.colour"  # the property that says that YCbCr frames were called RGB
 CELL_PX = 256  # lattice pitch when the level names no native tile size
 
 
@@ -131,7 +133,7 @@ def _describe(path: str, slide: openslide.OpenSlide, ycbcr: bool) -> SlideInfo:
     properties = {name: value for name in held if (value := held.get(name)) is not None}
     properties.update(pixel_size(properties.get("tiff.ImageDescription")))
     if ycbcr:
-        properties["repair.colour"] = "frames are labelled RGB, but their JPEG header says YCbCr"
+        properties[MISLABELLED] = "frames are labelled RGB, but their JPEG header says YCbCr"
     found = find_mpp(properties)
     width, height = slide.dimensions
     box = {

@@ -9,6 +9,7 @@ has them.
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -105,7 +106,7 @@ class RestartTable(TileTable):
         """All that there is room for: a read of a grid is as high as many tiles."""
         return len(self.offsets)
 
-    def stored(self, file: int, number: int) -> bytes:
+    def stored(self, files: Sequence[int], number: int) -> bytes:
         """Put a tile's intervals together to a JPEG.
 
         Raises:
@@ -117,7 +118,7 @@ class RestartTable(TileTable):
         jpeg = bytearray(self.header)
         for count, interval in enumerate(intervals):
             begin, end = self.starts.item(interval), self.starts.item(interval + 1)
-            samples = os.pread(file, end - begin, begin)
+            samples = os.pread(files[0], end - begin, begin)
             last = interval == len(self.starts) - 2
             if len(samples) < max(end - begin, 2) or samples[-2] != 0xFF:
                 raise DamagedError(f"no JPEG marker ends interval {interval}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import imagecodecs
 import simplejpeg
 
+from wsi_pipeline.slides.codestream import without_finest
 from wsi_pipeline.slides.reader import DamagedError
 from wsi_pipeline.types import RgbImage
 
@@ -82,17 +83,21 @@ class _Head:
     size: tuple[int, int]
 
 
-def decode_jpeg2000(stored: bytes, out: RgbImage) -> None:
+def decode_jpeg2000(stored: bytes, out: RgbImage, factor: int = 1) -> None:
     """Decode an RGB JPEG 2000 codestream, without the GIL.
 
     Args:
         stored: The codestream.
-        out: (h, w, 3) uint8, of the tile's size.
+        out: (h, w, 3) uint8, of the tile's size divided by the factor.
+        factor: 1, or 2, 4, 8: leave out as many of the finest resolutions.
 
     Raises:
-        DamagedError: The tile is of another size, damaged or not 8-bit RGB.
+        DamagedError: The tile is of another size, damaged or not 8-bit RGB; or its resolutions
+            cannot be left out.
     """
-    expect_jpeg2000(stored, (out.shape[1], out.shape[0]))
+    expect_jpeg2000(stored, (out.shape[1] * factor, out.shape[0] * factor))
+    if factor > 1:
+        stored = without_finest(stored, factor.bit_length() - 1)
     try:
         rgb = imagecodecs.jpeg2k_decode(stored)
     except (imagecodecs.Jpeg2kError, RuntimeError, TypeError, MemoryError) as error:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -81,19 +81,19 @@ class TileTable:
         """
         return 2 * self.columns
 
-    def stored(self, file: int, number: int) -> bytes:
-        """Read a tile as it is in the file, an open descriptor."""
-        return os.pread(file, self.byte_counts.item(number), self.offsets.item(number))
+    def stored(self, files: Sequence[int], number: int) -> bytes:
+        """Read a tile as it is in the slide's files, open descriptors; here the only one."""
+        return os.pread(files[0], self.byte_counts.item(number), self.offsets.item(number))
 
     def decoder(self) -> Decode:
         """Make what decodes its tiles; several threads may use it."""
         if self.preamble is None:
-            return decode_jpeg2000
+            return partial(decode_jpeg2000, factor=self.factor)
         return JpegTiles(self.preamble, self.factor).decode
 
     def reduced(self, factor: int) -> Self | None:
         """The same tiles at a half, a quarter or an eighth of their size; None where none are."""
-        if self.preamble is None or self.tile_width % factor or self.tile_height % factor:
+        if self.tile_width % factor or self.tile_height % factor:
             return None
         return replace(
             self, width=self.width // factor, height=self.height // factor,

@@ -2,8 +2,8 @@
 
 Where a tile is two, four or eight times as many pixels of the level read, the decoder can leave the
 finest frequencies out and give the level at the tiles' own size. That saves a part of the decoding
-and all of the averaging; pixels differ from the mean by less than one grey level on average, see
-docs/performance.md.
+and all of the averaging; pixels differ from the mean by less than one grey level on average, of
+JPEG 2000 by one or two, see docs/performance.md.
 """
 
 from dataclasses import replace

@@ -75,7 +75,8 @@ class GridSettings(Settings):
     resample: Resample = Field(
         default="area",
         description="How finer levels are reduced: by area averaging; or scaled, decoded straight "
-        "to the tiles' size where a JPEG slide is 2, 4 or 8 times as fine, else by area.",
+        "to the tiles' size where a JPEG or JPEG 2000 slide is 2, 4 or 8 times as fine, else by "
+        "area.",
     )
     edge: Edge = Field(
         default="drop", description="Tiles over the right and bottom edge: drop, or pad white."
