@@ -7,6 +7,7 @@ cookie from then on. Nothing is loaded from elsewhere.
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -16,8 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsi_pipeline.errors import WsiError
@@ -34,6 +34,7 @@ STRANGER: Final = (
     "by another browser, start `wsi view` again."
 )
 POLICY: Final = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
+KINDS: Final = {"js": "text/javascript", "css": "text/css", "txt": "text/plain"}
 STATIC: Final = resources.files("wsi_pipeline.workbench") / "static"
 
 
@@ -124,7 +125,7 @@ def _guarded(shown: Bench | SingleSlide, token: str, *, embedded: bool) -> ASGIA
         routes=[
             Route("/", _page),
             *shown.routes(),
-            Mount("/static", StaticFiles(directory=str(STATIC))),
+            Route("/static/{name}", _static),
         ],
         exception_handlers={
             WsiError: as_sentence, HTTPException: as_sentence, ValidationError: as_sentence
@@ -132,6 +133,21 @@ def _guarded(shown: Bench | SingleSlide, token: str, *, embedded: bool) -> ASGIA
         lifespan=living,
     )  # fmt: skip
     return Guard(app, token, embedded=embedded)
+
+
+@cache
+def _file(name: str) -> tuple[bytes, str] | None:
+    """Return one of the page's files and its type, held in memory: there are few."""
+    kind = KINDS.get(name.rpartition(".")[2])
+    found = STATIC / name
+    return (found.read_bytes(), kind) if kind and "/" not in name and found.is_file() else None
+
+
+async def _static(request: Request) -> Response:
+    found = _file(request.path_params["name"])
+    if found is None:
+        raise HTTPException(404, "the page has no such file")
+    return Response(found[0], media_type=found[1], headers={"Cache-Control": "no-cache"})
 
 
 async def _page(_: Request) -> Response:

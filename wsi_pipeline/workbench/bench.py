@@ -114,8 +114,14 @@ class Bench:
         """Work out in the background what the page will ask for first."""
 
         def work() -> None:
-            with suppress(WsiError), self._telling:  # who asks is told what is wrong
-                self._known_table()
+            with suppress(WsiError):  # who asks is told what is wrong
+                with self._telling:
+                    table = self._known_table()
+                # what reads slides is loaded with the first one, while the browser starts
+                file = next((self._at_hand(row["id"]) for row in table["slides"][:1]), None)
+                if file is not None:
+                    with self.opened.use(file):
+                        pass
 
         Thread(target=work, daemon=True).start()
 
@@ -324,6 +330,10 @@ class Bench:
     def _patient(self, slide_id: str) -> str | None:
         row = self.facts.row(slide_id)
         return None if row is None else row.patient_id
+
+    def _at_hand(self, slide_id: str) -> SlideFile | None:
+        file = self.facts.file_of(slide_id, self._store(slide_id)[0])
+        return None if isinstance(file, str) or "://" in file.path else file
 
     def _array_file(self, name: str) -> SlideFile:
         key = f"array {name}"

@@ -97,9 +97,9 @@ class Coarse:
         self.downsample = max(slide.level_downsamples[level], max(width, height) / CANVAS_PX)
         self._source = Shrunk.of(slide, level, self.downsample / slide.level_downsamples[level])
         self._decoded_px = math.prod(slide.level_dimensions[level])
-        shape = (math.ceil(height / self.downsample), math.ceil(width / self.downsample), 3)
-        self._canvas = np.full(shape, 255, np.uint8)
-        self._small: RgbImage | None = None  # a STEP-th of it, once it is whole
+        self._shape = (math.ceil(height / self.downsample), math.ceil(width / self.downsample), 3)
+        self._canvas: RgbImage | None = None  # once it is whole
+        self._small: RgbImage | None = None  # a STEP-th of it; before that the sketch
         self._rows = 0  # of the canvas that are averaged
         self._begun = False
         self._asked = 0.0  # when, by a clock that only goes forward
@@ -111,12 +111,12 @@ class Coarse:
     @property
     def share(self) -> float:
         """How much of it is averaged; above 0 once there is a sketch."""
-        return max(0.01 * self._begun, self._rows / len(self._canvas))
+        return max(0.01 * self._begun, self._rows / self._shape[0])
 
     @property
     def whole(self) -> bool:
         """Whether all of it is."""
-        return self._rows == len(self._canvas)
+        return self._canvas is not None
 
     def cut(self, corner: tuple[int, int], size: tuple[int, int], scale: float) -> RgbImage:
         """Return a part: ``size`` pixels of ``scale`` level-0 pixels each, at such a corner.
@@ -126,9 +126,9 @@ class Coarse:
         """
         self.begin()
         ratio, canvas = scale / self.downsample, self._canvas
-        if ratio >= 2 * STEP:
-            ratio /= STEP
-            canvas = canvas[::STEP, ::STEP] if self._small is None else self._small
+        if canvas is None or ratio >= 2 * STEP:
+            ratio, canvas = ratio / STEP, self._small
+        assert canvas is not None
         x, y = (round(each * ratio) for each in corner)
         wide, high = (max(1, round(each * ratio)) for each in size)
         return np.ascontiguousarray(canvas[y : y + high, x : x + wide])
@@ -163,38 +163,39 @@ class Coarse:
     def _recall(self) -> bool:
         """Take the picture as it was kept at an earlier visit."""
         picture = None if self._kept is None else self._kept.read()
-        if picture is None or picture.shape != self._canvas.shape:
+        if picture is None or picture.shape != self._shape:
             return False
         self._finish(picture)
         return True
 
     def _finish(self, picture: RgbImage) -> None:
-        small = picture[::STEP, ::STEP].shape[1::-1]
-        self._small = np.asarray(cv2.resize(picture, small, interpolation=cv2.INTER_AREA))
+        size = picture[::STEP, ::STEP].shape[1::-1]
+        self._small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
         self._canvas = picture
         self._rows = len(picture)
 
     def _sketch(self) -> None:
-        """Fill the picture with colours, of which there are few."""
+        """Make the small picture of colours, of which there are few."""
         factor = self._source.factor
         side = max(1, SQUARE_PX // factor)
         across, down = (_middles(each, NATIVE_PX // factor, side) for each in self._source.size)
         colours = np.array([
             [self._source.read(x, y, side, side).mean(axis=(0, 1)) for x in across] for y in down
         ])  # fmt: skip
-        size = self._canvas.shape[1::-1]
-        self._canvas[:] = cv2.resize(colours.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+        high, wide = (-(-each // STEP) for each in self._shape[:2])
+        sketch = cv2.resize(colours.astype(np.uint8), (wide, high), interpolation=cv2.INTER_LINEAR)
+        self._small = np.asarray(sketch)
 
     def _average_later(self) -> None:
         try:
             self._average()
-            if self._kept is not None and self.whole:
+            if self._kept is not None and self._canvas is not None:
                 self._kept.write(self._canvas)
         except WsiError as error:  # the sketch stays; tiles close by say what is wrong where it is
             self.failed = str(error)
 
     def _average(self) -> None:
-        (width, height), canvas = self._source.size, self._canvas
+        (width, height), canvas = self._source.size, np.empty(self._shape, np.uint8)
         rows = self._source.factor**-2 * STRIP_PX / width  # of the source
         step = max(1, int(rows / (height / len(canvas))))  # rows of the canvas
         for top in range(0, len(canvas), step):
@@ -206,9 +207,8 @@ class Coarse:
             rgb = self._source.read(0, first, width, max(1, last - first))
             size = (canvas.shape[1], bottom - top)
             canvas[top:bottom] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            if bottom == len(canvas):
-                self._finish(canvas)
             self._rows = bottom
+        self._finish(canvas)
 
     def _give_way(self) -> None:
         """Wait while somebody else does, where this is the background."""

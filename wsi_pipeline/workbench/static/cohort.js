@@ -42,25 +42,45 @@ export function showCohort() {
   $("as-table").setAttribute("aria-pressed", !state.wall);
 }
 
+const words = flag => flag.replaceAll("_", " ");
+const filled = ([key]) => ["id", "label", "tiles", "flags"].includes(key)
+  || state.cohort.slides.map(said).some(row => row[key] != null && row[key] !== "");
+
 function table(rows) {
-  const head = COLUMNS.map(([key, words, right]) => make("th", { scope: "col", class: right ? "number" : "",
+  const columns = COLUMNS.filter(filled); // a column that no slide fills is left out
+  const head = columns.map(([key, words, right]) => make("th", { scope: "col", class: right ? "number" : "",
     "aria-sort": state.sort[0] === key ? (state.sort[1] > 0 ? "ascending" : "descending") : "none" },
     button(words, () => { state.sort = [key, state.sort[0] === key ? -state.sort[1] : 1]; showCohort(); })));
-  const body = rows.map(row => make("tr", { class: row.failure ? "bad" : wrong(row) ? "wrong" : "" },
-    make("th", { scope: "row" }, make("a", { href: address(row.id) }, row.id)),
-    ...["patient", "label", "split"].map(key => make("td", {}, row[key] ?? "")),
-    make("td", {}, row.said ?? "", wrong(row) ? make("span", { class: "mark", title: `the label says ${truth(row)}` }, " ✗ wrong") : null),
-    make("td", { class: "number" }, row.sure == null ? "" : row.sure.toFixed(2)),
-    make("td", { class: "number" }, number(row.tiles)), make("td", {}, row.stain ?? ""),
-    make("td", {}, ...(row.failure ? [row.failure] : (row.flags || []).map(flag => make("span", { class: "chip" }, flag))))));
+  const cells = {
+    id: row => make("th", { scope: "row" }, make("a", { href: address(row.id) }, row.id)),
+    said: row => make("td", {}, row.said ?? "", wrong(row) ? make("span", { class: "mark", title: `the label says ${truth(row)}` }, " ✗ wrong") : null),
+    sure: row => make("td", { class: "number" }, row.sure == null ? "" : row.sure.toFixed(2)),
+    tiles: row => make("td", { class: "number" }, number(row.tiles)),
+    flags: row => make("td", {}, ...(row.failure ? [row.failure] : (row.flags || []).map(flag => make("span", { class: "chip" }, words(flag))))) };
+  const body = rows.map(row => {
+    const lost = row.failure && !row.tiles && !row.said; // its sentence takes the place of what is not there
+    const shown = lost ? columns.filter(([key]) => ["id", "patient", "label", "split"].includes(key)) : columns;
+    return make("tr", { class: row.failure ? "bad" : wrong(row) ? "wrong" : "" },
+      ...shown.map(([key]) => cells[key] ? cells[key](row) : make("td", {}, row[key] ?? "")),
+      lost ? make("td", { colspan: columns.length - shown.length }, row.failure) : null);
+  });
+  if (!rows.length) return make("p", { class: "none" }, "No slide is like that. ", button("Show all", () => {
+    for (const id of ["find", "label", "split", "kind"]) $(id).value = "";
+    state.cell = null;
+    showCohort();
+    $("find").focus();
+  }));
   return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
 }
 
+const blank = () => make("span", { class: "blank" }, "no picture");
+
 function wall(rows) {
+  if (!rows.length) return table(rows);
   return make("div", { class: "wall" }, ...rows.map(row =>
     make("a", { href: address(row.id), class: wrong(row) ? "wrong" : "" },
-      make("img", { src: `thumbnails/${encodeURIComponent(row.id)}.jpg`, alt: "", loading: "lazy" }),
-      make("span", {}, make("b", {}, row.id), make("br"), row.failure
+      row.tiles || !row.failure ? make("img", { src: `thumbnails/${encodeURIComponent(row.id)}.jpg`, alt: "", loading: "lazy", onerror: event => event.target.replaceWith(blank()) }) : blank(),
+      make("span", { class: row.failure ? "clamp bad" : "", title: row.failure }, make("b", {}, row.id), make("br"), row.failure
         || [row.label, row.said && `→ ${row.said} ${row.sure.toFixed(2)}`, wrong(row) && "✗ wrong"].filter(Boolean).join(" ")))));
 }
 

@@ -11,7 +11,7 @@ export class Layers {
   constructor(slide, redraw) {
     Object.assign(this, { slide, redraw, shown: null, extra: {} });
     this.box = make("div", {}, ...ROWS.map(([key, words, colour, strength, on]) => make("div", { class: "layer" },
-      make("label", {}, make("input", { type: "checkbox", id: `show-${key}`, checked: on, onchange: () => this.asked(key) }),
+      make("label", { class: "switch" }, make("input", { type: "checkbox", id: `show-${key}`, checked: on, onchange: () => this.asked(key) }),
         make("span", { class: "swatch", style: `background: ${colour}` }), words),
       make("input", { type: "range", id: `opacity-${key}`, min: 0, max: 1, step: 0.05, value: strength,
         "aria-label": `opacity of ${words}`, oninput: redraw }), make("div", { id: `more-${key}`, class: "more" }))));

@@ -20,7 +20,7 @@ export class Pane {
       width: slide.width, height: slide.height, tileSize: slide.side, tileOverlap: 0, minLevel: small, maxLevel: slide.levels,
       getTileUrl: (level, x, y) => `${path}/${level}/${x}_${y}.jpg` };
     this.viewer = OpenSeadragon({ element: this.element, tileSources: source, showNavigationControl: false, showNavigator: navigator && !picture,
-      navigatorPosition: "TOP_RIGHT", drawer: "canvas", maxTilesPerFrame: 8, maxZoomPixelRatio: 8, animationTime: 0.4, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false } });
+      navigatorPosition: "TOP_RIGHT", navigatorSizeRatio: 0.16, navigatorBackground: "#fff", navigatorBorderColor: "#8d86a3", navigatorDisplayRegionColor: "#5b4bb7", navigatorOpacity: 0.95, drawer: "canvas", maxTilesPerFrame: 8, maxZoomPixelRatio: 8, animationTime: 0.4, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false } });
     this.viewer.canvas.append(this.canvas);
     if (!picture) this.viewer.addOnceHandler("tile-loaded", () => this.await(path));
     this.viewer.addOnceHandler("tile-drawn", () => performance.mark("slide seen"));

@@ -19,7 +19,8 @@ export async function showSlide(id, place) {
   $("name").textContent = document.title = id;
   $("tile").replaceChildren();
   $("missing").hidden = !slide.missing;
-  $("missing").textContent = slide.missing ? `Only the thumbnail: ${slide.missing}` : "";
+  $("missing").textContent = slide.missing ? `${slide.thumbnail ? "Only the thumbnail: " : ""}${slide.missing}` : "";
+  $("nothing").hidden = !slide.missing || slide.thumbnail;
   const tiled = !!slide.tiles && !slide.missing;
   for (const part of ["layers", "mask-tools", "tile-keys"]) $(part).hidden = !tiled;
   $("decide-slide").hidden = slide.alone;
