@@ -18,6 +18,7 @@ and draws 60,000 tiles in a colour over it while one zooms.
 import argparse
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--sights", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # nothing is known from an earlier visit
         made = _made(Path(folder), given.made, given.patch) if given.made else []
         slides = [*given.slides, *made]
         _measure([_asked(path, given.tiles, given.seconds) for path in slides], given.peers)

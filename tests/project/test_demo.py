@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wsi_pipeline.cli import main
 from wsi_pipeline.cohort import read_cohort
 from wsi_pipeline.synthetic import TMA_COHORT
 from wsi_pipeline.tiles import verify_tiles
@@ -58,6 +59,16 @@ def test_one_broken_slide_is_reported_and_costs_nothing_else(finished: tuple[Pat
 
 def verify(folder: Path, slide_id: str) -> list[str]:
     return verify_tiles(folder / "run" / "tiles" / f"{slide_id}.zarr")
+
+
+def test_slides_too_small_to_keep_a_tile_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["demo", str(tmp_path / "demo"), "--side-px", "1024"]
+    assert main(asked) == 2
+    assert "1792 or more, or --cohort-only" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "demo").exists()
+    assert main([*asked, "--cohort-only", "--dry-run"]) == 0
 
 
 def test_splits_keep_patients_whole_and_the_microarray_out(finished: tuple[Path, str]) -> None:

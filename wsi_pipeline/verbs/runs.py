@@ -257,6 +257,9 @@ class RunConfig(StageConfig, BudgetSettings):
         return run_named_in(self.study)
 
 
+SMALLEST_DEMO_PX: Final = 1792  # below 1536 half of the slides keep no tile
+
+
 class DemoConfig(StageConfig):
     """Generate the synthetic cohort and take it through the whole pipeline."""
 
@@ -282,6 +285,16 @@ class DemoConfig(StageConfig):
         description="Encoder; auto is densenet121 where its weights can be had, else the packaged "
         "tf_efficientnet_lite0.",
     )
+
+    @model_validator(mode="after")
+    def _holds_tiles(self) -> Self:
+        if self.side_px < SMALLEST_DEMO_PX and not self.cohort_only:
+            raise ValueError(
+                f"side_px {self.side_px}: most slides of that size keep no tile of 256 px at 0.5 "
+                f"µm/px, so nothing can be trained; take {SMALLEST_DEMO_PX} or more, or "
+                "--cohort-only for the slides alone"
+            )
+        return self
 
     @property
     def run_folder(self) -> RunFolder:
