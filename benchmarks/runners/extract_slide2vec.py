@@ -2,6 +2,7 @@
 
 import time
 
+import torch
 from bare_forward import allow_any_torchvision, forward_seconds
 from protocol import extract_arguments, report
 
@@ -9,26 +10,29 @@ from protocol import extract_arguments, report
 def main() -> None:
     given = extract_arguments()
     allow_any_torchvision()
+    import timm
     from hs2p import TilingConfig
     from slide2vec import (
         ExecutionOptions,
         Model,
         Pipeline,
         PreprocessingConfig,
-        TimmTileEncoder,
+        TorchTileEncoder,
         register_encoder,
     )
 
-    made = []
+    network = timm.create_model(given.encoder, pretrained=False, num_classes=0)
+    config = timm.data.resolve_model_data_config(network)
 
-    class Encoder(TimmTileEncoder):
+    class Encoder(TorchTileEncoder):
         def __init__(self, *, output_variant: str | None = None) -> None:
-            super().__init__(given.encoder, output_variant=output_variant, pretrained=False)
-            made.append(self._model)
+            super().__init__(
+                network, encode_dim=network.num_features, input_size=given.tile_px,
+                mean=config["mean"], std=config["std"], output_variant=output_variant,
+            )  # fmt: skip
 
-    width = _width(given.encoder)
     register_encoder(
-        "benchmark", encode_dim=width, input_size=given.tile_px,
+        "benchmark", encode_dim=network.num_features, input_size=given.tile_px,
         supports_variable_input_size=True, supported_spacing_um=None,
         default_spacing_um=given.mpp, precision="fp32",
     )(Encoder)  # fmt: skip
@@ -48,22 +52,9 @@ def main() -> None:
         model=model, preprocessing=PreprocessingConfig(tiling=tiling), execution=execution
     ).run(manifest_path=manifest)
     seconds = time.perf_counter() - begun
-    tiles = _tiles(given.out / "run")
-    bare = forward_seconds(made[0].eval(), tiles, given.tile_px, given.batch_size)
+    tiles = len(torch.load(next((given.out / "run").rglob("*.pt"))))
+    bare = forward_seconds(network.eval(), tiles, given.tile_px, given.batch_size)
     report(tiles, seconds=seconds, forward_seconds=bare)
-
-
-def _width(encoder: str) -> int:
-    import timm
-
-    return timm.create_model(encoder, pretrained=False, num_classes=0).num_features
-
-
-def _tiles(run) -> int:
-    import torch
-
-    path = next(run.rglob("*.pt"))
-    return len(torch.load(path))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.reporting.frame import SlideFrame
 from wsi_pipeline.reporting.heatmap import Cells, boxes_of, colours_of, lay_boxes
+from wsi_pipeline.settings import usable_cores
 from wsi_pipeline.types import Coords
 
 PX_PER_TILE: Final = 16  # of a slide's tile at full resolution; its edge is then off by 3 % at most
@@ -67,6 +68,7 @@ def write_ome_heatmap(  # noqa: PLR0913  a map, its tiles and where they lie
                 photometric="rgb" if painted.ndim == 2 else "minisblack",
                 tile=(BLOCK_PX, BLOCK_PX),
                 compression="adobe_deflate",
+                maxworkers=usable_cores(),
                 subifds=len(steps) - 1 if number == 0 else None,
                 subfiletype=0 if number == 0 else 1,
                 metadata=_metadata(frame, step, name, painted.ndim) if number == 0 else None,
