@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.measure import Table, arguments, interleave, per_second, write_tables
+from benchmarks.measure import Table, arguments, interleave, per_cpu_second, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.learn.finetune import FineTuning, StoreSource, Workplace, build_network
 from wsi_pipeline.learn.finetune.tiles import epoch_order, read_batches
@@ -26,7 +26,7 @@ STORE: Final = "fine-tuning from the stores"
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--encoders", nargs="+", default=["tf_efficientnet_lite0", "densenet121"])
-    parser.add_argument("--tiles", type=int, default=256, help="of an epoch")
+    parser.add_argument("--tiles", type=int, default=128, help="of an epoch")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -69,11 +69,15 @@ def _compare(encoder: str, source: StoreSource, tiles: int, rounds: int) -> Tabl
 
     in_memory()  # warm-up
     rates = interleave(
-        {"the same batches in memory": per_second(in_memory), STORE: per_second(from_stores)},
+        {
+            "the same batches in memory": per_cpu_second(in_memory),
+            STORE: per_cpu_second(from_stores),
+        },
         rounds,
     )
     return Table(
-        name=f"finetuning-{encoder}", title=f"Fine-tuning on a CPU, {encoder}", unit="tiles/s",
+        name=f"finetuning-{encoder}", title=f"Fine-tuning on a CPU, {encoder}",
+        unit="tiles per CPU-second",
         rates=rates, ours=(STORE,),
         notes=(f"{len(order)} tiles of 256 px an epoch in batches of {settings.batch}, augmented",
                f"drawn from {len(train.slides)} zstd stores of {train.counts[0]} tiles"),

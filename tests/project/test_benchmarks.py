@@ -6,7 +6,7 @@ import numpy as np
 import openslide
 import pytest
 
-from benchmarks import soak
+from benchmarks import growth, soak
 from benchmarks.environments import PEERS, prepare
 from benchmarks.measure import Table, interleave, to_markdown, write_tables
 from benchmarks.slides import MPP, PATCH_PX, TILE_PX, Scan, write_scan
@@ -94,6 +94,19 @@ def test_every_peer_has_its_scripts_and_one_that_cannot_be_had_says_why(tmp_path
     reason = prepare(missing, tmp_path)
     assert isinstance(reason, str)
     assert "9.9" in reason
+
+
+def test_growth_is_computed_from_what_benchmarks_wrote(tmp_path: Path) -> None:
+    one, two = (list(growth.stages(count, 8800, 590)) for count in (1000, 2000))
+    for single, double in zip(one, two, strict=True):
+        assert double.core_hours == pytest.approx(2 * single.core_hours)
+        assert double.balance == pytest.approx(single.balance)
+    cut = growth.median("scaling-workers", "two workers, two cores")
+    assert one[0].core_hours == pytest.approx(8_800_000 / cut * 2 / 3600)
+    assert f"| {one[0].name} | {one[0].core_hours:,.0f} |" in growth.to_markdown(one)
+    (tmp_path / "scaling-workers.md").write_text("| another row | 1 |\n")
+    with pytest.raises(SystemExit, match="no row"):
+        list(growth.stages(1, 1, 1, tmp_path))
 
 
 def test_the_soak_tells_growth_from_noise() -> None:
