@@ -3,7 +3,8 @@
 import numpy as np
 
 from wsi_pipeline.tissue import Outline, TileLayer, class_colours, draw_annotation, draw_overlay
-from wsi_pipeline.tissue.annotations import PALETTE, Annotation
+from wsi_pipeline.tissue.annotations import Annotation
+from wsi_pipeline.tissue.colours import PALETTE
 
 BLUE, RED = (36, 96, 214), (220, 38, 127)
 

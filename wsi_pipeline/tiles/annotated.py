@@ -10,19 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline import tissue  # what reads drawings is imported when there is one
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slides import LowImage, SlideInfo
 from wsi_pipeline.tiles.grid import Grid
 from wsi_pipeline.tiles.settings import TissueSettings
-from wsi_pipeline.tissue import (
-    Annotation,
-    Tissue,
-    annotated_mask,
-    background_colour,
-    is_asap,
-    read_annotations,
-    tile_labels,
-)
+from wsi_pipeline.tissue import Tissue, background_colour
 from wsi_pipeline.types import Mask
 
 NO_CLASS: Final = -1
@@ -56,7 +49,9 @@ def drawn_digest(path: Path | None) -> str | None:
         raise SlideError(f"{path}: it cannot be read ({error.strerror})") from error
 
 
-def read_regions(info: SlideInfo, path: Path | None, settings: TissueSettings) -> list[Annotation]:
+def read_regions(
+    info: SlideInfo, path: Path | None, settings: TissueSettings
+) -> "list[tissue.Annotation]":
     """Read the regions drawn on a slide, in level-0 pixels; none without a file.
 
     Raises:
@@ -96,22 +91,24 @@ def corrected_tissue(
     )
 
 
-def allowed(regions: Sequence[Annotation], overview: LowImage, *, only: bool) -> Mask:
+def allowed(regions: "Sequence[tissue.Annotation]", overview: LowImage, *, only: bool) -> Mask:
     """Return (H, W) bool: where tiles may come from; ``only`` from regions, where there are any."""
+    if not regions:
+        return np.ones(overview.rgb.shape[:2], bool)
     return _raster(regions, overview, everywhere=not only)
 
 
-def classify(regions: Sequence[Annotation], grid: Grid, min_overlap: float) -> TileClasses:
+def classify(regions: "Sequence[tissue.Annotation]", grid: Grid, min_overlap: float) -> TileClasses:
     """Name each tile place by the class that covers most of it, ``min_overlap`` at the least."""
-    labels = tile_labels(regions, grid.coords(), grid.tile_px_level0, min_overlap)
+    labels = tissue.tile_labels(regions, grid.coords(), grid.tile_px_level0, min_overlap)
     names = sorted({region.label for region in regions if region.include and region.label})
     position = {name: k for k, name in enumerate(names)}
     index = [NO_CLASS if label is None else position[label] for label in labels]
     return TileClasses(names=tuple(names), index=np.array(index, np.int32))
 
 
-def _read(info: SlideInfo, path: Path, settings: TissueSettings) -> list[Annotation]:
-    return read_annotations(
+def _read(info: SlideInfo, path: Path, settings: TissueSettings) -> "list[tissue.Annotation]":
+    return tissue.read_annotations(
         path, drawing_origin(info, path, settings), settings.exclude_annotations
     )
 
@@ -123,12 +120,14 @@ def drawing_origin(info: SlideInfo, path: Path, settings: TissueSettings) -> tup
     MIRAX files.
     """
     origin = settings.annotation_origin
-    cropped = not is_asap(path) if origin == "auto" else origin == "bounds"
+    cropped = not tissue.is_asap(path) if origin == "auto" else origin == "bounds"
     return (info.bounds.x, info.bounds.y) if cropped else (0, 0)
 
 
-def _raster(regions: Sequence[Annotation], overview: LowImage, *, everywhere: bool = False) -> Mask:
+def _raster(
+    regions: "Sequence[tissue.Annotation]", overview: LowImage, *, everywhere: bool = False
+) -> Mask:
     height, width = overview.rgb.shape[:2]
-    return annotated_mask(
+    return tissue.annotated_mask(
         regions, (height, width), overview.downsample, overview.origin, everywhere=everywhere
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,11 @@ from wsi_pipeline.tiles.settings import (
     TileSettings,
 )
 from wsi_pipeline.tiles.straighten import can_turn
-from wsi_pipeline.tissue import Annotation, Tissue, find_tissue, tissue_fractions
+from wsi_pipeline.tissue import Tissue, find_tissue, tissue_fractions
 from wsi_pipeline.types import Mask, Region
+
+if TYPE_CHECKING:  # what reads drawings is imported when there is one
+    from wsi_pipeline.tissue import Annotation
 
 PICTURE_PX: Final = 900  # least length of the thumbnail's longest side, where the slide has it
 SURROUNDINGS: Final = 0.25  # of a region's side, on each side
@@ -75,7 +78,7 @@ class SlidePlan:
     wanted: NDArray[np.bool_]
     region: Region | None = None
     classes: TileClasses | None = None
-    annotations: Sequence[Annotation] = ()
+    annotations: "Sequence[Annotation]" = ()
 
     def tissue_in(self, indices: NDArray[np.integer[Any]]) -> Mask:
         """Return (n, tile_px, tile_px) bool: the tissue mask at the tiles' resolution."""
@@ -262,7 +265,7 @@ def _with_surroundings(region: Region, info: SlideInfo) -> Region:
     return Region(x=left, y=top, width=max(1, right - left), height=max(1, bottom - top))
 
 
-def _regions(slide: Slide, settings: TileSettings, request: SlideRequest) -> list[Annotation]:
+def _regions(slide: Slide, settings: TileSettings, request: SlideRequest) -> "list[Annotation]":
     if request.is_drawn and settings.straighten and can_turn(slide, request):
         raise SlideError(
             f"{slide.info.path}: what was drawn on it would no longer fit once it is turned; "

@@ -1,9 +1,7 @@
 from .annotations import (
     EXCLUDE,
-    NAMELESS,
     Annotation,
     annotated_mask,
-    class_colours,
     draw_annotation,
     is_asap,
     read_annotations,
@@ -12,6 +10,7 @@ from .annotations import (
 )
 from .blood import blood_fractions, blood_threshold
 from .coarse import CoarseTiles, coarse_tiles, reduce_tiles
+from .colours import NAMELESS, class_colours
 from .empty import empty_fractions, empty_masks
 from .folds import fold_fractions, fold_threshold
 from .fractions import tissue_fractions

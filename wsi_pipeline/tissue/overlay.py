@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsi_pipeline.tissue.annotations import Colour
+from wsi_pipeline.tissue.colours import Colour
 from wsi_pipeline.types import Mask, RgbImage
 
 OUTLINE: Final = (16, 122, 87)
