@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		--constraint constraints.txt --editable ".[dev,demo,docs]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--constraint constraints.txt staintools spams-bin torchmil einops tensordict pyvers
+	$(BIN)/python -m compileall -q wsi_pipeline  # as installers do, but for an editable package
 	touch $@
 
 demo: setup

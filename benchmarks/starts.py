@@ -41,7 +41,8 @@ def start(checkout: Path, words: Sequence[str], cache: Path) -> Start:
     environment |= {"PYTHONPATH": str(checkout), "PYTHONPYCACHEPREFIX": str(cache)}
     command = [sys.executable, "-m", "wsi_pipeline", *words]
     begun = perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    # with -m Python looks in the folder it is started in before all else
+    process = subprocess.Popen(command, env=environment, cwd=checkout, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     wall = perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -105,7 +106,7 @@ def main() -> None:
     asked = parser.parse_args()
     checkouts = {} if asked.before is None else {"before": asked.before.absolute()}
     with tempfile.TemporaryDirectory() as name:
-        found = measure(checkouts | {"now": HERE}, asked.slide, asked.rounds, Path(name))
+        found = measure(checkouts | {"now": HERE}, asked.slide.absolute(), asked.rounds, Path(name))
     text = to_markdown(found, asked.rounds)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "starts.md").write_text(text, "utf-8")

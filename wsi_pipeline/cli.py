@@ -8,6 +8,7 @@ Exit status 0: all done. 1: some slides failed, or the work did. 2: the request 
 import argparse
 import codecs
 import io
+import os
 import shutil
 import sys
 import textwrap
@@ -16,9 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from wsi_pipeline.stopping import Stopped, end, starting, stoppable
+from wsi_pipeline.stopping import Stopped, end, started, starting, stoppable
 
 starting()  # before all that takes a second to import
+# pydantic would read the entry points of every package that is installed, each time it starts
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 from wsi_pipeline import __version__, verbs  # noqa: E402
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError, disk_error  # noqa: E402
@@ -79,7 +82,10 @@ def command(verb: Verb, argv: Sequence[str], *, ends: bool = False) -> int:
             config = parse(verb, argv)
             from wsi_pipeline.screen import show  # after parsing: --help needs no screen
 
-            return show(verb.name, config, verb.run(config), as_json=as_json)
+            events = verb.run(config)
+            if ends:
+                started()
+            return show(verb.name, config, events, as_json=as_json)
     except (WsiError, OSError) as error:
         told = error if isinstance(error, WsiError) else disk_error(error)
         if "--debug" in argv:

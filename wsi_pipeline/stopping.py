@@ -5,6 +5,8 @@ not ended by then, a decoder, a fit, a cluster, is ended as by a power cut, whic
 survives: what was finished is whole, the rest is done by the same command.
 """
 
+import atexit
+import gc
 import logging
 import multiprocessing.process
 import multiprocessing.util
@@ -77,13 +79,22 @@ def _say_nothing(_: threading.ExceptHookArgs) -> None:
 def starting() -> None:
     """In a process of the command line's own: end on a signal, until ``stoppable`` begins.
 
-    Imports take a second, in which nothing is begun yet, and would end in a traceback.
+    Imports take a second, in which nothing is begun yet, and would end in a traceback. What they
+    make stays, so that it is not looked through for garbage before :func:`started`.
     """
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = "" if main is None else str(main.name)
     if name.partition(".")[0] == "wsi_pipeline" or Path(sys.argv[0]).stem == "wsi":
         for number in SIGNALS:
             signal.signal(number, _end_early)
+        gc.disable()
+        atexit.register(gc.freeze)  # nor in the end, when all goes as a whole
+
+
+def started() -> None:
+    """Say that all is imported: from here on there is garbage, but none of what is there now."""
+    gc.freeze()
+    gc.enable()
 
 
 def _end_early(number: int, _: FrameType | None) -> None:
