@@ -1,7 +1,7 @@
 """From a plan to finished tiles: stain fitted on a sample, then every wanted tile in order."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, TypeVar
@@ -31,8 +31,8 @@ from wsi_pipeline.tiles.resample import pixel_source
 from wsi_pipeline.tiles.settings import Denoise, TileSettings
 from wsi_pipeline.tiles.store import Columns, Packed
 from wsi_pipeline.timing import Stopwatch
-from wsi_pipeline.tissue import coarse_tiles, detail, ink_masks
-from wsi_pipeline.types import Coords, RgbTiles
+from wsi_pipeline.tissue import CoarseTiles, coarse_tiles, detail, ink_masks
+from wsi_pipeline.types import Coords, RgbImage, RgbTiles
 
 Made = TypeVar("Made")
 Pack = Callable[[RgbTiles], Packed]
@@ -120,20 +120,26 @@ def fit_slide(
     )
     blocks = list(_timed(sample, tally))
     with tally.watch.phase("fit"):
-        indices, tiles = _gather(blocks, chosen)
+        read = {int(i): tile for b in blocks for i, tile in zip(b.indices, b.tiles, strict=True)}
+        indices = np.array([i for i in np.sort(chosen).tolist() if i in read], np.int64)
+        tiles = _stacked([read[i] for i in indices.tolist()], plan.grid.tile_px)
+        coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
         clean = denoise_tiles(tiles, settings.denoise, settings.denoise_radius_px)
-        free = plan.tissue_in(indices) & ~_under_ink(tiles, plan)
+        free = plan.tissue_in(indices)
+        _leave_ink_out(free, coarse)
         method = backed(settings.stain, settings.stain_backend)
         reference = stain_reference(settings)
         stain = fit_stain(method, _draw(clean, free, rng), reference)
         level = _background_level(plan, stain, settings)
         rule = BACKGROUND_RULES.choose(settings.background_rule)
         normalised = stain.apply(clean) if rule.on_normalised else None
-        judged = _judged(tiles, normalised, plan, level)
-        full = tiles[rule.share(judged, settings) <= settings.max_background_fraction]
-        fit = _learn_from(full, plan, stain, settings)
-        fit = replace(fit, background_level=level, held=_by_index(blocks, most))
-        return _keep_enough(full, plan, fit, settings)
+        judged = _judged(coarse, normalised, plan, level)
+        background = rule.share(judged, settings)
+        full = np.flatnonzero(background <= settings.max_background_fraction)
+        sample_look = _look(tiles, judged, full)
+        fit = _learn_from(sample_look, stain, settings)
+        held = dict(islice(read.items(), most))
+        return _keep_enough(sample_look, replace(fit, background_level=level, held=held), settings)
 
 
 def _allowed(wanted: int, settings: TileSettings) -> Unreadable:
@@ -148,49 +154,42 @@ def _allowed(wanted: int, settings: TileSettings) -> Unreadable:
     )
 
 
-def _learn_from(
-    tiles: RgbTiles, plan: SlidePlan, stain: StainTransform, settings: TileSettings
-) -> SlideFit:
+def _learn_from(sample: Look, stain: StainTransform, settings: TileSettings) -> SlideFit:
     """Learn from the sampled tiles what is sharp, folded and bloody on this slide."""
     return SlideFit(
         stain=stain,
         background_level=0,
-        rules=NO_RULES if settings.modality == "ct" else learn_rules(settings, _look(tiles, plan)),
+        rules=NO_RULES if settings.modality == "ct" else learn_rules(settings, sample),
         drop=settings.drop_flagged,
         flags=(),
         held=NOTHING,
     )
 
 
-def _keep_enough(
-    tiles: RgbTiles, plan: SlidePlan, fit: SlideFit, settings: TileSettings
-) -> SlideFit:
+def _keep_enough(sample: Look, fit: SlideFit, settings: TileSettings) -> SlideFit:
     """Drop nothing if the sampled tiles say that it were too much."""
-    if not len(tiles) or not fit.drop:
+    if not len(sample.focus) or not fit.drop:
         return fit
-    measures = fit.rules.measure(_look(tiles, plan))
+    measures = fit.rules.measure(sample)
     lost = any_mark(fit.rules.marks(measures), fit.drop)
     if lost.mean() > settings.max_dropped_fraction:
         return replace(fit, drop=(), flags=(TOO_MUCH_FLAGGED,))
     return fit
 
 
-def _look(tiles: RgbTiles, plan: SlidePlan) -> Look:
-    """Look at tiles as scanned."""
-    coarse = coarse_tiles(tiles, plan.grid.effective_mpp)
-    focus, sharpness = detail(tiles)
-    return Look(focus=focus, sharpness=sharpness, coarse=coarse, glass=plan.glass)
-
-
-def _judged(tiles: RgbTiles, normalised: RgbTiles | None, plan: SlidePlan, level: int) -> Judged:
-    mpp = plan.grid.effective_mpp
-    return Judged(
-        scanned=coarse_tiles(tiles, mpp),
-        normalised=normalised,
-        mpp=mpp,
-        glass=plan.glass,
-        level=level,
+def _look(tiles: RgbTiles, judged: Judged, places: Indices) -> Look:
+    """Look at the tiles at (n,) places as they were scanned; the coarse ones are there."""
+    focus, sharpness = detail(tiles, places)
+    return Look(
+        focus=focus, sharpness=sharpness, coarse=judged.scanned.at(places), glass=judged.glass
     )
+
+
+def _judged(
+    scanned: CoarseTiles, normalised: RgbTiles | None, plan: SlidePlan, level: int
+) -> Judged:
+    mpp = plan.grid.effective_mpp
+    return Judged(scanned=scanned, normalised=normalised, mpp=mpp, glass=plan.glass, level=level)
 
 
 def finish_tiles(  # noqa: PLR0913  what to finish, and how
@@ -257,10 +256,11 @@ def _finish(
 
     normalised = normalise(block.tiles) if rule.on_normalised else None
     with watch.phase("judge"):
-        judged = _judged(block.tiles, normalised, plan, fit.background_level)
+        scanned = coarse_tiles(block.tiles, plan.grid.effective_mpp)
+        judged = _judged(scanned, normalised, plan, fit.background_level)
         background = rule.share(judged, settings)
         full = np.flatnonzero(background <= settings.max_background_fraction)
-        columns = fit.rules.measure(_look_again(block.tiles, judged, full))
+        columns = fit.rules.measure(_look(block.tiles, judged, full))
         marks = fit.rules.marks(columns)
         kept, fates = _fates(marks, fit.drop)
     fates["rejected_background"] = len(background) - len(full)
@@ -281,27 +281,17 @@ def _finish(
     return finished, fates
 
 
-def _look_again(tiles: RgbTiles, judged: Judged, places: Indices) -> Look:
-    """Look at the tiles at (n,) places, of which the coarse ones are there."""
-    focus, sharpness = detail(tiles, places)
-    return Look(
-        focus=focus, sharpness=sharpness, coarse=judged.scanned.at(places), glass=judged.glass
-    )
-
-
 def _class_column(plan: SlidePlan, indices: Indices) -> dict[str, NDArray[np.int32]]:
     return {} if plan.classes is None else {COLUMN: plan.classes.index[indices]}
 
 
-def _under_ink(tiles: RgbTiles, plan: SlidePlan) -> NDArray[np.bool_]:
-    """Return (n, tile_px, tile_px) bool: ink, which must not pass for a stain."""
-    side = (plan.grid.tile_px, plan.grid.tile_px)
-    found = np.zeros((len(tiles), *side), np.bool_)
-    for index, mask in enumerate(ink_masks(coarse_tiles(tiles, plan.grid.effective_mpp))):
-        if mask.any():
-            wide = cv2.resize(mask.view(np.uint8), side, interpolation=cv2.INTER_NEAREST)
-            found[index] = wide != 0
-    return found
+def _leave_ink_out(free: NDArray[np.bool_], coarse: CoarseTiles) -> None:
+    """Take ink, which must not pass for a stain, out of (n, tile_px, tile_px) masks."""
+    for mask, ink in zip(free, ink_masks(coarse), strict=True):
+        if ink.any():
+            side = mask.shape[::-1]
+            wide = cv2.resize(ink.view(np.uint8), side, interpolation=cv2.INTER_NEAREST)
+            mask &= wide == 0
 
 
 def _draw(
@@ -313,10 +303,13 @@ def _draw(
     """
     drawn = [np.empty((0, 3), np.uint8)]
     for tile, mask in zip(tiles, tissue, strict=True):
-        places = np.flatnonzero(mask)
-        if len(places):
-            count = round(SAMPLED_PIXELS / len(tiles) * len(places) / mask.size)
-            drawn.append(tile.reshape(-1, 3)[rng.choice(places, count)])
+        found = np.count_nonzero(mask)
+        if found:
+            count = round(SAMPLED_PIXELS / len(tiles) * found / mask.size)
+            places = rng.choice(found, count)  # among the mask's pixels
+            if found < mask.size:
+                places = np.flatnonzero(mask)[places]
+            drawn.append(tile.reshape(-1, 3)[places])
     return np.concatenate(drawn)
 
 
@@ -352,23 +345,8 @@ def _timed(blocks: Iterator[Made], tally: Tally) -> Iterator[Made]:
         yield block
 
 
-def _by_index(blocks: Iterable[Block], most: int) -> Held:
-    """Return the blocks' tiles by index, so many of them at most."""
-    tiles = (
-        (int(i), tile)
-        for block in blocks
-        for i, tile in zip(block.indices, block.tiles, strict=True)
-    )
-    return dict(islice(tiles, most))
-
-
-def _gather(blocks: Iterable[Block], chosen: Indices) -> tuple[Indices, RgbTiles]:
-    """Return the ``chosen`` of the blocks' tiles, and their indices."""
-    inside = [(block, np.isin(block.indices, chosen)) for block in blocks]
-    return (
-        np.concatenate([block.indices[mask] for block, mask in inside]),
-        np.concatenate([block.tiles[mask] for block, mask in inside]),
-    )
+def _stacked(tiles: Sequence[RgbImage], side: int) -> RgbTiles:
+    return np.stack(tiles) if tiles else np.empty((0, side, side, 3), np.uint8)
 
 
 def denoise_tiles(tiles: RgbTiles, method: Denoise, radius_px: int = 1) -> RgbTiles:

@@ -88,7 +88,11 @@ class SlidePlan:
         height, width = self.tissue.mask.shape
         columns = np.clip(places[:, 0].astype(np.int64), 0, width - 1)
         rows = np.clip(places[:, 1].astype(np.int64), 0, height - 1)
-        return np.asarray(self.tissue.mask[rows[:, :, None], columns[:, None, :]], dtype=np.bool_)
+        found = np.empty((len(indices), self.grid.tile_px, self.grid.tile_px), np.bool_)
+        for tile, row, column in zip(found, rows, columns, strict=True):
+            seen = self.tissue.mask[row[0] : row[-1] + 1, column[0] : column[-1] + 1]
+            np.take(seen.take(column - column[0], axis=1), row - row[0], axis=0, out=tile)
+        return found
 
 
 def plan_slide(
