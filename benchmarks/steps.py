@@ -34,10 +34,8 @@ Codec = Literal["zstd", "jpeg"]
 Spent = dict[str, list[float]]
 Bare = dict[str, Callable[[int], object]]
 ROWS: Final = {
-    "bare: decode four native tiles": ("bare decode",),
-    "read and decode": ("read", "decode"),
-    "bare: average them": ("bare average",),
-    "average": ("resample",),
+    "bare: decode four native tiles, average": ("bare decode", "bare average"),
+    "read, decode, average": ("read", "decode", "resample"),
     "bare: Macenko": ("bare normalise",),
     "Macenko": ("normalise",),
     "judge": ("judge",),

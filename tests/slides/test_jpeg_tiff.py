@@ -286,6 +286,35 @@ def test_changed_colours_have_no_reduced_level(written: dict[str, Path]) -> None
         assert slide.reduced(0, 2) is None
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("name", [KINDS[0].name, KINDS[4].name, REAL[0]])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_averages_of_native_tiles_are_those_of_the_pixels_read(
+    pairs: dict[str, Pair], name: str, factor: int, data: st.DataObject
+) -> None:
+    reader, _ = pairs[name]
+    level = data.draw(st.integers(0, len(reader.info.level_dimensions) - 1))
+    averaged = reader.averaged(level, factor)
+    assert averaged is not None
+    sizes = [extent // factor for extent in reader.info.level_dimensions[level]]
+    width, height = (data.draw(st.integers(1, min(size, 300))) for size in sizes)
+    x, y = (data.draw(st.integers(0, n - m)) for n, m in zip(sizes, (width, height), strict=True))
+    out = np.zeros((height, width, 3), np.uint8)
+    averaged.read_into(level, x, y, out)
+    pixels = reader.read(level, *(factor * each for each in (x, y, width, height)))
+    whole = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(out, whole)
+
+
+def test_pixels_that_do_not_go_into_native_tiles_are_not_averaged_there(
+    pairs: dict[str, Pair],
+) -> None:
+    reader = pairs[KINDS[0].name][0]
+    assert reader.averaged(0, 3) is None
+    assert reader.averaged(0, 4) is not None
+
+
 def damaged(path: Path, copy: Path, name: str, value: int) -> Path:
     """A copy in which one entry of a tile table of level 0 is overwritten."""
     with tifffile.TiffFile(path) as tiff:

@@ -20,7 +20,7 @@ from .open import (
 )
 from .overview import LowImage, read_low, reduce_area
 from .protocol import Slide, SlideInfo
-from .reader import SlideReader, UnsuitableError
+from .reader import ReducedLevel, SlideReader, UnsuitableError
 from .tile_layout import has_native_tiles
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "FoundSlides",
     "LowImage",
     "Reader",
+    "ReducedLevel",
     "ResolvedMpp",
     "Slide",
     "SlideCache",

@@ -10,6 +10,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Self
 
+import cv2
 import numpy as np
 
 from wsi_pipeline.errors import SlideReadError
@@ -122,6 +123,22 @@ class NativeReader(SlideReader):
         fill = self._fill if table.preamble is not None else self._fill_recentred
         return ReducedLevel(self, lambda x, y, out: fill(reduced, x, y, out))
 
+    def averaged(self, level: int, factor: int) -> ReducedLevel | None:
+        """A level averaged straight from its native tiles, if its pixels go into these evenly."""
+        native = self._whole[level]
+        sides = () if native is None else (native.table.tile_width, native.table.tile_height)
+        if native is None or self.recolour or any(side % factor for side in sides):
+            return None
+
+        def fill(x: int, y: int, out: RgbImage) -> None:
+            height, width = out.shape[:2]
+            place = (each * factor for each in (x, y, width, height))
+            rows, columns = covering(native.table, *place)
+            for row in rows:
+                self._copy(native, row, columns, out, factor)
+
+        return ReducedLevel(self, fill)
+
     def _fill_recentred(self, native: "_Native", x: int, y: int, rgb: RgbImage) -> None:
         """Fill a rectangle of JPEG 2000 without its finest resolutions."""
         height, width = rgb.shape[:2]
@@ -187,22 +204,24 @@ class NativeReader(SlideReader):
             os.close(self._files.pop())
         self._judge.close()
 
-    def _copy(self, native: "_Native", row: Span, columns: Sequence[Span], rgb: RgbImage) -> None:
-        """Copy what a rectangle has of a row of native tiles."""
+    def _copy(
+        self, native: "_Native", row: Span, columns: Sequence[Span], rgb: RgbImage, factor: int = 1
+    ) -> None:
+        """Copy what a rectangle has of a row of native tiles, or its averages."""
         table = native.table
         before = row.number * table.columns
         for column in columns:
             number = before + column.number
-            wanted = rgb[row.of_read, column.of_read]
+            wanted = rgb[_part(row.of_read, factor), _part(column.of_read, factor)]
             if table.empty_is_glass and not table.byte_counts.item(number):
                 wanted[...] = 255
                 continue
             tile, known = native.memory.take(number)
             if known or self._decoded_whole(native, number, tile):
-                wanted[...] = tile[row.of_tile, column.of_tile]
+                _put(tile[row.of_tile, column.of_tile], wanted)
                 copied, whole = row.pixels * column.pixels, row.visible * column.visible
             else:
-                wanted[...] = self._by_judge(native, row, column)
+                _put(self._by_judge(native, row, column), wanted)
                 copied = whole = 0
             native.memory.give_back(number, tile, copied, whole)
 
@@ -307,6 +326,18 @@ class NativeReader(SlideReader):
             fullest = np.argsort(-counts, kind="stable")[:PROBES]
             return [number for number in fullest.tolist() if counts[number]]
         return [0] if area.left == area.top == 0 and counts[0] else []
+
+
+def _part(pixels: slice, factor: int) -> slice:
+    return pixels if factor == 1 else slice(pixels.start // factor, pixels.stop // factor)
+
+
+def _put(pixels: RgbImage, wanted: RgbImage) -> None:
+    """Copy pixels, or average them to what is wanted."""
+    if pixels.shape == wanted.shape:
+        wanted[...] = pixels
+    else:
+        cv2.resize(pixels, wanted.shape[1::-1], dst=wanted, interpolation=cv2.INTER_AREA)
 
 
 class JpegTiffReader(NativeReader):

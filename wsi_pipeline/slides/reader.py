@@ -177,6 +177,15 @@ class SlideReader(ABC):
         del level, factor
         return None
 
+    def averaged(self, level: int, factor: int) -> "ReducedLevel | None":
+        """A level of which each ``factor`` × ``factor`` pixels are averaged as they are decoded.
+
+        Returns:
+            None where the reader has no way of doing so that spares a copy of the level's pixels.
+        """
+        del level, factor
+        return None
+
     def associated_image(self, name: str) -> RgbImage:
         """An extra image, see ``Slide.associated_image``."""
         if name not in self.info.associated:

@@ -9,7 +9,7 @@ JPEG 2000 by one or two, see docs/performance.md.
 from dataclasses import replace
 from typing import Final
 
-from wsi_pipeline.slides import Slide, SlideReader
+from wsi_pipeline.slides import ReducedLevel, Slide, SlideReader
 from wsi_pipeline.tiles.blocks import PixelSource
 from wsi_pipeline.tiles.grid import Grid
 from wsi_pipeline.tiles.settings import Resample
@@ -21,22 +21,20 @@ FACTORS: Final = (2, 4, 8)  # that a JPEG's blocks of eight can be scaled by
 def pixel_source(slide: Slide, grid: Grid, resample: Resample) -> tuple[PixelSource, Grid]:
     """Return what tiles are read from, and the same grid in its pixels.
 
-    That is the slide and the grid, unless ``scaled`` is asked for, the slide's reader decodes so,
-    and each tile begins on a whole pixel then.
+    That is the slide and the grid, unless a tile's pixels are whole numbers of the level's and the
+    slide's reader gives them reduced: scaled, if that is asked for, or averaged as they are
+    decoded, which are the same pixels as averaged later.
     """
+    source = _scaled(slide, grid, resample) or _averaged(slide, grid)
+    if source is None:
+        return slide, grid
     factor = grid.tile_px_level // grid.tile_px
-    area, stride = grid.area_level, grid.stride_px_level
-    whole = factor in FACTORS and grid.tile_px_level == factor * grid.tile_px
-    if resample == "area" or not whole or stride % factor or area.x % factor or area.y % factor:
-        return slide, grid
-    reduced = slide.reduced(grid.level, factor) if isinstance(slide, SlideReader) else None
-    if reduced is None:
-        return slide, grid
-    return reduced, replace(
+    area = grid.area_level
+    return source, replace(
         grid,
         downsample=grid.downsample * factor,
         tile_px_level=grid.tile_px,
-        stride_px_level=stride // factor,
+        stride_px_level=grid.stride_px_level // factor,
         area_level=Region(
             x=area.x // factor, y=area.y // factor,
             width=area.width // factor, height=area.height // factor,
@@ -46,4 +44,34 @@ def pixel_source(slide: Slide, grid: Grid, resample: Resample) -> tuple[PixelSou
 
 def resampled_by(slide: Slide, grid: Grid, resample: Resample) -> Resample:
     """Return what became of the wish on this slide."""
-    return "area" if pixel_source(slide, grid, resample)[0] is slide else "scaled"
+    return "area" if _scaled(slide, grid, resample) is None else "scaled"
+
+
+def _scaled(slide: Slide, grid: Grid, resample: Resample) -> ReducedLevel | None:
+    factor = _factor(grid)
+    if resample == "area" or factor not in FACTORS or not isinstance(slide, SlideReader):
+        return None
+    return slide.reduced(grid.level, factor)
+
+
+def _averaged(slide: Slide, grid: Grid) -> ReducedLevel | None:
+    """Averages, unless a tile reaches beyond the area: its last pixels would be half white."""
+    factor, area = _factor(grid), grid.area_level
+    side, stride = grid.tile_px_level, grid.stride_px_level
+    beyond = (
+        (grid.columns - 1) * stride + side > area.width
+        or (grid.rows - 1) * stride + side > area.height
+    )  # fmt: skip
+    if factor < 2 or beyond or not isinstance(slide, SlideReader):
+        return None
+    return slide.averaged(grid.level, factor)
+
+
+def _factor(grid: Grid) -> int:
+    """Return how many pixels of the level read are one of a tile, along a side; 0: no whole number.
+
+    Nor is it one where tiles begin between two pixels.
+    """
+    factor, stride, area = grid.tile_px_level // grid.tile_px, grid.stride_px_level, grid.area_level
+    whole = grid.tile_px_level == factor * grid.tile_px
+    return 0 if not whole or stride % factor or area.x % factor or area.y % factor else factor
