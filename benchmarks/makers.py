@@ -31,7 +31,8 @@ from slides_vendor.ventana import Aoi, write_ventana
 
 SIDE: Final = 8192
 OFFSET: Final = 77  # of the grid, so that it lies off the native tiles
-COUNT: Final = (SIDE - 2 * TILE_PX) // TILE_PX
+COLUMNS: Final = (SIDE - 2 * TILE_PX) // TILE_PX
+ROWS: Final = 16
 AREA: Final = Aoi(columns=SIDE // 256, rows=SIDE // 256)
 
 
@@ -61,8 +62,8 @@ def _makers() -> dict[str, Callable[[Path, RgbImage], Path]]:
         "Hamamatsu NDPI, intervals of 1,024 × 8 px": partial(
             _write, "b.ndpi", partial(ndpi, restarts=Restarts(across=8))
         ),
-        "Hamamatsu NDPI, colours halved, 4,096 × 16 px": partial(
-            _write, "c.ndpi", partial(ndpi, restarts=Restarts(across=2, subsampling="4:2:0"))
+        "Hamamatsu NDPI, 4,096 × 8 px, colours halved across": partial(
+            _write, "c.ndpi", partial(ndpi, restarts=Restarts(across=2, subsampling="4:2:2"))
         ),
         "Philips TIFF": partial(_write, "a.tiff", partial(write_philips, mpp=MPP)),
         "Leica SCN": partial(_write, "a.scn", _leica),
@@ -101,18 +102,18 @@ def _require_equal(path: Path) -> None:
 
 def _by_openslide(path: Path) -> int:
     with openslide.OpenSlide(path) as slide:
-        for row in range(COUNT):
-            for column in range(COUNT):
+        for row in range(ROWS):
+            for column in range(COLUMNS):
                 corner = (OFFSET + column * TILE_PX, OFFSET + row * TILE_PX)
                 np.asarray(slide.read_region(corner, 0, (TILE_PX, TILE_PX)).convert("RGB"))
-    return COUNT * COUNT
+    return ROWS * COLUMNS
 
 
 def _ours(path: Path) -> int:
-    area = Region(x=OFFSET, y=OFFSET, width=COUNT * TILE_PX, height=COUNT * TILE_PX)
+    area = Region(x=OFFSET, y=OFFSET, width=COLUMNS * TILE_PX, height=ROWS * TILE_PX)
     with open_slide(path) as slide:
         grid = plan_grid(slide.info, MPP, MPP, tile_px=TILE_PX, region=area)
-        assert len(grid) == COUNT * COUNT
+        assert len(grid) == ROWS * COLUMNS
         every = np.ones(len(grid), bool)
         return sum(map_blocks(slide, grid, every, lambda block, _: len(block.tiles), threads=0))
 
