@@ -16,6 +16,7 @@ from slides_fuzz.seeds import write_svs_jpeg2000
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.slides.codestream import UnorderedError, recentred, without_finest
 from wsi_pipeline.slides.reader import DamagedError, SlideReader
+from wsi_pipeline.slides.tile_table import TileTable
 from wsi_pipeline.types import RgbImage
 
 
@@ -147,3 +148,25 @@ def test_a_reduced_pixel_is_the_same_wherever_a_rectangle_begins(tmp_path: Path)
             bare[64 * row : 64 * row + 64, 64 * column : 64 * column + 64] = tile
         expected = recentred(bare[:260, :350], 1)
         assert np.array_equal(out, expected)
+
+
+def test_each_tile_of_a_reduced_level_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a grid that is the native tiles' own, too, where each rectangle needs its neighbours'."""
+    decoded: list[int] = []
+    stored = TileTable.stored
+    write_svs_jpeg2000(tmp_path / "a.svs")
+    with open_slide(tmp_path / "a.svs") as slide:
+        assert isinstance(slide, SlideReader)
+        reduced = slide.reduced(0, 2)
+        assert reduced is not None
+        monkeypatch.setattr(
+            TileTable, "stored",
+            lambda self, files, number: decoded.append(number) or stored(self, files, number),
+        )  # fmt: skip
+        out = np.empty((64, 64, 3), np.uint8)
+        for y in range(0, 256, 64):
+            for x in range(0, 320, 64):
+                reduced.read_into(0, x, y, out)
+    assert sorted(decoded) == list(range(30))

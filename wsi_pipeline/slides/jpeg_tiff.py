@@ -220,6 +220,8 @@ class NativeReader(SlideReader):
             if known or self._decoded_whole(native, number, tile):
                 _put(tile[row.of_tile, column.of_tile], wanted)
                 copied, whole = row.pixels * column.pixels, row.visible * column.visible
+                if table.read_beyond:
+                    copied = 0  # kept for its neighbours' rectangles, until room is short
             else:
                 _put(self._by_judge(native, row, column), wanted)
                 copied = whole = 0

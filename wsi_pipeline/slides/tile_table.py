@@ -77,9 +77,15 @@ class TileTable:
     def worth_keeping(self) -> int:
         """Decoded tiles that a neighbouring read may want again.
 
-        Two rows of them: rows of a grid meet on one, and its ends stay behind.
+        Two rows of them: rows of a grid meet on one, and its ends stay behind. Of tiles that are
+        read beyond their edges, those that two such rows touch.
         """
-        return 2 * self.columns
+        return (4 if self.read_beyond else 2) * self.columns
+
+    @property
+    def read_beyond(self) -> bool:
+        """Whether a rectangle takes pixels around it too, so that parts of tiles are read twice."""
+        return self.preamble is None and self.factor > 1
 
     def stored(self, files: Sequence[int], number: int) -> bytes:
         """Read a tile as it is in the slide's files, open descriptors; here the only one."""
