@@ -148,9 +148,9 @@ class Summary:
 
     @property
     def pace(self) -> Pace:
-        """Slides skipped because they were done earlier cost no time, and say nothing of it."""
+        """Slides done earlier cost no time, nor do most that fail: neither says anything of it."""
         now = time.monotonic()
-        seconds, worked = now - self.started, self.done + len(self.failed)
+        seconds, worked = now - self.started, self.done
         missing, lanes = max(0, self.total - self.finished), self.at_work
         left = missing * seconds / worked if worked else None
         if not worked and missing > len(lanes) > 0:

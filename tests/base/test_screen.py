@@ -194,8 +194,9 @@ def test_before_the_first_slide_is_done_a_bound_is_told(monkeypatch: pytest.Monk
     """Two of ten have been at work for a minute: the other eight take four turns of that."""
     monkeypatch.setattr("wsi_pipeline.summary.time.monotonic", lambda: 0.0)
     sums = Summaries("cut")
-    sums.take(StageStarted(stage="cut", total=10))
+    sums.take(StageStarted(stage="cut", total=11))
     sums.current.started = 0.0
+    sums.take(SlideFailed(slide_id="gone", error="no file"))  # at once; it tells no rate
     for name in ("a", "b"):
         sums.take(SlideStarted(slide_id=name))
     monkeypatch.setattr("wsi_pipeline.summary.time.monotonic", lambda: 60.0)
