@@ -131,7 +131,7 @@ def _describe(path: str, slide: tiffslide.TiffSlide) -> SlideInfo:
 def _resolution_tags(slide: tiffslide.TiffSlide) -> dict[str, str]:
     """The resolution tags of level 0, which TiffSlide leaves out where it has another source."""
     page = slide.ts_tifffile.pages.first
-    unit = _TIFF_UNITS.get(int(page.resolutionunit))
+    unit = _TIFF_UNITS.get(page.resolutionunit)
     x, y = page.resolution
     if unit is None or "XResolution" not in page.tags:
         return {}

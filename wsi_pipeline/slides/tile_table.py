@@ -40,6 +40,10 @@ HOLE = bytes(1024)
 NATIVE = (_JPEG, _JPEG2000_RGB)
 JPEG2000 = (_JPEG2000_YCBCR, _JPEG2000_RGB)
 _RGB, _YCBCR = 2, 6  # TIFF photometric interpretation
+_NUMBERS = (
+    "compression", "photometric", "planarconfig", "samplesperpixel", "imagewidth", "imagelength",
+    "tilewidth", "tilelength",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,7 +188,7 @@ def tiff_pages(path: Path, *, ndpi: bool = False) -> Iterator[list[tifffile.Tiff
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             if not pages:
                 raise UnsuitableError("it has no directories")
-            yield pages
+            yield [_require_numbers(page) for page in pages]
     except library_errors() as error:
         raise_own_slip(error)
         raise UnsuitableError(
@@ -194,7 +198,20 @@ def tiff_pages(path: Path, *, ndpi: bool = False) -> Iterator[list[tifffile.Tiff
 
 def _below(page: tifffile.TiffPage) -> list[tifffile.TiffPage]:
     """What hangs below a directory, as OME-TIFF keeps its pyramids."""
-    return [] if page.pages is None else [p for p in page.pages if isinstance(p, tifffile.TiffPage)]
+    below = [] if page.pages is None else page.pages
+    return [_require_numbers(each) for each in below if isinstance(each, tifffile.TiffPage)]
+
+
+def _require_numbers(page: tifffile.TiffPage) -> tifffile.TiffPage:
+    """Refuse a directory of which a tag that is one whole number holds something else.
+
+    Raises:
+        UnsuitableError: As said; tifffile hands on whatever a damaged tag holds.
+    """
+    for name in _NUMBERS:
+        if not isinstance(getattr(page, name), int):
+            raise UnsuitableError(f"its tag {name} is no whole number", suspicious=True)
+    return page
 
 
 def check_areas(areas: Sequence[Area], size: tuple[int, int]) -> tuple[Area, ...]:
