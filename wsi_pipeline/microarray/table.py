@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
-import cv2
-
-from wsi_pipeline.atomic import atomic_file
 from wsi_pipeline.cohort import CohortSlide, MappedCore
 from wsi_pipeline.errors import CohortError
+from wsi_pipeline.pictures import write_picture
 from wsi_pipeline.tables import read_table, to_csv
 from wsi_pipeline.types import Region, RgbImage
 
@@ -180,5 +178,4 @@ def _region(place: Sequence[str | None]) -> Region:
 
 def write_preview(path: Path, picture: RgbImage) -> None:
     """Write the picture of the cores, in the format of its suffix."""
-    with atomic_file(path) as partial:
-        cv2.imwrite(str(partial), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    write_picture(path, picture)

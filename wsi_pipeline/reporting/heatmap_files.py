@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wsi_pipeline.atomic import atomic_file, write_json
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.pictures import write_picture
 from wsi_pipeline.reporting.data import Heatmap
 from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits, with_colour_bar
 from wsi_pipeline.reporting.pictures import jpeg, read_rgb
@@ -38,9 +39,7 @@ def write_heatmap(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slide_id}.png"
-    with atomic_file(path) as partial:
-        told = with_colour_bar(rgb, limits, what)
-        cv2.imwrite(str(partial), cv2.cvtColor(told, cv2.COLOR_RGB2BGR))
+    write_picture(path, with_colour_bar(rgb, limits, what))
     write_json(folder / f"{slide_id}.json", {"what": what, "low": limits[0], "high": limits[1]})
     return path
 

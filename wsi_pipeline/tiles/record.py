@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import atomic_file
+from wsi_pipeline.pictures import write_picture
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiles.annotated import COLUMN, NO_CLASS
 from wsi_pipeline.tiles.finish import UNREADABLE, Finished, SlideFit, Tally
@@ -198,9 +198,7 @@ def write_thumbnail(path: Path, plan: SlidePlan, tiles: Sequence[PlacedTiles]) -
         plan.tissue.left_out_mask(),
         list(_outlines(plan, per_px)),
     )
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    with atomic_file(path) as partial:
-        cv2.imwrite(str(partial), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)
+    write_picture(path, drawn, JPEG_QUALITY)
 
 
 def _layers(plan: SlidePlan, tiles: Sequence[PlacedTiles], per_px: float) -> Iterator[TileLayer]:
