@@ -258,7 +258,7 @@ def test_the_page_loads_nothing_from_outside(run: Path) -> None:
     for tag, attributes in Tags(text).found:
         for name in ("src", "href"):
             value = attributes.get(name) or ""
-            assert re.fullmatch(r"|#.*|pictures/[0-9a-f]{24}\.jpg", value), (tag, name)
+            assert re.fullmatch(r"|#.*|pictures/[0-9a-f]{24}\.webp", value), (tag, name)
     assert "http" not in re.sub(r'"data:[^"]*"|http-equiv', "", text)
 
 

@@ -6,9 +6,10 @@ import h5py
 import numpy as np
 
 from wsi_pipeline.cohort import CohortSlide, write_cohort
+from wsi_pipeline.pictures import write_picture
 from wsi_pipeline.pipeline.train import TrainConfig
 from wsi_pipeline.pipeline.train import run as train
-from wsi_pipeline.reporting import jpeg, store_heatmap, write_heatmap
+from wsi_pipeline.reporting import store_heatmap, write_heatmap
 from wsi_pipeline.tiles import create_tiles, open_tiles
 
 ENCODER = "densenet121.random-seed0"
@@ -45,8 +46,8 @@ def make_tiled(run: Path) -> Path:
             coords = np.array([[0, 0], [64, 0], [0, 64], [64, 64]])
             writer.append(tiles, coords, {"tissue_fraction": np.ones(4, np.float32)})
             writer.commit(attributes(slide.slide_id))
-        picture = jpeg(rng.integers(0, 255, (40, 60, 3)).astype(np.uint8), "")
-        (run / "thumbnails" / f"{slide.slide_id}.jpg").write_bytes(picture.data)
+        seen = rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)
+        write_picture(run / "thumbnails" / f"{slide.slide_id}.jpg", seen)
     return run
 
 

@@ -129,7 +129,7 @@ def test_pictures_lie_beside_the_page_and_are_fetched_as_one_scrolls(
     slides = len(list((trained / "tiles").glob("*")))
     assert len(beside) > slides
     assert {a["loading"] for a in beside} == {"lazy"}
-    assert all(re.fullmatch(r"pictures/[0-9a-f]{24}\.(jpg|svg)", a["src"] or "") for a in beside)
+    assert all(re.fullmatch(r"pictures/[0-9a-f]{24}\.(webp|svg)", a["src"] or "") for a in beside)
     assert {folder.parent / a["src"] for a in beside} == {*folder.parent.glob("pictures/*")}
     reached = {a["href"] for t, a in tags.found if t == "a" and a["href"].startswith("#slide-")}
     assert reached == {f"#slide-{number}" for number in range(1, slides + 1)}

@@ -48,7 +48,6 @@ from .heatmap import draw_heatmap, value_limits
 from .heatmap_files import read_heatmaps, store_heatmap, write_heatmap
 from .heatmap_ome import write_ome_heatmap
 from .page import render_page, write_page
-from .pictures import jpeg
 from .readers import write_readers
 from .scanned import scanned_tile
 
@@ -90,7 +89,6 @@ __all__ = [
     "curves_figure",
     "draw_heatmap",
     "gallery_slide",
-    "jpeg",
     "picture_name",
     "read_bundles",
     "read_heatmaps",

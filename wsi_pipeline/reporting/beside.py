@@ -18,7 +18,7 @@ Address = Callable[[Picture], str]
 
 PICTURES: Final = "pictures"
 ENDINGS: Final[dict[Mime, str]] = {
-    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
     "image/png": ".png",
     "image/svg+xml": ".svg",
 }

@@ -3,17 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.reporting.bundles import BundleRead
 from wsi_pipeline.reporting.data import SlideCard
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps
-from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.reporting.pictures import read_rgb, slide_picture
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
-
-THUMBNAIL_PX: Final = 640
 
 
 def slide_cards(
@@ -72,6 +69,6 @@ def _pictured(run: Path, card: SlideCard) -> SlideCard:
     alt = f"Slide {card.slide_id}: tissue outline and {card.tiles_kept or 0} tiles kept"
     return replace(
         card,
-        overlay=None if overlay is None else jpeg(overlay, alt, THUMBNAIL_PX),
+        overlay=None if overlay is None else slide_picture(overlay, alt),
         heatmaps=read_heatmaps(RunFolder(run).heatmaps, card.slide_id),
     )

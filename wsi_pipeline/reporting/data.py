@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # whoever shows no readers waits for no statistics
 HOUR_S: Final = 3600.0
 
 Level = Literal["tile", "slide", "patient"]
-Mime = Literal["image/jpeg", "image/png", "image/svg+xml"]
+Mime = Literal["image/webp", "image/png", "image/svg+xml"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.reporting.data import TilePair
-from wsi_pipeline.reporting.pictures import jpeg
+from wsi_pipeline.reporting.pictures import webp
 from wsi_pipeline.reporting.scanned import read_scanned
 from wsi_pipeline.tiles import TileStore, store_marks, tile_reasons, worst_first
 
@@ -74,7 +74,7 @@ def _pairs(
         before = scanned.tiles.get(row)
         yield TilePair(
             slide_id=slide_id,
-            before=None if before is None else jpeg(before, f"Tile of {slide_id} as scanned"),
-            after=jpeg(after, f"Tile of {slide_id} as stored"),
+            before=None if before is None else webp(before, f"Tile of {slide_id} as scanned"),
+            after=webp(after, f"Tile of {slide_id} as stored"),
             reason="; ".join(tile_reasons(store, marks, row).values()) if limits else "",
         )

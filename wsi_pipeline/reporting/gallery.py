@@ -19,7 +19,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.reporting.beside import Address, PicturesBeside, data_uri
 from wsi_pipeline.reporting.data import Picture
 from wsi_pipeline.reporting.page import templates
-from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.reporting.pictures import read_rgb, webp
 from wsi_pipeline.reporting.scanned import Scanned, read_scanned
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import (
@@ -130,7 +130,7 @@ def gallery_slide(
         tiles=len(store),
         flags=tuple(store.attributes.get("flags", ())),
         counts=tuple((name.replace("_", " "), n) for name, n in counts.items() if n),
-        overlay=None if overlay is None else jpeg(overlay, alt, THUMBNAIL_PX),
+        overlay=None if overlay is None else webp(overlay, alt, THUMBNAIL_PX),
         classes={name: css_colour(rgb) for name, rgb in colours.items()},
         not_scanned=scanned.missing if chosen else None,
         groups=tuple(
@@ -215,8 +215,8 @@ def _tiles(
         yield GalleryTile(
             row=own.get(tuple(place)),
             reason="; ".join(tile_reasons(store, marks, row).values()),
-            picture=jpeg(pixels, f"{name}, normalised", TILE_PX),
-            before=None if before is None else jpeg(before, f"{name}, as scanned", TILE_PX),
+            picture=webp(pixels, f"{name}, normalised", TILE_PX),
+            before=None if before is None else webp(before, f"{name}, as scanned", TILE_PX),
         )
 
 

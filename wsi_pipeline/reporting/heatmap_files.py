@@ -13,13 +13,12 @@ from wsi_pipeline.errors import StoreError
 from wsi_pipeline.pictures import write_picture
 from wsi_pipeline.reporting.data import Heatmap
 from wsi_pipeline.reporting.heatmap import draw_heatmap, value_limits, with_colour_bar
-from wsi_pipeline.reporting.pictures import jpeg, read_rgb
+from wsi_pipeline.reporting.pictures import read_rgb, slide_picture
 from wsi_pipeline.run_folder import RunFolder
 from wsi_pipeline.tiles import TileStore
 from wsi_pipeline.types import RgbImage
 
 LONGEST_PX = 900
-SHOWN_PX = 640
 
 
 def write_heatmap(
@@ -57,7 +56,7 @@ def _found(folder: Path, slide_id: str) -> Iterator[Heatmap]:
         about = json.loads(legend.read_text("utf-8"))
         alt = f"Heatmap of slide {slide_id}: {about['what']}"
         yield Heatmap(
-            picture=jpeg(rgb, alt, SHOWN_PX),
+            picture=slide_picture(rgb, alt),
             what=about["what"],
             low=about["low"],
             high=about["high"],
