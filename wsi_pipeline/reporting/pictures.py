@@ -12,8 +12,8 @@ from wsi_pipeline.reporting.data import Picture
 from wsi_pipeline.types import RgbImage
 
 QUALITY: Final = 85
-SLIDE_PX: Final = 448  # of slides as a page shows them, nearly twice as wide as their pane
-SLIDE_QUALITY: Final = 65
+SLIDE_PX: Final = 400  # of slides as a page shows them; their panes are narrower
+SLIDE_QUALITY: Final = 60
 
 
 def webp(rgb: RgbImage, alt: str, max_px: int | None = None, quality: int = QUALITY) -> Picture:
