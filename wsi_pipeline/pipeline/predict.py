@@ -42,6 +42,7 @@ from wsi_pipeline.learn import (
 )
 from wsi_pipeline.pipeline.extract_jobs import DROPPED, TILING
 from wsi_pipeline.pipeline.predict_slide import PredictTask, is_unlike, predict_slide
+from wsi_pipeline.reporting import NONE_OF_THESE
 from wsi_pipeline.run_cohort import rows_of, unmatched_features
 from wsi_pipeline.run_folder import BundleFile, RunFolder, store_in, stores_in
 from wsi_pipeline.settings import digest
@@ -50,7 +51,6 @@ from wsi_pipeline.tiles import read_decisions
 from wsi_pipeline.verbs import VERBS
 from wsi_pipeline.verbs.models import PredictConfig
 
-NONE_OF_THESE: Final = "none of these"  # an empty set of classes
 PATIENCE_S: Final = 600.0  # another shard has the tables for as long as it reads predictions
 SET_COLUMNS: Final = ("set", "set_coverage")
 
@@ -366,6 +366,7 @@ def slides_csv(
 ) -> str:
     """One row per slide and model; ``split`` says on which side of the training the slide was.
 
+    ``primary`` marks the model that training chose to be judged by.
     ``spread`` is the standard deviation, between the folds of a cross-validated model, of the
     predicted class's probability. ``novelty`` above ``novelty_limit`` makes a slide
     ``unlike_training``. ``set`` holds the classes that cannot be excluded, the likeliest first, or
@@ -384,9 +385,9 @@ def slides_csv(
             spread = prediction.spread.get(name)
             between = "" if spread is None else f"{spread[probabilities.argmax()]:.6f}"
             found_set = sets.cells(probabilities, name, "slide")
-            row = [*who, splits.get(slide_id, ""), name, *scores, between, *novelty, *found_set]
-            rows.append(row)
-    first = ["slide_id", "patient_id", "label", "split", "model"]
+            which = [splits.get(slide_id, ""), name, _yes(name == model.primary)]
+            rows.append([*who, *which, *scores, between, *novelty, *found_set])
+    first = ["slide_id", "patient_id", "label", "split", "model", "primary"]
     last = ["spread", "novelty", "novelty_limit", "unlike_training", *SET_COLUMNS]
     return to_csv([*first, *_score_columns(model), *last], rows)
 
@@ -414,8 +415,8 @@ def patients_csv(
         for name in slides[0].slide:
             mean = np.mean([slide.slide[name] for slide in slides], axis=0)
             told = [*_scores(mean, model), unlike, *sets.cells(mean, name, "patient")]
-            rows.append([patient, label, len(slides), name, *told])
-    who = ["patient_id", "label", "slides", "model"]
+            rows.append([patient, label, len(slides), name, _yes(name == model.primary), *told])
+    who = ["patient_id", "label", "slides", "model", "primary"]
     return to_csv([*who, *_score_columns(model), "unlike_training", *SET_COLUMNS], rows)
 
 

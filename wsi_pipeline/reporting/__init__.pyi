@@ -15,6 +15,7 @@ from .comparison import (
 )
 from .copies import write_groups_page
 from .data import (
+    NONE_OF_THESE,
     Costs,
     Evaluation,
     Facts,
@@ -48,11 +49,13 @@ from .heatmap import draw_heatmap, value_limits
 from .heatmap_files import read_heatmaps, store_heatmap, write_heatmap
 from .heatmap_ome import write_ome_heatmap
 from .page import render_page, write_page
+from .predicted import Said, read_said
 from .readers import write_readers
 from .scanned import scanned_tile
 
 __all__ = [
     "HELD_OUT",
+    "NONE_OF_THESE",
     "PICTURES",
     "TRAINING",
     "BundleRead",
@@ -73,6 +76,7 @@ __all__ = [
     "Prediction",
     "Reading",
     "ReportData",
+    "Said",
     "Scores",
     "SlideCard",
     "SlideFrame",
@@ -92,6 +96,7 @@ __all__ = [
     "picture_name",
     "read_bundles",
     "read_heatmaps",
+    "read_said",
     "reliability_figure",
     "render_page",
     "roc_figure",

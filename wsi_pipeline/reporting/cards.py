@@ -5,19 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsi_pipeline.cohort import CohortSlide
-from wsi_pipeline.reporting.bundles import BundleRead
 from wsi_pipeline.reporting.data import SlideCard
 from wsi_pipeline.reporting.heatmap_files import read_heatmaps
 from wsi_pipeline.reporting.pictures import read_rgb, slide_picture
+from wsi_pipeline.reporting.predicted import Said
 from wsi_pipeline.run_folder import RunFolder
-from wsi_pipeline.tiles import TileStore
+from wsi_pipeline.tiles import TileStore, flags_told
 
 
 def slide_cards(
     run: Path,
     cohort: Sequence[CohortSlide],
     stores: Mapping[str, TileStore],
-    bundles: Sequence[BundleRead],
+    said: Said,
     encoded: frozenset[str],
     most: int | None,
 ) -> tuple[SlideCard, ...]:
@@ -27,7 +27,7 @@ def slide_cards(
         run: The run folder.
         cohort: Its table.
         stores: Tile stores by slide, in order.
-        bundles: Trained models, each of which says something of a slide.
+        said: What models say of slides.
         encoded: Slides with features, which may have no tiles here: imported, or cut in passing.
         most: How many the gallery shows; None for all.
     """
@@ -35,7 +35,7 @@ def slide_cards(
     cards = []
     alone = [row.slide_id for row in cohort if row.slide_id in encoded - stores.keys()]
     for number, slide_id in enumerate([*stores, *alone]):
-        card = _card(slide_id, stores.get(slide_id), rows.get(slide_id), bundles)
+        card = _card(slide_id, stores.get(slide_id), rows.get(slide_id), said)
         shown = most is None or number < most
         cards.append(_pictured(run, card) if shown else replace(card, shown=False))
     return tuple(cards)
@@ -45,7 +45,7 @@ def _card(
     slide_id: str,
     store: TileStore | None,
     row: CohortSlide | None,
-    bundles: Sequence[BundleRead],
+    said: Said,
 ) -> SlideCard:
     about = {} if store is None else store.attributes
     return SlideCard(
@@ -53,14 +53,12 @@ def _card(
         patient_id=row.patient_id if row else None,
         label=row.label if row else None,
         cohort=row.cohort if row else None,
-        split=next((b.splits[slide_id] for b in bundles if slide_id in b.splits), None),
+        split=said.split(slide_id),
         tiles_kept=None if store is None else len(store),
         tiles_candidate=about.get("counts", {}).get("candidates"),
         mpp=about.get("mpp_effective"),
-        flags=tuple(about.get("flags", ())),
-        predictions=tuple(
-            bundle.predictions[slide_id] for bundle in bundles if slide_id in bundle.predictions
-        ),
+        flags=flags_told(about),
+        predictions=said.of(slide_id),
     )
 
 

@@ -14,6 +14,7 @@ from wsi_pipeline.reporting.cards import slide_cards
 from wsi_pipeline.reporting.data import Costs, Facts, Failure, ReportData
 from wsi_pipeline.reporting.examples import spread_slides, tile_pairs
 from wsi_pipeline.reporting.funnel import all_failures, read_funnel
+from wsi_pipeline.reporting.predicted import read_said
 from wsi_pipeline.reporting.readers import add_readings, compare_all, machine_seconds
 from wsi_pipeline.run_cohort import rows_of, unmatched
 from wsi_pipeline.run_folder import RunFolder, stores_in
@@ -75,8 +76,9 @@ def collect(
     stores, damaged = _open_stores(RunFolder(run).tiles, cohort)
     outcomes = list(read_outcomes(RunFolder(run).journal).values())
     bundles, broken = read_bundles(run)
+    said, unread = read_said(RunFolder(run), bundles)
     encoded = _encoded(RunFolder(run))
-    failures = (*all_failures(cohort, stores, damaged, outcomes, encoded), *broken)
+    failures = (*all_failures(cohort, stores, damaged, outcomes, encoded), *broken, *unread)
     read = cohort if reading.table is None else add_readings(cohort, reading.table)
     parts = compare_all(read, bundles, reading.costs.promised)
     alike = _alike(stores)
@@ -92,7 +94,7 @@ def collect(
             *_cut(len({*stores, *encoded}), limits.slides),
         ),
         funnel=read_funnel(cohort, stores, failures, encoded),
-        slides=slide_cards(run, cohort, stores, bundles, encoded, limits.slides),
+        slides=slide_cards(run, cohort, stores, said, encoded, limits.slides),
         tiles=tile_pairs(examples, cohort, slides, limits.tiles_per_slide),
         stain_method=_stain_method(stores.values()),
         models=tuple(bundle.report for bundle in bundles),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # whoever shows no readers waits for no statistics
 HOUR_S: Final = 3600.0
 
 Level = Literal["tile", "slide", "patient"]
+NONE_OF_THESE: Final = "none of these"  # an empty set of classes
 Mime = Literal["image/webp", "image/png", "image/svg+xml"]
 
 
@@ -58,6 +59,7 @@ class Prediction:
         split: On which side of the training it was.
         classes: The set that holds the right class as often as was asked; None where nothing
             calibrated it. An empty one says none of these.
+        unlike: The slide is unlike those trained on, and the probabilities mean little.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Prediction:
     truth: str | None = None
     split: str | None = None
     classes: tuple[str, ...] | None = None
+    unlike: bool = False
 
     @property
     def label(self) -> str:
@@ -80,14 +83,14 @@ class Prediction:
         """The set as it is read; empty where there is none."""
         if self.classes is None:
             return ""
-        return " or ".join(self.classes) or "none of these"
+        return " or ".join(self.classes) or NONE_OF_THESE
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideCard:
     """One slide (or TMA core): a row of the index and, where it is ``shown``, of the gallery.
 
-    ``predictions`` are of each trained model's primary one.
+    ``predictions`` are of each model's primary one: trained here, or used here.
     """
 
     slide_id: str

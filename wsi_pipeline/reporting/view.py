@@ -225,7 +225,8 @@ def model_view(report: ModelReport) -> ModelView:
 
 def slide_index(data: ReportData) -> SlideIndex:
     """Return a line for each slide with tiles: whose, what, what each model says, flags."""
-    models = tuple(model.name for model in data.models)
+    told = (each.bundle for slide in data.slides for each in slide.predictions)
+    models = tuple(dict.fromkeys([*(model.name for model in data.models), *told]))
     rows, number = [], 0
     for slide in data.slides:
         number += slide.shown
@@ -248,6 +249,8 @@ def _said(found: Prediction | None) -> IndexCell:
     words = f"{found.label} {found.probabilities[found.label]:.2f}"
     if found.split:
         words += f" ({found.split})"
+    if found.unlike:
+        words += ", unlike training"
     return IndexCell(words=words, wrong=found.wrong)
 
 

@@ -15,7 +15,7 @@ from .decisions import (
     tile_reasons,
     write_decisions,
 )
-from .flags import FLAGS, any_mark, store_marks, worst_first
+from .flags import FLAGS, any_mark, flags_told, store_marks, worst_first
 from .formats import (
     STORE_FORMATS,
     StoreFormat,
@@ -62,6 +62,7 @@ __all__ = [
     "drawn_digest",
     "dropped_digest",
     "find_store",
+    "flags_told",
     "grid_for",
     "kept_mask",
     "map_blocks",

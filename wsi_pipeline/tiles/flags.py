@@ -168,6 +168,16 @@ def any_mark(found: Marks, names: Iterable[str] | None = None) -> NDArray[np.boo
     return mask
 
 
+def flags_told(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words what a store says is doubtful: of its slide, and how many tiles by flag."""
+    counts = attributes.get("counts", {})
+    tiles = {flag.fate: counts.get(f"flagged_{name}", 0) for name, flag in FLAGS.items()}
+    return (
+        *(flag.replace("_", " ") for flag in attributes.get("flags", ())),
+        *(f"{count:,} {fate}" for fate, count in tiles.items() if count),
+    )
+
+
 def worst_first(store: TileStore, name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the order of (n,) ``rows`` of a store by how far they are beyond the flag's limit."""
     flag = FLAGS[name]

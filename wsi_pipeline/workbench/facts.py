@@ -1,7 +1,7 @@
 """What the workbench tells of a run folder, ready for JSON."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,21 @@ from wsi_pipeline.cohort import CohortSlide
 from wsi_pipeline.errors import StoreError, WsiError
 from wsi_pipeline.journal import read_outcomes
 from wsi_pipeline.learn import SlidePrediction, read_prediction
-from wsi_pipeline.reporting import BundleRead, Failure, SlideFrame, all_failures, read_bundles
+from wsi_pipeline.reporting import (
+    Failure,
+    Said,
+    SlideFrame,
+    all_failures,
+    read_bundles,
+    read_said,
+)
 from wsi_pipeline.run_cohort import rows_of
 from wsi_pipeline.run_folder import RunFolder, stores_in
 from wsi_pipeline.tiles import (
     FLAGS,
     TileStore,
     find_store,
+    flags_told,
     kept_mask,
     open_tiles,
     read_decisions,
@@ -70,31 +78,30 @@ class RunFacts:
             except StoreError as error:
                 broken[slide_id] = sentence(error)
         bundles, useless = read_bundles(self.folder.root)
+        said, unread = read_said(self.folder, bundles)
         encoded = {n for f in self.folder.features.glob("[!.]*") for n in stores_in(f)}
         failed = all_failures(
             cohort, stores.keys() - broken.keys(),
             [Failure(slide_id=name, stage="tile", reason=why) for name, why in broken.items()],
             list(read_outcomes(self.folder.journal).values()), encoded,
         )  # fmt: skip
-        lost = {f.slide_id: f"{f.stage}: {f.reason}" for f in (*failed, *useless)}
+        lost = {f.slide_id: f"{f.stage}: {f.reason}" for f in (*failed, *useless, *unread)}
         known = {row.slide_id: row for row in cohort}
         order = [name for name in known if name in stores or name in encoded]
         order += [name for name in stores if name not in known]
         rows = [
-            _row(name, known.get(name), stores.get(name, {}), bundles)
+            _row(name, known.get(name), stores.get(name, {}), said)
             | {"failure": lost.pop(name, None)}
             for name in order
         ]
         rows += [
-            _row(name, known.get(name), {}, bundles) | {"failure": told}
-            for name, told in lost.items()
+            _row(name, known.get(name), {}, said) | {"failure": told} for name, told in lost.items()
         ]
         names = list(dict.fromkeys(row.cohort for row in cohort if row.cohort))
-        models = [bundle.report for bundle in bundles]
         return {
             "title": " and ".join(names) or self.folder.root.resolve().name,
             "slides": rows,
-            "models": [{"name": each.name, "classes": list(each.classes)} for each in models],
+            "models": [{"name": name} for name in said.names],
             "predicted": sorted(p.name for p in self.folder.predictions.glob("[!.]*")),
         }
 
@@ -111,7 +118,8 @@ class RunFacts:
     def state(self) -> tuple[tuple[str, int], ...]:
         """Return what changes when a stage has written something that the table tells."""
         folder = self.folder
-        parts = (folder.cohort, folder.tiles, folder.journal, folder.models, *folder.bundles())
+        parts = (folder.cohort, folder.tiles, folder.journal, folder.models, *folder.bundles(),
+                 *folder.predictions.glob("[!.]*/slides.csv"))  # fmt: skip
         return tuple((str(part), part.stat().st_mtime_ns) for part in parts if part.exists())
 
     def row(self, slide_id: str) -> CohortSlide | None:
@@ -270,24 +278,25 @@ def _row(
     slide_id: str,
     row: CohortSlide | None,
     about: Mapping[str, Any],
-    bundles: Sequence[BundleRead],
+    said: Said,
 ) -> dict[str, Any]:
-    said = [b.predictions[slide_id] for b in bundles if slide_id in b.predictions]
-    first = said[0] if said else None
+    told = said.of(slide_id)
+    first = told[0] if told else None
+    unlike = ["unlike training"] if any(each.unlike for each in told) else []
     return {
         "id": slide_id,
         "patient": None if row is None else row.patient_id,
         "label": None if row is None else row.label,
         "cohort": None if row is None else row.cohort,
-        "split": next((b.splits[slide_id] for b in bundles if slide_id in b.splits), None),
+        "split": said.split(slide_id),
         "stain": about.get("stain", {}).get("method"),
         "tiles": about.get("counts", {}).get("kept"),
-        "flags": list(about.get("flags", ())),
+        "flags": [*flags_told(about), *unlike],
         "truth": None if first is None else first.truth,
         "predictions": [
             {"bundle": each.bundle, "said": each.label,
              "probabilities": {k: round(v, DIGITS) for k, v in each.probabilities.items()}}
-            for each in said
+            for each in told
         ],
     }  # fmt: skip
 

@@ -100,7 +100,9 @@ function sideBySide() {
   } else {
     const [left, right] = [open.panes[0], addPane(1)];
     together(left, right);
-    right.whenOpen(() => left.viewer.viewport.goHome(true));
+    const home = () => left.viewer.viewport.goHome(true);
+    left.viewer.addOnceHandler("after-resize", home); // it is half as wide as it was
+    right.whenOpen(home);
     $("colours").replaceChildren(make("p", { class: "note" }, "left"), open.colours[0].select, open.colours[0].key,
       make("p", { class: "note" }, "right"), open.colours[1].select, open.colours[1].key);
   }
@@ -126,6 +128,7 @@ async function pick(row) {
     make("div", { id: "nearest" }),
     ...Object.entries(told.probabilities).map(([model, values]) => make("div", {}, make("b", {}, model), list(Object.entries(values)))),
     list(Object.entries(told.measures)));
+  $("tile").scrollIntoView({ block: "nearest" });
   askNearest();
 }
 
