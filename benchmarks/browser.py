@@ -162,9 +162,12 @@ class Tab:
             time.sleep(0.05)
 
     def press(self, key: str) -> None:
-        """Press and release a key."""
+        """Press and release a key; a letter as a keyboard sends it, with its place and code."""
+        told: dict[str, Any] = {"key": key}
+        if key.isalpha() and len(key) == 1:
+            told |= {"code": f"Key{key.upper()}", "windowsVirtualKeyCode": ord(key.upper())}
         for kind in ("keyDown", "keyUp"):
-            self.command("Input.dispatchKeyEvent", type=kind, key=key)
+            self.command("Input.dispatchKeyEvent", type=kind, **told)
 
     def click(self, x: float, y: float) -> None:
         """Click at a place of the window, CSS px."""

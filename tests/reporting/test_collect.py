@@ -12,9 +12,12 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.events import SlideDone, SlideFailed, SlideSkipped, StageStarted, Written
 from wsi_pipeline.journal import Journal
+from wsi_pipeline.pipeline.predict import PredictConfig
+from wsi_pipeline.pipeline.predict import run as predict
 from wsi_pipeline.pipeline.report import run
 from wsi_pipeline.reporting import Limits, collect, render_page
 from wsi_pipeline.run_folder import RunFolder
+from wsi_pipeline.tiles import flags_told
 from wsi_pipeline.verbs.runs import ReportConfig
 
 
@@ -77,6 +80,36 @@ def test_models_are_shown_as_stored(trained: Path) -> None:
     facts = {facts.title: dict(facts.rows) for facts in data.provenance}
     assert facts["Digests of the slides"]["hcc-0"] == "digest-hcc-0"
     assert facts["Tile stores, alike in all 26"]["config.mpp"] == "0.5"
+
+
+def test_what_a_model_from_elsewhere_predicted_is_shown_and_a_damaged_table_named(
+    trained: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(trained, tmp_path / "run")
+    judged = {card.slide_id: card.predictions for card in collect(copy).slides}
+    model = (copy / "models" / ENCODER).rename(tmp_path / ENCODER)
+    (copy / "models").rmdir()
+    drawn = {"heatmaps": False, "geojson": False, "device": "cpu"}
+    list(predict(PredictConfig(run=copy, model=model, **drawn)))
+    data = collect(copy)
+    assert not data.models
+    for card in data.slides:
+        (said,) = card.predictions
+        assert (said.bundle, said.model) == (ENCODER, "abmil")
+        if said.split != "val":  # which training judged by a model that did not see them
+            assert said.probabilities == pytest.approx(judged[card.slide_id][0].probabilities)
+    page = render_page(data)
+    assert f'<th scope="col">{ENCODER}</th>' in page
+    row = RunFolder(copy).predicted_slides(ENCODER)
+    row.write_text(row.read_text().replace("abmil,yes,hcc,0.", "abmil,yes,hcc,zero ", 1))
+    (failed,) = [each for each in collect(copy).failures if each.stage == "predict"]
+    assert "predict again" in failed.reason
+
+
+def test_flagged_tiles_are_counted_by_flag() -> None:
+    counts = {"counts": {"flagged_blood": 1042, "flagged_pen": 0, "kept": 2000}}
+    assert flags_told({**counts, "flags": ["stain_not_he"]}) == ("stain_not_he", "1,042 blood")
+    assert flags_told({}) == ()
 
 
 def test_a_damaged_store_and_bundle_are_named(trained: Path, tmp_path: Path) -> None:

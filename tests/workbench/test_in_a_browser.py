@@ -54,6 +54,13 @@ MANY_TILES = """(async () => {
   told.canvases = pane.element.querySelectorAll("canvas.overlay").length;
   told.added = document.querySelectorAll("*").length - before;
   return JSON.stringify(told); })()"""
+TILE_SEEN = """JSON.stringify([document.querySelector("#tile img").getBoundingClientRect().bottom,
+  innerHeight])"""
+VIEW = """JSON.stringify((({ viewport }) => [viewport.getCenter(), viewport.getZoom(),
+  viewport.getRotation(), viewport.flipped])(workbench.pane.viewer))"""
+ALIKE = """(([one, other]) => other && one.world.getItemCount() && other.world.getItemCount()
+  && one.viewport.getCenter(true).distanceTo(other.viewport.getCenter(true)) < 1e-6)(
+  [...document.querySelectorAll("#viewer .pane")].map(each => OpenSeadragon.getViewer(each)))"""
 NO_FLAGS = "document.querySelectorAll('#more-flags input').forEach(each => each.click())"
 STILL = "window.workbench?.pane.ready"
 
@@ -136,9 +143,19 @@ def test_a_person_looks_decides_and_corrects(mine: Path, tmp_path: Path) -> None
         tab.run("document.getElementById('show-rejected').click()")
         tab.wait("workbench.layers.extra.rejected")
         assert tab.run("document.querySelectorAll('#more-rejected input').length") >= 1
-        tab.run("document.getElementById('side').click()")
+        tab.wait("document.querySelector('#tile img')?.naturalWidth > 0")
+        bottom, height = json.loads(tab.run(TILE_SEEN))
+        assert 0 < bottom <= height, "what a tile looks like is seen without scrolling"
+        tab.run("document.querySelector('#viewer .openseadragon-canvas').focus()")
+        place = tab.run(VIEW)
+        for key in "fra":  # by which OpenSeadragon itself flips, turns and moves a slide
+            tab.press(key)
+        tab.run("new Promise(done => setTimeout(done, 100))")
+        assert tab.run(VIEW) == place
+        tab.press("s")
         tab.wait("document.querySelectorAll('#viewer canvas.overlay').length == 2")
-        tab.run("document.getElementById('side').click()")
+        tab.wait(ALIKE)
+        tab.press("s")
         tab.run("void workbench.pane.viewer.viewport.goHome(true)")
         tab.run("document.getElementById('mask-subtract').click()")
         tab.wait("workbench.layers.extra.tissue && workbench.pane.spot")

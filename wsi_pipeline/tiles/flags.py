@@ -169,11 +169,11 @@ def any_mark(found: Marks, names: Iterable[str] | None = None) -> NDArray[np.boo
 
 
 def flags_told(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in words what a store says is doubtful: of its slide, and how many tiles by flag."""
+    """Return a slide's own flags, and how many of its kept tiles have which: ``42 blood``."""
     counts = attributes.get("counts", {})
     tiles = {flag.fate: counts.get(f"flagged_{name}", 0) for name, flag in FLAGS.items()}
     return (
-        *(flag.replace("_", " ") for flag in attributes.get("flags", ())),
+        *attributes.get("flags", ()),
         *(f"{count:,} {fate}" for fate, count in tiles.items() if count),
     )
 

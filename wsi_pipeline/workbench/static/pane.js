@@ -28,6 +28,8 @@ export class Pane {
       .addOnceHandler("fully-loaded-change", () => performance.mark("slide sharp")));
     this.viewer.addHandler("update-viewport", () => this.redraw());
     this.viewer.addHandler("resize", () => this.redraw());
+    // Letters are ours: OpenSeadragon would move, turn and flip the slide by some of them.
+    this.viewer.addHandler("canvas-key", event => { event.preventDefaultAction = /^[a-z]$/i.test(event.originalEvent.key); });
     this.tracker = new OpenSeadragon.MouseTracker({ element: this.element, moveHandler: event => this.tell(event.position) });
     for (const [name, deed] of [["canvas-press", "press"], ["canvas-drag", "drag"], ["canvas-drag-end", "drop"], ["canvas-click", "click"], ["canvas-double-click", "twice"]])
       this.viewer.addHandler(name, event => {
