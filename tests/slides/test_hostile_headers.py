@@ -45,6 +45,7 @@ def tail_to_head(path: Path) -> None:
         (lambda path: set_tag(path, TILE_WIDTH, 1 << 20), "tiles of 1048576 × 128 px"),
         (lambda path: set_tag(path, WIDTH, (1 << 31) - 1), "says 2147483647 × 300 px"),
         (lambda path: set_tag(path, HEIGHT, 0), "says 400 × 0 px"),
+        (lambda path: set_tag(path, WIDTH, 100), "lists 12 tiles, and 100 × 300 px have 3"),
         (
             lambda path: set_tag(path, HEIGHT, 65535),
             r"of the 2048 tiles of 400 × 65535 px it lists 12",

@@ -203,6 +203,8 @@ def _impossible(directory: TiffDirectory, size: int) -> str:
         needed = -(-width // directory.tile_width) * -(-height // directory.tile_height)
         if directory.tiles < needed:
             return f"of the {needed} tiles of {width} × {height} px it lists {directory.tiles}"
+        if directory.tiles not in (needed, needed * directory.samples):  # colours may lie apart
+            return f"it lists {directory.tiles} tiles, and {width} × {height} px have {needed}"
     rows = min(directory.rows_per_strip, height)
     unpacked = directory.tile_width * directory.tile_height or width * rows
     unpacked *= 4 * 2  # samples of 16 bit, at most
