@@ -16,6 +16,7 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
@@ -32,6 +33,7 @@ from wsi_pipeline.events import (
     SlideDone,
     SlideFailed,
     SlideSkipped,
+    SlideStarted,
     StageResumed,
     StageStarted,
 )
@@ -41,6 +43,7 @@ KINDS: Final[Mapping[str, type[Event]]] = {
     for name, kind in vars(events).items()
     if isinstance(kind, type) and issubclass(kind, Event)
 }
+FATES: Final = tuple(kind.__name__ for kind in (SlideStarted, SlideDone, SlideSkipped, SlideFailed))
 NOT_FINITE: Final = "not finite"
 UNTOLD: Final = ("spans",)  # thousands an event, and of use to a trace alone
 
@@ -177,6 +180,28 @@ def read_outcomes(path: Path) -> dict[tuple[str, str], Outcome]:
             outcome = _outcome(event, stages.get(entry.call, entry.verb))
             found[outcome.slide_id, outcome.stage] = outcome
     return found
+
+
+def ended_a_process(path: Path, killed: str) -> frozenset[str]:
+    """Return the slides whose last call began them and never spoke of them again, or lost a worker.
+
+    Lines are only looked at as far as that takes, as a journal may have hundreds of thousands.
+
+    Args:
+        path: The journal.
+        killed: How the failure of a slide begins whose worker process was killed.
+    """
+    found: dict[str, bool] = {}
+    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:  # of which some may be torn, or another version's
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                row = json.loads(line)
+                if row["event"] in FATES:
+                    told = row["fields"]
+                    found[told["slide_id"]] = row["event"] == SlideStarted.__name__ or told.get(
+                        "error", ""
+                    ).startswith(killed)
+    return frozenset(name for name, ended in found.items() if ended)
 
 
 def _outcome(event: SlideDone | SlideSkipped | SlideFailed, stage: str) -> Outcome:

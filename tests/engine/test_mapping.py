@@ -1,5 +1,6 @@
 """The engine: every slide has exactly one fate, and no slide takes another along."""
 
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -64,6 +65,26 @@ def test_a_dead_worker_costs_its_slide_alone(tmp_path: Path) -> None:
     assert "killed twice" in fates["b"].error
     assert (tmp_path / "b").read_text() == "xx"
     assert all(isinstance(fates[name], SlideDone) for name in "acdef")
+
+
+def test_a_slide_that_ended_the_process_is_tried_in_another_the_next_time(tmp_path: Path) -> None:
+    """Without workers a crashing decoder ends the call; the same call again costs that slide."""
+
+    def call() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "engine.crashing", str(tmp_path), "a=ok", "b=die", "c=ok"]
+        tests = Path(__file__).parents[1]
+        return subprocess.run(
+            command, cwd=tests, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    assert call().returncode == -signal.SIGKILL
+    assert not (tmp_path / "c").exists()
+    for times in (1, 2):
+        told = call()
+        assert told.returncode == 1
+        assert len((tmp_path / "b").read_text()) == 1 + 2 * times, "once there, then in workers"
+        assert len((tmp_path / "c").read_text()) == times
+        assert "b: failed, its worker process was killed twice" in told.stdout + told.stderr
 
 
 def test_a_worker_keeps_to_one_core_and_keeps_its_memory(

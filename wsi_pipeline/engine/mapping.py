@@ -14,15 +14,19 @@ from typing import Final, Self
 from wsi_pipeline.engine.attempt import Busy, Died, Executor, Fate, SlideTask, Stuck, Work, attempt
 from wsi_pipeline.engine.pool import POOL
 from wsi_pipeline.events import Event, SlideFailed, SlideStarted
+from wsi_pipeline.journal import ended_a_process
 from wsi_pipeline.settings import StageConfig
 
 POLL_SECONDS: Final = 0.5
+KILLED: Final = "its worker process was killed"
 
 
 class InProcess:
-    """One slide after the other, here; once one hangs, the others in a worker, which can be ended.
+    """One slide after the other, here, or where need be in a worker: that can be ended, may crash.
 
-    What hangs may hold what the next slide needs, such as the lock of the HDF5 library.
+    All go there once one hangs, as that may hold what the next slide needs, such as the lock of the
+    HDF5 library; and a slide goes there that an earlier call was at work on when it came to its
+    end, as a decoder that crashes takes its process along.
     """
 
     def __init__(self, config: StageConfig) -> None:
@@ -30,6 +34,9 @@ class InProcess:
         self._stack = ExitStack()
         self._elsewhere: Executor | None = None
         self._hangs = False
+        folder = config.run_folder
+        journal = None if folder is None else folder.journal
+        self._doubtful = ended_a_process(journal, KILLED) if journal else frozenset()
 
     def __enter__(self) -> Self:
         return self
@@ -43,6 +50,9 @@ class InProcess:
             if self._hangs:
                 yield from self._in_a_worker().run(work, chain([task], waiting))
                 return
+            if task.slide_id in self._doubtful:
+                yield from self._in_a_worker().run(work, [task])
+                continue
             yield SlideStarted(slide_id=task.slide_id)
             fate = attempt(work, task)
             self._hangs = isinstance(fate, Stuck)
@@ -100,8 +110,8 @@ def map_slides(
 def _failure_of(fate: Died) -> SlideFailed:
     return SlideFailed(
         slide_id=fate.slide_id,
-        error="its worker process was killed twice (a crashing codec, or out of memory); "
-        "try it with fewer --workers, or another --reader",
+        error=f"{KILLED} twice (a crashing codec, or out of memory); try it with fewer --workers, "
+        "or another --reader",
     )
 
 
