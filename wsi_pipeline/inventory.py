@@ -119,6 +119,7 @@ class Inventory:
             told, _, link = text.removesuffix('"}').rpartition(LINK)
             row = json.loads(f"{told}}}")
             name, state = row["path"], row["state"]
+            entry = None if state == "begun" else _next(self.entries.get(name), state, row)
         except (ValueError, KeyError, TypeError):
             self.problems.append(f"{self.root / NAME}: line {self._lines} is damaged")
             self._link = None
@@ -128,10 +129,10 @@ class Inventory:
                 f"{self.root / NAME}: line {self._lines} was changed, or lines before it are gone"
             )
         self._link = link
-        if state == "begun":
+        if entry is None:
             self.begun = self._lines == 1
         else:
-            self.entries[name] = _next(self.entries.get(name), state, row)
+            self.entries[name] = entry
 
 
 def _next(entry: Entry | None, state: State, row: Mapping[str, Any]) -> Entry:

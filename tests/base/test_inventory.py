@@ -73,6 +73,17 @@ def test_a_line_that_is_changed_or_gone_is_noticed(run: Path, line: int) -> None
         assert read_inventory(run).problems or not read_inventory(run).begun
 
 
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80])
+def test_no_byte_can_change_unnoticed(run: Path, flip: int) -> None:
+    """Also where the line is still JSON, and lacks a name that is looked for."""
+    whole = (run / NAME).read_bytes()
+    for at in range(len(whole) - 1):  # without the last line's end a writer is still at it
+        damaged = bytearray(whole)
+        damaged[at] ^= flip
+        (run / NAME).write_bytes(damaged)
+        assert read_inventory(run).problems, whole[:at]
+
+
 def test_after_a_crash_the_old_and_the_new_file_are_right(run: Path) -> None:
     """Killed between the two lines of a file: the rename may have happened, or not."""
     path = run / NAME
