@@ -37,8 +37,12 @@ class Said:
             for b in self.bundles
             if slide_id in b.predictions
         }
-        told = {name: each[slide_id] for name, each in self.predicted.items() if slide_id in each}
-        return tuple({**judged, **{name: told[name] for name in told.keys() - judged}}.values())
+        told = {
+            name: each[slide_id]
+            for name, each in self.predicted.items()
+            if slide_id in each and name not in judged
+        }
+        return (*judged.values(), *told.values())
 
     def split(self, slide_id: str) -> str | None:
         """Return on which side of a training here the slide was."""
