@@ -110,12 +110,11 @@ export function together(one, other) {
   for (const [from, to] of [[one, other], [other, one]]) {
     const lead = () => { leader = from; };
     for (const event of ["pointerenter", "pointerdown", "wheel", "focusin"]) from.element.addEventListener(event, lead);
-    const follow = () => {
+    from.viewer.addHandler("viewport-change", () => {
       if (leader !== from || !to.ready || !from.ready) return;
       const { viewport } = to.viewer, seen = from.viewer.viewport;
       viewport.zoomTo(seen.getZoom(true), null, true);
       viewport.panTo(seen.getCenter(true), true);
-    };
-    for (const event of ["viewport-change", "after-resize"]) from.viewer.addHandler(event, follow);
+    });
   }
 }

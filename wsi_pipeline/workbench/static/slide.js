@@ -100,9 +100,7 @@ function sideBySide() {
   } else {
     const [left, right] = [open.panes[0], addPane(1)];
     together(left, right);
-    const home = () => left.viewer.viewport.goHome(true);
-    left.viewer.addOnceHandler("after-resize", home); // it is half as wide as it was
-    right.whenOpen(home);
+    right.whenOpen(() => left.viewer.viewport.goHome(true));
     $("colours").replaceChildren(make("p", { class: "note" }, "left"), open.colours[0].select, open.colours[0].key,
       make("p", { class: "note" }, "right"), open.colours[1].select, open.colours[1].key);
   }
