@@ -43,7 +43,9 @@ KINDS: Final[Mapping[str, type[Event]]] = {
     for name, kind in vars(events).items()
     if isinstance(kind, type) and issubclass(kind, Event)
 }
-FATES: Final = tuple(kind.__name__ for kind in (SlideStarted, SlideDone, SlideSkipped, SlideFailed))
+OF_A_SLIDE: Final = tuple(
+    kind.__name__ for kind in (SlideStarted, SlideDone, SlideSkipped, SlideFailed)
+)
 NOT_FINITE: Final = "not finite"
 UNTOLD: Final = ("spans",)  # thousands an event, and of use to a trace alone
 
@@ -196,11 +198,10 @@ def ended_a_process(path: Path, killed: str) -> frozenset[str]:
         for line in lines:  # of which some may be torn, or another version's
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 row = json.loads(line)
-                if row["event"] in FATES:
+                if row["event"] in OF_A_SLIDE:
                     told = row["fields"]
-                    found[told["slide_id"]] = row["event"] == SlideStarted.__name__ or told.get(
-                        "error", ""
-                    ).startswith(killed)
+                    begun = row["event"] == SlideStarted.__name__
+                    found[told["slide_id"]] = begun or told.get("error", "").startswith(killed)
     return frozenset(name for name, ended in found.items() if ended)
 
 
