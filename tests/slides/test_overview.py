@@ -3,6 +3,7 @@
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsi_pipeline.slides import SlideInfo, open_slide, read_low, reduce_area
-from wsi_pipeline.slides.overview import choose_level
+from wsi_pipeline.slides import Slide, SlideInfo, open_slide, overview, read_low, reduce_area
+from wsi_pipeline.slides.overview import _read_reduced, choose_level
 from wsi_pipeline.slides.reader import SlideReader
+from wsi_pipeline.slides.tile_codec import JpegTiles
 from wsi_pipeline.types import Region, RgbImage
 
 
@@ -50,6 +52,13 @@ class Gradient(SlideReader):
         raise KeyError(name)
 
     def close(self) -> None: ...
+
+
+class Averaging:
+    """A slide that knows no way to decode its tiles smaller."""
+
+    def __init__(self, slide: Slide) -> None:
+        self.read = slide.read
 
 
 def mean_of_blocks(rgb: RgbImage, factor: int) -> np.ndarray:
@@ -139,6 +148,55 @@ def test_the_overview_of_a_real_slide_is_its_mean(data_dir: Path) -> None:
         whole = slide.read(0, 0, 0, *slide.info.dimensions)
     assert low.downsample == 16.0
     assert np.abs(low.rgb - mean_of_blocks(whole, 16)).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "most"),
+    [
+        ("slides/CMU-1-Small-Region.svs", 0.3, 3),
+        ("real_liver/liver_margin_ink.tif", 0.3, 3),
+        ("slides/TCGA-CR-7395-01A-01-TS1.svs", 2.0, 40),  # JPEG 2000 has another low-pass
+    ],
+)
+@pytest.mark.parametrize("corner", [(0, 0), (512, 256), (88, 24), (5, 3), (-40, -16)])
+def test_tiles_decoded_smaller_give_nearly_the_same_overview(
+    data_dir: Path,
+    name: str,
+    mean: float,
+    most: int,
+    corner: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(overview, "SCALED_FROM_PX", 0)
+    with open_slide(data_dir / name) as slide:
+        width, height = slide.level_dimensions[0]
+        x, y = corner
+        region = Region(x=x, y=y, width=width - x, height=min(2500, height - y))
+        scaled = _read_reduced(slide, 0, region, 16)
+        averaged = _read_reduced(cast("Slide", Averaging(slide)), 0, region, 16)
+    assert scaled.shape == averaged.shape
+    apart = np.abs(scaled.astype(int) - averaged)
+    assert apart.mean() <= mean
+    assert apart.max() <= (0 if corner == (5, 3) else most)  # between pixels nothing is scaled
+
+
+def test_no_native_tile_is_decoded_larger_than_needed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slide without low levels: what lies on whole eighths is not decoded at full size."""
+    with open_slide(data_dir / "slides/CMU-1-Small-Region.svs") as slide:
+        sizes = []
+        decode = JpegTiles.decode
+
+        def noted(tiles: JpegTiles, stored: bytes, out: RgbImage) -> None:
+            sizes.append(out.shape[0])
+            decode(tiles, stored, out)
+
+        monkeypatch.setattr(JpegTiles, "decode", noted)
+        monkeypatch.setattr(overview, "SCALED_FROM_PX", 2208 * 2960 - 1)
+        whole = Region(x=0, y=0, width=2208, height=2960)
+        assert read_low(slide, slide.info.mpp, region=whole).rgb.shape == (185, 138, 3)
+    assert set(sizes) == {30}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3000)])

@@ -1,13 +1,16 @@
 """One small picture of a slide, made from the coarsest suitable level in bounded memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideReadError
-from wsi_pipeline.slides.protocol import Slide
+from wsi_pipeline.slides.protocol import Pixels, Reducible, Slide
 from wsi_pipeline.types import Region, RgbImage
 
 MOST_UNREADABLE = 0.05  # share of an overview that may be filled in
@@ -16,6 +19,8 @@ FINER_PX = 8192  # side of what is read of a finer level in the place of a piece
 INPAINT_PX = 3  # how far around a pixel is looked to fill it in
 BLOCK_PX = 2048  # side of the blocks read at a time; 17 MB as RGBA
 UNSCALED_MAX_PX = 2048  # longest side of an overview when the resolution is unknown
+SCALED_BY = (8, 4)  # that native tiles are decoded smaller by; at 2 hardly anything is saved
+SCALED_FROM_PX = 32 << 20  # of a level; fewer are read in no time, and averaged to the bit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,8 +50,11 @@ def read_low(
     from around it, so that tissue is looked for there, too.
 
     The coarsest level that is still at least as fine is reduced by a whole number with area
-    averaging, so the picture's scale is exact and does not depend on how it was read. Memory
-    is bounded by the overview and one block, even when the slide has level 0 only.
+    averaging, so the picture's scale is exact and does not depend on how it was read. Where much
+    is read, that number is a multiple of four or eight, and the reader has a way, native tiles are
+    decoded at that fraction of their size: the mean of a JPEG's 8 × 8 block is the first of its
+    coefficients. Memory is bounded by the overview and one block, even when the slide has level 0
+    only.
 
     Args:
         slide: An open slide.
@@ -75,7 +83,7 @@ def read_low(
     if region.y + region.height <= slide.info.level_dimensions[0][1]:
         height = max(1, min(height, level_height - y))
     return LowImage(
-        rgb=_read_reduced(slide, level, (x, y, width, height), factor),
+        rgb=_read_reduced(slide, level, Region(x=x, y=y, width=width, height=height), factor),
         downsample=downsample * factor,
         origin=(x * downsample, y * downsample),
     )
@@ -106,25 +114,25 @@ def shrink_to(slide: Slide, max_px: int) -> RgbImage:
     return shrunk
 
 
-def _read_reduced(
-    slide: Slide, level: int, rectangle: tuple[int, int, int, int], factor: int
-) -> RgbImage:
-    x, y, width, height = rectangle
-    side = max(1, BLOCK_PX // factor)  # of a block, in overview pixels
+def _read_reduced(slide: Slide, level: int, area: Region, factor: int) -> RgbImage:
+    """Read an area, px of the level, of which ``factor`` × ``factor`` pixels become one."""
+    width, height = area.width, area.height
+    scaled = _Scaled.of(slide, level, factor) if width * height > SCALED_FROM_PX else None
     low = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
     hole = np.zeros(low.shape[:2], np.uint8)
     failed: SlideReadError | None = None
-    for top in range(0, low.shape[0], side):
-        for left in range(0, low.shape[1], side):
-            at = (x + left * factor, y + top * factor)
+    for rows in _spans(height, factor, scaled is not None):
+        for columns in _spans(width, factor, scaled is not None):
+            at = (area.x + columns.start * factor, area.y + rows.start * factor)
             size = (
-                min(side * factor, width - left * factor),
-                min(side * factor, height - top * factor),
+                min(columns.stop * factor, width) - columns.start * factor,
+                min(rows.stop * factor, height) - rows.start * factor,
             )
-            rows = slice(top, top + -(-size[1] // factor))
-            columns = slice(left, left + -(-size[0] // factor))
             try:
-                low[rows, columns] = reduce_area(slide.read(level, *at, *size), factor)
+                if scaled is not None and scaled.has(at, size):
+                    low[rows, columns] = scaled.read(at, size)
+                else:
+                    low[rows, columns] = reduce_area(slide.read(level, *at, *size), factor)
             except SlideReadError as error:
                 failed = failed or error
                 _read_in_pieces(
@@ -135,6 +143,49 @@ def _read_reduced(
     if hole.mean() > MOST_UNREADABLE:
         raise failed
     return np.asarray(cv2.inpaint(low, hole, INPAINT_PX, cv2.INPAINT_TELEA), np.uint8)
+
+
+def _spans(length: int, factor: int, apart: bool) -> Iterator[slice]:
+    """Cut a side of the overview into blocks; ``apart``: a last pixel that is not full is one."""
+    side, whole, count = max(1, BLOCK_PX // factor), length // factor, -(-length // factor)
+    full = whole if apart else count
+    edges = dict.fromkeys((*range(0, full, side), full, count))
+    return (slice(*span) for span in pairwise(edges))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scaled:
+    """A level that is decoded ``by`` times smaller, and averaged over ``rest`` from there.
+
+    Attributes:
+        size: (width, height) of the level itself.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+    by: int
+    rest: int
+
+    @classmethod
+    def of(cls, slide: Slide, level: int, factor: int) -> Self | None:
+        """Return the smallest that goes into the factor; None where there is no such way."""
+        by = next((each for each in SCALED_BY if factor % each == 0), None)
+        pixels = slide.reduced(level, by) if by and isinstance(slide, Reducible) else None
+        if by is None or pixels is None:
+            return None
+        size = slide.info.level_dimensions[level]
+        return cls(pixels=pixels, size=size, by=by, rest=factor // by)
+
+    def has(self, at: tuple[int, int], size: tuple[int, int]) -> bool:
+        """Whether a rectangle lies inside the level and begins and ends between smaller pixels."""
+        inside = all(0 <= a <= most - n for a, n, most in zip(at, size, self.size, strict=True))
+        return inside and not any(each % self.by for each in (*at, *size))
+
+    def read(self, at: tuple[int, int], size: tuple[int, int]) -> RgbImage:
+        """Read such a rectangle, reduced by the whole factor."""
+        rgb = np.empty((size[1] // self.by, size[0] // self.by, 3), np.uint8)
+        self.pixels.read_into(0, at[0] // self.by, at[1] // self.by, rgb)
+        return reduce_area(rgb, self.rest)
 
 
 def _read_in_pieces(

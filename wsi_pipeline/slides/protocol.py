@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from wsi_pipeline.types import Region, RgbImage
 
@@ -140,3 +140,16 @@ class Slide(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class Pixels(Protocol):
+    """What is read as if it were a level of its own."""
+
+    def read_into(self, level: int, x: int, y: int, out: RgbImage, /) -> None: ...
+
+
+@runtime_checkable
+class Reducible(Protocol):
+    """A slide whose tiles may decode at a fraction of their size, see ``SlideReader.reduced``."""
+
+    def reduced(self, level: int, factor: int) -> Pixels | None: ...
