@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.measure import Table, arguments, interleave, write_tables
+from benchmarks.measure import Table, arguments, compile_modules, interleave, write_tables
 from benchmarks.slides import Scan, read_patch, write_picture, write_scan
 from wsi_pipeline.events import SlideFailed
 from wsi_pipeline.tiles import open_tiles
@@ -60,6 +60,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--only", default="sharing,buckets", help="what is measured")
     given = parser.parse_args()
+    compile_modules()
     patch = read_patch(given.pixels)
     tables: list[Table] = []
     if "sharing" in given.only:

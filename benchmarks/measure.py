@@ -1,6 +1,7 @@
 """Interleaved rounds, medians with their spread, and a table and a plot of them."""
 
 import argparse
+import compileall
 import os
 import platform
 import statistics
@@ -12,6 +13,7 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
+import wsi_pipeline
 from wsi_pipeline.reporting.style import ACCENT, MUTED, render
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -120,6 +122,14 @@ def arguments(description: str | None, rounds: int = 5) -> argparse.ArgumentPars
         "--pixels", type=Path, help="slide whose pixels are repeated; drawn tissue if not given"
     )
     return parser
+
+
+def compile_modules() -> None:
+    """Compile the package's modules, as an installer does.
+
+    Else a checkout in which Python may write none compiles them anew at every start.
+    """
+    compileall.compile_dir(Path(wsi_pipeline.__file__).parent, quiet=1)
 
 
 def _short(value: float) -> str:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import Table, arguments, write_tables
+from benchmarks.measure import Table, arguments, compile_modules, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.tiles import open_tiles
 
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--encoder", default="test_resnet", help="small: the slide is what matters")
     given = parser.parse_args()
+    compile_modules()
     patch = read_patch(given.pixels)
     peaks: dict[str, list[float]] = {}
     notes = []

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.floor import floor_rate
-from benchmarks.measure import Table, arguments, interleave, write_tables
+from benchmarks.measure import Table, arguments, compile_modules, interleave, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.tiles import open_tiles
 from wsi_pipeline.types import RgbImage
@@ -29,6 +29,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="tiles of the largest slide")
     given = parser.parse_args()
+    compile_modules()
     patch = read_patch(given.pixels)
     tables = [
         _by_tissue(patch, given.most),

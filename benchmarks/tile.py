@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.contest import Ran, Ready, add_peer_flags, peers_for, run_peer, willing
 from benchmarks.environments import ABSENT, PEERS, Task
 from benchmarks.floor import floor_rate
-from benchmarks.measure import Table, arguments, interleave, write_tables
+from benchmarks.measure import Table, arguments, compile_modules, interleave, write_tables
 from benchmarks.slides import Scan, read_patch, write_scan
 from wsi_pipeline.tiles import find_store, open_tiles
 
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--stain", action="store_true", help="with Macenko normalisation")
     parser.add_argument("--side", type=int, default=20_480, help="of the slide, px")
     given = parser.parse_args()
+    compile_modules()
     task: Task = "tile-stain" if given.stain else "tile"
     patch = read_patch(given.pixels)
     found, missing = peers_for(task, given.peers, given.only)
