@@ -199,6 +199,27 @@ def test_no_native_tile_is_decoded_larger_than_needed(
     assert set(sizes) == {30}
 
 
+@pytest.mark.parametrize("from_px", [0, 1 << 40])
+def test_every_block_of_an_overview_is_a_sign_of_life(
+    data_dir: Path, from_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GivenUpError(Exception): ...
+
+    def give_up() -> None:
+        raise GivenUpError
+
+    monkeypatch.setattr(overview, "SCALED_FROM_PX", from_px)
+    beats: list[int] = []
+    with open_slide(data_dir / "slides/CMU-1-Small-Region.svs") as slide:
+        assert isinstance(slide, SlideReader)
+        slide.beat = lambda: beats.append(1)
+        read_low(slide, slide.info.mpp)
+        assert len(beats) >= 4  # of 2,220 x 2,967 px in blocks of 2,048
+        slide.beat = give_up
+        with pytest.raises(GivenUpError):
+            read_low(slide, slide.info.mpp)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 3000)])
 def test_odd_shapes_have_an_overview(size: tuple[int, int]) -> None:
     slide = Gradient(*size, (1.0, 2.0)) if min(size) > 1 else Gradient(*size)

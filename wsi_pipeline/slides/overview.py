@@ -1,8 +1,9 @@
 """One small picture of a slide, made from the coarsest suitable level in bounded memory."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Self
 
 import cv2
@@ -18,6 +19,7 @@ PIECE_PX = 64  # side of the pieces in which a block is read that cannot be read
 FINER_PX = 8192  # side of what is read of a finer level in the place of a piece, at most
 INPAINT_PX = 3  # how far around a pixel is looked to fill it in
 BLOCK_PX = 2048  # side of the blocks read at a time; 17 MB as RGBA
+AT_ONCE = 2  # blocks in work: one is averaged while another is read
 UNSCALED_MAX_PX = 2048  # longest side of an overview when the resolution is unknown
 SCALED_BY = (8, 4)  # that native tiles are decoded smaller by; at 2 hardly anything is saved
 SCALED_FROM_PX = 32 << 20  # of a level; fewer are read in no time, and averaged to the bit
@@ -53,7 +55,7 @@ def read_low(
     averaging, so the picture's scale is exact and does not depend on how it was read. Where much
     is read, that number is a multiple of four or eight, and the reader has a way, native tiles are
     decoded at that fraction of their size: the mean of a JPEG's 8 × 8 block is the first of its
-    coefficients. Memory is bounded by the overview and one block, even when the slide has level 0
+    coefficients. Memory is bounded by the overview and two blocks, even when the slide has level 0
     only.
 
     Args:
@@ -120,24 +122,30 @@ def _read_reduced(slide: Slide, level: int, area: Region, factor: int) -> RgbIma
     scaled = _Scaled.of(slide, level, factor) if width * height > SCALED_FROM_PX else None
     low = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
     hole = np.zeros(low.shape[:2], np.uint8)
-    failed: SlideReadError | None = None
-    for rows in _spans(height, factor, scaled is not None):
-        for columns in _spans(width, factor, scaled is not None):
-            at = (area.x + columns.start * factor, area.y + rows.start * factor)
-            size = (
-                min(columns.stop * factor, width) - columns.start * factor,
-                min(rows.stop * factor, height) - rows.start * factor,
+
+    def fill(rows: slice, columns: slice) -> SlideReadError | None:
+        """Fill a block; return why it could not be read whole."""
+        at = (area.x + columns.start * factor, area.y + rows.start * factor)
+        size = (
+            min(columns.stop * factor, width) - columns.start * factor,
+            min(rows.stop * factor, height) - rows.start * factor,
+        )
+        try:
+            if scaled is not None and scaled.has(at, size):
+                low[rows, columns] = scaled.read(at, size)
+            else:
+                low[rows, columns] = reduce_area(slide.read(level, *at, *size), factor)
+        except SlideReadError as error:
+            _read_in_pieces(
+                slide, level, (*at, *size), factor, low[rows, columns], hole[rows, columns]
             )
-            try:
-                if scaled is not None and scaled.has(at, size):
-                    low[rows, columns] = scaled.read(at, size)
-                else:
-                    low[rows, columns] = reduce_area(slide.read(level, *at, *size), factor)
-            except SlideReadError as error:
-                failed = failed or error
-                _read_in_pieces(
-                    slide, level, (*at, *size), factor, low[rows, columns], hole[rows, columns]
-                )
+            return error
+        return None
+
+    spans = (_spans(length, factor, scaled is not None) for length in (height, width))
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="overview") as pool:
+        outcomes = list(pool.map(lambda block: fill(*block), product(*spans)))
+    failed = next(filter(None, outcomes), None)
     if failed is None or not hole.any():
         return low
     if hole.mean() > MOST_UNREADABLE:

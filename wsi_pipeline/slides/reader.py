@@ -241,6 +241,7 @@ class ReducedLevel:
         Raises:
             SlideReadError: The pixels cannot be decoded.
         """
+        self._reader.beat()
         self._fill(x, y, out)
 
 
