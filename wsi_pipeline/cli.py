@@ -108,7 +108,7 @@ def command(verb: Verb, argv: Sequence[str], *, ends: bool = False) -> int:
 
 
 def _say_stopped(verb: Verb) -> None:
-    _say(f"{verb.name}: stopped. What is finished is kept; the same command goes on from there.")
+    _say(f"{verb.name}: stopped. {verb.config_class.stopped}")
 
 
 def _refuse(verb: Verb, status: int, error: str) -> None:

@@ -207,6 +207,7 @@ class StageConfig(Settings):
         needs: Parts of the run folder that it works on, as ``RunFolder`` names them.
         makes: Those that it makes.
         only_reads: Whether it can do without a log in a run folder that cannot be written.
+        stopped: What is true once it was stopped.
     """
 
     topic: ClassVar = "how the work is done"
@@ -216,6 +217,7 @@ class StageConfig(Settings):
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
     only_reads: ClassVar[bool] = False
+    stopped: ClassVar[str] = "What is finished is kept; the same command goes on from there."
 
     workers: Annotated[int, HOW] = Field(
         default=0, ge=0, description="Worker processes; 0 works in this process."

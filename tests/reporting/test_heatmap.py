@@ -1,6 +1,7 @@
 """Heatmaps are where the tiles are, and say what the values are."""
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.pictures import write_picture
@@ -113,6 +115,8 @@ def test_heatmap_files_come_back(store, tmp_path: Path) -> None:
     (found,) = read_heatmaps(tmp_path / "heatmaps", "s")
     assert (found.what, found.low, found.high) == ("attention of abmil", 0.0, 2.0)
     assert found.picture.data[8:12] == b"WEBP"
+    with Image.open(BytesIO(found.picture.data)) as shown:  # without the bar below
+        assert abs(shown.width / shown.height - drawn.shape[1] / drawn.shape[0]) < 0.02
     written = cv2.imread(str(tmp_path / "heatmaps" / "m" / "s.png"))
     height = drawn.shape[0]
     assert np.array_equal(written[:height, :, ::-1], drawn)

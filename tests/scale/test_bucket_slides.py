@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from scale.object_store import ObjectStore, serve
+from scale.object_store import ObjectStore
 from scale.runs import QUICK, Study, digests, do
 
 from wsi_pipeline.cli import main
@@ -26,14 +26,6 @@ ODD = ("a b", "c#d", "e%20f", "g+h&c=d", "i?j", "k*[1]{x}", "肝-ä", "'q'", " b
        "~n|o")  # fmt: skip
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    pytest.importorskip("s3fs", reason="needed for buckets: pip install 'wsi-pipeline[url]'")
-    pytest.importorskip("moto.server", reason="moto[server] stands in for S3")
-    with serve() as store:
-        yield store
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scale.object_store import ObjectStore, serve
+from scale.object_store import ObjectStore
 from scale.runs import Study, digests, do, do_shard
 
 from wsi_pipeline.cli import main
@@ -28,14 +28,6 @@ NUMBERS = range(SHARDS, 0, -1)
 RUN = "s3://bucket/some/run"
 
 pytestmark = pytest.mark.timeout(900)  # the first waits for the study that all share
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    pytest.importorskip("boto3", reason="needed for buckets: pip install 'wsi-pipeline[url]'")
-    pytest.importorskip("moto.server", reason="moto[server] stands in for S3")
-    with serve() as store:
-        yield store
 
 
 @pytest.fixture

@@ -39,12 +39,16 @@ def write_heatmap(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slide_id}.png"
     write_picture(path, with_colour_bar(rgb, limits, what))
-    write_json(folder / f"{slide_id}.json", {"what": what, "low": limits[0], "high": limits[1]})
+    about = {"what": what, "low": limits[0], "high": limits[1], "height_px": len(rgb)}
+    write_json(folder / f"{slide_id}.json", about)
     return path
 
 
 def read_heatmaps(folder: Path, slide_id: str) -> tuple[Heatmap, ...]:
-    """Return a slide's heatmaps of all models, those without a readable picture left out."""
+    """Return a slide's heatmaps of all models, those without a readable picture left out.
+
+    The bar below a picture is left out, too: whoever shows it has the limits.
+    """
     return tuple(_found(folder, slide_id))
 
 
@@ -56,7 +60,7 @@ def _found(folder: Path, slide_id: str) -> Iterator[Heatmap]:
         about = json.loads(legend.read_text("utf-8"))
         alt = f"Heatmap of slide {slide_id}: {about['what']}"
         yield Heatmap(
-            picture=slide_picture(rgb, alt),
+            picture=slide_picture(rgb[: about.get("height_px")], alt),
             what=about["what"],
             low=about["low"],
             high=about["high"],

@@ -138,6 +138,7 @@ class ViewConfig(StageConfig):
     example: ClassVar = "runs/liver"
     needs: ClassVar = ("root",)
     only_reads: ClassVar = True
+    stopped: ClassVar = "What was decided is kept in the run folder."
 
     run: Run = Field(description="Run folder.")
     slides: Slides = Field(
