@@ -19,7 +19,7 @@ from wsi_pipeline.errors import ConfigError, SlideOpenError
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.slides.protocol import Slide
 from wsi_pipeline.slides.reader import SlideReader, UnsuitableError, is_url, reason
-from wsi_pipeline.slides.tiff_header import check_levels, check_tiff, hides_levels
+from wsi_pipeline.slides.tiff_header import check_levels, check_planes, check_tiff, hides_levels
 from wsi_pipeline.types import Icc, Modality, RgbImage
 
 Open = Callable[[str | Path, int], SlideReader]  # a path, and threads for one large read
@@ -27,7 +27,8 @@ Open = Callable[[str | Path, int], SlideReader]  # a path, and threads for one l
 AUTO: Final = "auto"
 ANY: Final = "*"
 PICTURES: Final = (".png", ".jpg", ".jpeg")
-TIFFS: Final = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
+TIFFS: Final = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff")
+PLAIN_TIFFS: Final = ("generic-tiff", "tiff")  # vendors of files whose maker nobody knows
 ICC_APPLIED: Final = "icc.applied"  # the property that says so
 _ICC_FAULTS = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
@@ -246,6 +247,8 @@ def _check_file(path: str | Path) -> None:
 def _checked(slide: SlideReader, icc: Icc = "keep") -> Slide:
     try:
         check_levels(slide.info.path, slide.info.level_dimensions)
+        if slide.info.vendor in PLAIN_TIFFS and not is_url(slide.info.path):
+            check_planes(Path(slide.info.path))
         profile = slide.icc_profile()
         if profile:
             slide.info.properties.update(_describe_profile(profile))

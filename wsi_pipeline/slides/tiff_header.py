@@ -5,7 +5,7 @@ header that no slide can have is found here first, in a few small reads.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +41,13 @@ COMPRESSIONS: Final = {
     50001: "WebP",
     50002: "JPEG XL",
 }
-_WIDTH, _HEIGHT, _COMPRESSION, _DESCRIPTION = 256, 257, 259, 270
+ALPHA: Final = (1, 2)  # of ExtraSamples: associated, unassociated
+_GREY: Final = (0, 1)  # of Photometric: white is 0, black is 0
+_LAB: Final = (8, 9, 10)
+_UNSIGNED: Final = (1, 4)  # of SampleFormat; 4 is "not said"
+_MASK: Final = 4  # the bit of NewSubfileType
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
+_PHOTOMETRIC, _DESCRIPTION, _EXTRA, _FORMAT = 262, 270, 338, 339
 _SAMPLES, _STRIP_BYTES, _TILE_BYTES = 277, 279, 325
 _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT, _SUBIFDS, _ICC = 278, 322, 323, 330, 34675
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8, 18: 8}  # bytes of a value, by field type
@@ -61,6 +67,11 @@ class TiffDirectory:
         rows_per_strip: 0 when it is in tiles.
         compression: TIFF number, see ``COMPRESSIONS``.
         samples: Per pixel.
+        bits: Of a sample.
+        sample_format: TIFF number; 1 are unsigned integers.
+        photometric: TIFF number of what samples mean; 2 is RGB.
+        extra: TIFF numbers of what those samples mean that are no colour.
+        mask: It is a mask of another.
         tiles: How many tiles or strips are listed.
         largest_bytes: Stored bytes of the largest tile or strip.
         description: The start of ImageDescription.
@@ -76,6 +87,11 @@ class TiffDirectory:
     rows_per_strip: int
     compression: int
     samples: int
+    bits: int
+    sample_format: int
+    photometric: int
+    extra: tuple[int, ...]
+    mask: bool
     tiles: int
     largest_bytes: int
     description: str
@@ -144,10 +160,16 @@ def check_tiff(path: Path) -> None:
     """Refuse a TIFF whose header asks for more than a slide can have.
 
     Raises:
-        SlideOpenError: Sizes that no scanner makes, or far more pixels than the bytes can hold.
+        SlideOpenError: Sizes that no scanner makes, or far more pixels than the bytes can hold;
+            or pixels that are no colours, whatever the libraries show for them.
     """
     size = path.stat().st_size
-    for directory in read_directories(path):
+    directories = read_directories(path)
+    if directories:
+        foreign = _foreign(_largest(directories))
+        if foreign:
+            raise SlideOpenError(f"{path}: {foreign}; convert it to 8-bit RGB first.")
+    for directory in directories:
         problem = _impossible(directory, size)
         if problem:
             raise SlideOpenError(
@@ -164,6 +186,45 @@ def check_tiff(path: Path) -> None:
                 f"{path}: it is stored in strips of {strip // 1_000_000} megapixels, which must be"
                 " decoded whole; convert it to a pyramidal TIFF."
             )
+
+
+def check_planes(path: Path) -> None:
+    """Refuse a TIFF with several pictures of full size, of which a library would show the first.
+
+    Raises:
+        SlideOpenError: It has channels, focal planes or points in time that lie apart.
+    """
+    directories = read_directories(path)
+    if not directories:
+        return
+    main = _largest(directories)
+    kind = (main.width, main.height, main.samples, main.bits, main.photometric, False)
+    same = [(d.width, d.height, d.samples, d.bits, d.photometric, d.mask) for d in directories]
+    planes = same.count(kind)
+    if planes > 1:
+        raise SlideOpenError(
+            f"{path}: it holds {planes} pictures of {main.width} × {main.height} px (channels that"
+            " lie apart, focal planes or points in time); write the one that is meant, in RGB, to a"
+            " file of its own (raw2ometiff does with --rgb)."
+        )
+
+
+def _largest(directories: Sequence[TiffDirectory]) -> TiffDirectory:
+    return max(directories, key=lambda each: each.width * each.height)
+
+
+def _foreign(directory: TiffDirectory) -> str:
+    """Say why pixels are no colours; empty where they may be."""
+    if directory.sample_format not in _UNSIGNED:
+        return "its pixels are signed or floating-point numbers, not colours"
+    if directory.bits > 8 and directory.samples == 1:
+        return f"its pixels are {directory.bits}-bit grey, not 8-bit colours"
+    if directory.photometric in _LAB:
+        return "its pixels are in CIE L*a*b*, not in RGB"
+    colours = directory.photometric in (2, 6) and directory.samples == MAX_SAMPLES
+    if colours and directory.extra[:1] and directory.extra[0] not in ALPHA:
+        return "it has a fourth channel that is not said to be alpha"
+    return ""
 
 
 def check_levels(path: str | Path, level_dimensions: tuple[tuple[int, int], ...]) -> None:
@@ -300,6 +361,11 @@ def _directory(
         rows_per_strip=0 if tiled else one(_ROWS_PER_STRIP, one(_HEIGHT)),
         compression=one(_COMPRESSION, 1),
         samples=one(_SAMPLES, 1),
+        bits=one(_BITS, 1),
+        sample_format=one(_FORMAT, 1),
+        photometric=one(_PHOTOMETRIC, 1),
+        extra=_values(file, layout, entries.get(_EXTRA), MAX_SAMPLES),
+        mask=bool(one(_SUBFILE) & _MASK),
         tiles=entries[sizes][1] if sizes in entries else 0,
         largest_bytes=max(_values(file, layout, entries.get(sizes), _MAX_TILES), default=0),
         description=text.split(b"\0", 1)[0].decode("utf-8", "replace"),

@@ -6,6 +6,7 @@ from threading import Lock
 import numpy as np
 import tiffslide
 from numpy.typing import NDArray
+from tifffile import COMPRESSION, PHOTOMETRIC
 
 from wsi_pipeline.errors import SlideOpenError
 from wsi_pipeline.slides.mpp import find_mpp, number, pixel_size
@@ -21,6 +22,12 @@ from wsi_pipeline.slides.tile_table import HoleGuard, Jpeg2000Guard, guard_for, 
 from wsi_pipeline.types import Region, RgbImage
 
 _TIFF_UNITS = {2: "inch", 3: "centimeter"}
+# samples that are handed on as they are stored, and those compressions that do not unpack to RGB
+_SHOWN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
+_KEEPS_SAMPLES = (
+    COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,
+    COMPRESSION.PACKBITS, COMPRESSION.LERC, COMPRESSION.LZMA, COMPRESSION.ZSTD,
+)  # fmt: skip
 
 
 class TiffSlideReader(SlideReader):
@@ -92,6 +99,14 @@ class TiffSlideReader(SlideReader):
         return pixels[..., None] if axes == "YX" else pixels
 
     def _refuse_other_pixels(self) -> None:
+        page = self._slide.ts_tifffile.pages.first
+        as_packed = page.photometric == PHOTOMETRIC.YCBCR and page.compression in _KEEPS_SAMPLES
+        if page.bitspersample != 8 or page.photometric not in _SHOWN or as_packed:
+            raise SlideOpenError(
+                f"{self.info.path}: its samples are {page.bitspersample}-bit"
+                f" {page.photometric.name}, which TiffSlide takes for RGB; convert it to 8-bit RGB"
+                " first."
+            )
         level = len(self.info.level_dimensions) - 1
         if self._guard is not None:
             self._guard.check(level, 0, 0, 1, 1)
