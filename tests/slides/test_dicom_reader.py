@@ -200,6 +200,7 @@ def test_what_is_not_sure_is_left_to_openslide(
         ({"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}, "SamplesPerPixel"),
         ({"PhotometricInterpretation": "YBR_FULL"}, "photometric interpretation YBR_FULL"),
         ({"TotalPixelMatrixFocalPlanes": 3}, "FocalPlanes"),
+        ({"NumberOfOpticalPaths": 2}, "2 optical paths"),
     ],
 )
 def test_other_kinds_of_pixels_are_refused_by_name(

@@ -22,6 +22,7 @@ _TAGS = (
     "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "NumberOfOpticalPaths",
 )
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the orientation of a slice that names none
 
@@ -95,11 +96,11 @@ def slide_file(path: Path) -> Path:
 
     Raises:
         SlideOpenError: The folder holds no DICOM slide, or several; the file is DICOM, but
-            another kind of image.
+            another kind of image, or one of several channels.
     """
     if not path.is_dir():
         if is_dicom(path):
-            _refuse_other_modality(path, path)
+            _refuse_other_kinds(path, path)
         return path
     files = dicom_files(path)
     if not files:
@@ -113,7 +114,7 @@ def slide_file(path: Path) -> Path:
             f"{path}: this folder holds {len(series)} DICOM series; name one file of the slide"
             f" you mean, for example {next(iter(series.values()))[0].name}."
         )
-    _refuse_other_modality(files[0], path)
+    _refuse_other_kinds(files[0], path)
     return files[0]
 
 
@@ -146,7 +147,7 @@ def header_errors() -> tuple[type[Exception], ...]:
     return (*library_errors(), InvalidDicomError, BytesLengthException)
 
 
-def _refuse_other_modality(file: Path, named: Path) -> None:
+def _refuse_other_kinds(file: Path, named: Path) -> None:
     header = _header(file)
     modality = str(header.get("Modality", "")) if header else ""
     if modality != "SM":
@@ -154,6 +155,12 @@ def _refuse_other_modality(file: Path, named: Path) -> None:
         raise SlideOpenError(
             f"{named}: this is DICOM of modality {modality or 'unknown'}, not slide microscopy"
             f" (SM); leave it out{advice}."
+        )
+    paths = header.get("NumberOfOpticalPaths") if header else None
+    if isinstance(paths, int) and paths > 1:
+        raise SlideOpenError(
+            f"{named}: this is DICOM with {paths} optical paths (channels), of which only the first"
+            " would be shown; write the one that is meant, in RGB, to a file of its own."
         )
 
 
