@@ -11,7 +11,7 @@ cores becomes a slide of its own. Everything wrong is reported at once, with lin
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
@@ -45,6 +45,7 @@ MAP_COLUMNS: Final = ("row", "column", "core_id", "patient_id", "label")
 IDS: Final = ("slide_id", "patient_id")
 TMA_LIES: Final = ("as-scanned", "90", "180", "270")  # an array against its map, clockwise
 SPLITS: Final = ("train", "val", "test", "external")
+ABSENT: Final = ("na", "n/a", "#n/a", "<na>", "nan", "null")  # of R, spreadsheets and pandas
 RARE: Final = 10  # a label is doubted that stands so many times less often than one like it
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 
@@ -177,6 +178,8 @@ def read_core_map(path: Path) -> list[MappedCore]:
             problems.append(
                 f"line {line}: core_id {row['core_id']!r} stands in line {ids[row['core_id']]} too"
             )
+        if absent := _absent(row):
+            problems.append(f"line {line}: {absent}")
         if not SAFE_ID.fullmatch(row["core_id"]):
             problems.append(f"line {line}: core_id {row['core_id']!r} cannot be a file name")
         seen.setdefault(where, line)
@@ -325,6 +328,8 @@ def _slide(found: TableRow) -> CohortSlide:
         )
     if not row["path"]:
         raise ValueError("path is empty")
+    if absent := _absent(row):
+        raise ValueError(absent)
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
@@ -344,6 +349,19 @@ def _slide(found: TableRow) -> CohortSlide:
         readings=_readings(row),
         line=found.line,
         **texts,
+    )
+
+
+def _absent(row: Mapping[str, str]) -> str:
+    """Say which of a row's names stands for nothing; it would be a patient or a class."""
+    return next(
+        (
+            f"{name} {row[name]!r} is what programs write for a missing value; leave the cell "
+            "empty, or write the name in another way"
+            for name in ("patient_id", "label")
+            if row[name].casefold() in ABSENT
+        ),
+        "",
     )
 
 
@@ -413,19 +431,42 @@ def contradictions(slides: Sequence[tuple[str, CohortSlide]]) -> list[str]:
 
 
 def _spellings(slides: Sequence[tuple[str, CohortSlide]]) -> Iterator[str]:
-    """Yield a sentence for each label that another one differs from in case or blanks alone."""
+    """Yield a sentence for each label or patient that another differs from in its spelling alone.
+
+    Labels in case and blanks; patients in case, in the sort of blank, and in zeros that a program
+    took for a number's: ``007`` and ``7`` would be two patients, on both sides of a split.
+    """
+    labels = ((place, slide.label) for place, slide in slides)
+    patients = ((place, slide.patient_id) for place, slide in slides)
+    for first, other, found in _spelt_twice(labels, _label_read_freely):
+        yield f"{named(found)}: label {other!r} is spelt {first}; one class, one spelling"
+    for first, other, found in _spelt_twice(patients, _patient_read_freely):
+        yield f"{named(found)}: patient {other!r} is spelt {first}; one patient, one spelling"
+
+
+def _spelt_twice(
+    names: Iterable[tuple[str, str | None]], key: Callable[[str], str]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the first spelling and its place, another one, and where that stands."""
     places: dict[str, list[str]] = {}
-    for place, slide in slides:
-        if slide.label is not None:
-            places.setdefault(slide.label, []).append(place)
+    for place, name in names:
+        if name is not None:
+            places.setdefault(name, []).append(place)
     first: dict[str, str] = {}
-    for label, found in places.items():
-        other = first.setdefault(re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold()), label)
-        if other != label:
-            yield (
-                f"{named(found)}: label {label!r} is spelt {other!r} in {places[other][0]}; one "
-                "class, one spelling"
-            )
+    for name, found in places.items():
+        other = first.setdefault(key(name), name)
+        if other != name:
+            yield f"{other!r} in {places[other][0]}", name, found
+
+
+def _label_read_freely(label: str) -> str:
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold())
+
+
+def _patient_read_freely(patient: str) -> str:
+    number = re.fullmatch(r"(\d+)\.0+", patient)
+    text = re.sub(r"[\s_-]+", " ", number[1] if number else patient.casefold())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
 
 def _strange_labels(slides: Sequence[CohortSlide], labels: Sequence[str] | None) -> Iterator[str]:

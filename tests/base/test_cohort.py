@@ -95,6 +95,37 @@ def test_one_class_is_spelt_in_one_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("007", "7", True), ("7", "7.0", True), ("P1", "p1", True), ("P-01", "P_1", True),
+        ("TCGA-DD-A1EH", "TCGA-DD-a1eh", True), ("1-2", "12", False), ("P1", "P10", False),
+        ("1.5", "15", False), ("A1", "A01", True), ("100", "1", False), ("0", "00", True),
+    ],
+)  # fmt: skip
+def test_one_patient_is_spelt_in_one_way(tmp_path: Path, one: str, other: str, same: bool) -> None:
+    """Two spellings would be two patients, and could lie on both sides of a split."""
+    path = table(tmp_path, f"s1,a.svs,{one},hcc,x,", f"s2,b.svs,{other},hcc,x,")
+    if same:
+        with pytest.raises(CohortError, match="one patient, one spelling"):
+            read_cohort(path)
+    else:
+        assert [slide.patient_id for slide in read_cohort(path)] == [one, other]
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "N/A", "NULL", "#N/A", "<NA>"])
+def test_what_programs_write_for_nothing_is_no_patient_and_no_class(
+    tmp_path: Path, word: str
+) -> None:
+    for row in (f"s,a.svs,{word},hcc,x,", f"s,a.svs,P1,{word},x,"):
+        with pytest.raises(CohortError, match=r"line 2: .* missing value"):
+            read_cohort(table(tmp_path, row))
+    path = tmp_path / "map.csv"
+    path.write_text(f"row,column,core_id,patient_id,label\n1,1,c1,{word},hcc\n")
+    with pytest.raises(CohortError, match=r"line 2: patient_id .* missing value"):
+        read_core_map(path)
+
+
+@pytest.mark.parametrize(
     ("often", "rare", "doubted"),
     [
         ("hcc", "hccc", True), ("hcc", "hc", True), ("normal", "nomral", True),
