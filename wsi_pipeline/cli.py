@@ -22,6 +22,8 @@ from wsi_pipeline.stopping import Stopped, end, started, starting, stoppable
 starting()  # before all that takes a second to import
 # pydantic would read the entry points of every package that is installed, each time it starts
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+# stages keep every core busy themselves; OpenCV's own threads would wait for work on them, awake
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 from wsi_pipeline import __version__, verbs  # noqa: E402
 from wsi_pipeline.errors import ConfigError, UsageError, WsiError, disk_error  # noqa: E402
