@@ -97,3 +97,28 @@ def test_a_mask_of_full_size_is_no_second_picture(tmp_path: Path) -> None:
         tiff.write(GREY, photometric="minisblack", tile=(256, 256))
     with open_slide(tmp_path / "a.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 0, 700, 520), PICTURE)
+
+
+def test_three_planes_of_a_pyramid_are_colours_for_who_says_so(tmp_path: Path) -> None:
+    planes = np.moveaxis(PICTURE, 2, 0)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        said = {"photometric": "minisblack", "tile": (128, 128)}
+        tiff.write(planes, metadata={"axes": "CYX"}, subifds=1, **said)
+        tiff.write(planes[:, ::2, ::2], subfiletype=1, **said)
+    with pytest.raises(SlideOpenError, match=r"3 pictures of .* the tiffslide reader"):
+        open_slide(tmp_path / "a.ome.tif")
+    with open_slide(tmp_path / "a.ome.tif", "tiffslide") as slide:
+        assert slide.level_dimensions == ((700, 520), (350, 260))
+        assert np.array_equal(slide.read(0, 0, 0, 700, 520), PICTURE)
+
+
+@pytest.mark.parametrize(("stack", "axes"), [(PICTURE, "ZYXS"), (GREY, "ZYX")])
+def test_tiffslide_alone_refuses_focal_planes(
+    tmp_path: Path, stack: NDArray[Any], axes: str
+) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", np.stack([stack] * 3), metadata={"axes": axes}, tile=(128, 128),
+        photometric="rgb" if axes.endswith("S") else "minisblack",
+    )  # fmt: skip
+    with pytest.raises(SlideOpenError, match="no support|not supported"):
+        open_slide(tmp_path / "a.ome.tif", "tiffslide")

@@ -175,7 +175,7 @@ def open_slide(
         )
     _check_file(path)
     try:
-        return _checked(chosen.load()(path, threads), icc)
+        return _checked(chosen.load()(path, threads), icc, planes=reader == "tiffslide")
     except UnsuitableError as error:
         raise SlideOpenError(
             f"{path}: the {reader} reader does not apply, because {error}; use --reader auto."
@@ -244,10 +244,11 @@ def _check_file(path: str | Path) -> None:
         raise SlideOpenError(f"{path}: it may not be read; check its permissions.") from error
 
 
-def _checked(slide: SlideReader, icc: Icc = "keep") -> Slide:
+def _checked(slide: SlideReader, icc: Icc = "keep", *, planes: bool = False) -> Slide:
+    """Check what a reader has opened; ``planes``: it was named to make colours of three planes."""
     try:
         check_levels(slide.info.path, slide.info.level_dimensions)
-        if slide.info.vendor in PLAIN_TIFFS and not is_url(slide.info.path):
+        if slide.info.vendor in PLAIN_TIFFS and not planes and not is_url(slide.info.path):
             check_planes(Path(slide.info.path))
         profile = slide.icc_profile()
         if profile:

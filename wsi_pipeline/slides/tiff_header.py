@@ -205,7 +205,8 @@ def check_planes(path: Path) -> None:
         raise SlideOpenError(
             f"{path}: it holds {planes} pictures of {main.width} × {main.height} px (channels that"
             " lie apart, focal planes or points in time); write the one that is meant, in RGB, to a"
-            " file of its own (raw2ometiff does with --rgb)."
+            " file of its own (raw2ometiff does with --rgb), or name the tiffslide reader, which"
+            " takes three planes for red, green and blue."
         )
 
 
