@@ -120,5 +120,5 @@ def test_tiffslide_alone_refuses_focal_planes(
         tmp_path / "a.ome.tif", np.stack([stack] * 3), metadata={"axes": axes}, tile=(128, 128),
         photometric="rgb" if axes.endswith("S") else "minisblack",
     )  # fmt: skip
-    with pytest.raises(SlideOpenError, match="no support|not supported"):
+    with pytest.raises(SlideOpenError, match=r"no support|not supported"):
         open_slide(tmp_path / "a.ome.tif", "tiffslide")
