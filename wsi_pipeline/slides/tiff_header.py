@@ -41,8 +41,8 @@ COMPRESSIONS: Final = {
     50001: "WebP",
     50002: "JPEG XL",
 }
-ALPHA: Final = (1, 2)  # of ExtraSamples: associated, unassociated
-_GREY: Final = (0, 1)  # of Photometric: white is 0, black is 0
+_ALPHA: Final = (1, 2)  # of ExtraSamples: associated, unassociated
+_COLOURS: Final = (2, 6)  # of Photometric: RGB, YCbCr
 _LAB: Final = (8, 9, 10)
 _UNSIGNED: Final = (1, 4)  # of SampleFormat; 4 is "not said"
 _MASK: Final = 4  # the bit of NewSubfileType
@@ -222,8 +222,8 @@ def _foreign(directory: TiffDirectory) -> str:
         return f"its pixels are {directory.bits}-bit grey, not 8-bit colours"
     if directory.photometric in _LAB:
         return "its pixels are in CIE L*a*b*, not in RGB"
-    colours = directory.photometric in (2, 6) and directory.samples == MAX_SAMPLES
-    if colours and directory.extra[:1] and directory.extra[0] not in ALPHA:
+    fourth = directory.photometric in _COLOURS and directory.samples == MAX_SAMPLES
+    if fourth and directory.extra and directory.extra[0] not in _ALPHA:
         return "it has a fourth channel that is not said to be alpha"
     return ""
 
