@@ -80,6 +80,21 @@ def test_what_is_no_colour_is_refused(tmp_path: Path, kind: str, layout: dict[st
     assert str(tmp_path / "a.tif") in str(refused.value)
 
 
+def test_of_a_fourth_channel_something_must_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.dstack([PICTURE, GREY]), photometric="rgb", tile=(256, 256),
+                     extrasamples=["unassalpha"], metadata=None)  # fmt: skip
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags["ExtraSamples"].offset
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write((339).to_bytes(2, "little"))  # SampleFormat, of unsigned integers
+        file.seek(at + 8)
+        file.write((1).to_bytes(4, "little"))
+    with pytest.raises(SlideOpenError, match="not said to be alpha"):
+        open_slide(path)
+
+
 @pytest.mark.parametrize(
     "kind", ["grey, white is 0", "palette", "CMYK", "YCbCr, not packed as JPEG"]
 )

@@ -41,7 +41,7 @@ COMPRESSIONS: Final = {
     50001: "WebP",
     50002: "JPEG XL",
 }
-_ALPHA: Final = (1, 2)  # of ExtraSamples: associated, unassociated
+_ALPHA: Final = ((1,), (2,))  # of ExtraSamples: associated, unassociated
 _COLOURS: Final = (2, 6)  # of Photometric: RGB, YCbCr
 _LAB: Final = (8, 9, 10)
 _UNSIGNED: Final = (1, 4)  # of SampleFormat; 4 is "not said"
@@ -223,7 +223,7 @@ def _foreign(directory: TiffDirectory) -> str:
     if directory.photometric in _LAB:
         return "its pixels are in CIE L*a*b*, not in RGB"
     fourth = directory.photometric in _COLOURS and directory.samples == MAX_SAMPLES
-    if fourth and directory.extra and directory.extra[0] not in _ALPHA:
+    if fourth and directory.extra[:1] not in _ALPHA:
         return "it has a fourth channel that is not said to be alpha"
     return ""
 
