@@ -198,9 +198,7 @@ def check_planes(path: Path) -> None:
     if not directories:
         return
     main = _largest(directories)
-    kind = (main.width, main.height, main.samples, main.bits, main.photometric, False)
-    same = [(d.width, d.height, d.samples, d.bits, d.photometric, d.mask) for d in directories]
-    planes = same.count(kind)
+    planes = sum(_kind(each) == _kind(main) for each in directories if not each.mask)
     if planes > 1:
         raise SlideOpenError(
             f"{path}: it holds {planes} pictures of {main.width} × {main.height} px (channels that"
@@ -208,6 +206,12 @@ def check_planes(path: Path) -> None:
             " file of its own (raw2ometiff does with --rgb), or name the tiffslide reader, which"
             " takes three planes for red, green and blue."
         )
+
+
+def _kind(directory: TiffDirectory) -> tuple[int, ...]:
+    """What two planes of one picture have in common."""
+    size = directory.width, directory.height
+    return (*size, directory.samples, directory.bits, directory.photometric)
 
 
 def _largest(directories: Sequence[TiffDirectory]) -> TiffDirectory:
